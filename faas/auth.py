@@ -1,0 +1,117 @@
+"""Who may do what: roles, permissions and the port that checks credentials.
+
+A *principal* is who the credentials belong to; it has one role, for one namespace or for all.
+Every route declares the `Permission` that it needs; one middleware (`faas.web`) compares.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Protocol
+
+ALL_NAMESPACES = "*"
+
+
+class Permission(enum.Enum):
+    """What a route may ask of a caller."""
+
+    NOTHING = "nothing"  # health
+    INVOKE = "invoke"
+    METRICS = "metrics"
+    READ = "read"  # list, describe (environment values hidden), logs
+    PULL = "pull"
+    CHANGE = "change"  # functions, revisions, schedules, triggers, scale
+    PUSH = "push"
+    DELETE_IMAGE = "delete-image"
+    ADMIN = "admin"  # tokens, environment values, settings
+
+
+class Role(enum.Enum):
+    """The roles of the contract, narrowest first."""
+
+    ANONYMOUS = "anonymous"
+    CALLER = "caller"
+    SCRAPER = "scraper"
+    VIEWER = "viewer"
+    DEPLOYER = "deployer"
+    ADMIN = "admin"
+
+    def may(self, permission: Permission) -> bool:
+        return permission in GRANTS[self]
+
+
+_VIEWER = frozenset({Permission.NOTHING, Permission.METRICS, Permission.READ, Permission.PULL})
+_DEPLOYER = _VIEWER | {Permission.INVOKE, Permission.CHANGE, Permission.PUSH, Permission.DELETE_IMAGE}
+
+GRANTS: dict[Role, frozenset[Permission]] = {
+    Role.ANONYMOUS: frozenset({Permission.NOTHING}),
+    Role.CALLER: frozenset({Permission.NOTHING, Permission.INVOKE}),
+    Role.SCRAPER: frozenset({Permission.NOTHING, Permission.METRICS}),
+    Role.VIEWER: _VIEWER,
+    Role.DEPLOYER: _DEPLOYER,
+    Role.ADMIN: frozenset(Permission),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a request comes from. `functions` narrows a caller's key to the names it holds; empty = all."""
+
+    name: str
+    role: Role
+    namespace: str = ALL_NAMESPACES
+    functions: tuple[str, ...] = ()
+
+    def may(self, permission: Permission, namespace: str | None = None, function: str | None = None) -> bool:
+        """Whether this principal holds `permission`, in `namespace` and on `function` where given."""
+        if not self.role.may(permission):
+            return False
+        if namespace is not None and self.namespace not in (ALL_NAMESPACES, namespace):
+            return False
+        return not (function is not None and self.functions and function not in self.functions)
+
+
+ANONYMOUS = Principal("anonymous", Role.ANONYMOUS)
+ROOT = Principal("admin", Role.ADMIN)
+
+
+class Authenticator(Protocol):
+    """Checks credentials. Implemented by the gateway's token store, and by `TokenFile` for parts that run alone."""
+
+    async def authenticate(self, token: str, user: str | None = None) -> Principal | None:
+        """The principal that `token` belongs to, or None.
+
+        `user` is the name sent beside it with Basic credentials; where given it must be the principal's own.
+        """
+        ...
+
+
+def new_token() -> str:
+    """A fresh token: 256 bits, with a prefix that secret scanners can find."""
+    return "faas_" + secrets.token_urlsafe(32)
+
+
+def hash_token(token: str) -> str:
+    """How a token is stored. Tokens carry 256 random bits, so a plain digest cannot be searched."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def same_token(token: str, stored_hash: str) -> bool:
+    """Constant-time comparison of a token with a stored hash."""
+    return hmac.compare_digest(hash_token(token), stored_hash)
+
+
+class TokenFile:
+    """One admin token, held as its hash; enough for a registry that runs alone."""
+
+    def __init__(self, token: str) -> None:
+        self._hash = hash_token(token)
+
+    async def authenticate(self, token: str, user: str | None = None) -> Principal | None:
+        if user not in (None, ROOT.name) or not same_token(token, self._hash):
+            return None
+        return ROOT

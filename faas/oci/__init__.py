@@ -1,0 +1,1 @@
+"""OCI images as values: digests, references, descriptors, manifests, and the client that moves them."""

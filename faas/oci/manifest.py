@@ -1,0 +1,179 @@
+"""`Manifest` and `ImageConfig` (image-spec, manifest.md, image-index.md, config.md). The exact bytes are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from faas.oci import media_types
+from faas.oci.descriptor import Descriptor
+from faas.oci.digest import Digest
+
+MANIFEST_BYTES = 4 * 1024 * 1024  # the spec's least upper limit; ours too
+CONFIG_BYTES = 4 * 1024 * 1024
+CHILDREN = 4096  # layers of an image, or entries of an index
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """An image manifest (`config`, `layers`) or an index (`manifests`); `raw` is byte for byte what was pushed."""
+
+    raw: bytes = field(repr=False)
+    digest: Digest
+    media_type: str
+    config: Descriptor | None = None
+    layers: tuple[Descriptor, ...] = ()
+    manifests: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
+    artifact_type: str = ""
+    annotations: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_index(self) -> bool:
+        return self.media_type in media_types.INDEXES
+
+    @classmethod
+    def parse(cls, raw: bytes, content_type: str = "", algorithm: str = "sha256") -> Manifest:
+        """Raises ValueError on what is no manifest; `content_type` is the header's, without parameters."""
+        if len(raw) > MANIFEST_BYTES:
+            raise ValueError(f"a manifest has at most {MANIFEST_BYTES} bytes")
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise ValueError("a manifest must be JSON") from None
+        if not isinstance(value, dict) or value.get("schemaVersion") != 2:
+            raise ValueError("a manifest must be an object with schemaVersion 2")
+        written = value.get("mediaType") or ""
+        if not isinstance(written, str) or (written and content_type and written != content_type):
+            raise ValueError(f"the body's mediaType {written!r} is not the header's {content_type!r}")
+        media_type = written or content_type
+        if "manifests" in value and ("layers" in value or "config" in value):
+            raise ValueError("a document cannot be both an image manifest and an index")  # CVE-2021-41190
+        if media_type not in media_types.MANIFESTS | media_types.INDEXES:
+            raise ValueError(f"unsupported manifest media type {media_type!r}")
+        if (media_type in media_types.INDEXES) != ("manifests" in value):
+            raise ValueError(f"the body does not fit its media type {media_type}")
+        annotations = value.get("annotations") or {}
+        artifact_type = value.get("artifactType") or ""
+        if not isinstance(annotations, dict) or not isinstance(artifact_type, str):
+            raise ValueError("annotations must be an object and artifactType a text")
+        return cls(
+            raw,
+            Digest.of(raw, algorithm),
+            media_type,
+            Descriptor.from_json(value["config"]) if "config" in value else None,
+            _descriptors(value, "layers"),
+            _descriptors(value, "manifests"),
+            Descriptor.from_json(value["subject"]) if value.get("subject") else None,
+            artifact_type,
+            {str(k): str(v) for k, v in annotations.items()},
+        )
+
+    @classmethod
+    def image(cls, config: Descriptor, layers: list[Descriptor], annotations: dict[str, str] | None = None) -> Manifest:
+        """A new OCI image manifest, in canonical form: the same parts give the same digest."""
+        value: dict[str, Any] = {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_MANIFEST,
+            "config": config.to_json(),
+            "layers": [layer.to_json() for layer in layers],
+        }
+        if annotations:
+            value["annotations"] = annotations
+        return cls.parse(canonical_json(value), media_types.OCI_MANIFEST)
+
+    def descriptor(self) -> Descriptor:
+        return Descriptor(self.media_type, self.digest, len(self.raw))
+
+
+def _descriptors(value: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
+    rows = value.get(key, [])
+    if not isinstance(rows, list) or len(rows) > CHILDREN:
+        raise ValueError(f"{key} must be a list of at most {CHILDREN}")
+    return tuple(Descriptor.from_json(row) for row in rows)
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no blanks, so that equal values have equal digests."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What an image says about running it. `env` is a list of NAME=value, `user` as written ("", "1000", "app:app")."""
+
+    architecture: str
+    os: str = "linux"
+    diff_ids: tuple[Digest, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    exposed_ports: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> ImageConfig:
+        """Raises ValueError."""
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise ValueError("an image config must be JSON") from None
+        if not isinstance(value, dict) or not isinstance(value.get("rootfs", {}), dict):
+            raise ValueError("an image config must be an object with a rootfs")
+        run = value.get("config") or {}
+        diff_ids = value.get("rootfs", {}).get("diff_ids") or []
+        if not isinstance(run, dict) or not isinstance(diff_ids, list):
+            raise ValueError("an image config's config must be an object, its diff_ids a list")
+        return cls(
+            architecture=str(value.get("architecture") or ""),
+            os=str(value.get("os") or "linux"),
+            diff_ids=tuple(Digest.parse(str(d)) for d in diff_ids),
+            entrypoint=_texts(run, "Entrypoint"),
+            cmd=_texts(run, "Cmd"),
+            env=_texts(run, "Env"),
+            workdir=str(run.get("WorkingDir") or ""),
+            user=str(run.get("User") or ""),
+            exposed_ports=tuple(sorted(run.get("ExposedPorts") or {})),
+            labels={str(k): str(v) for k, v in (run.get("Labels") or {}).items()},
+        )
+
+    def to_json(self) -> bytes:
+        """Canonical bytes, without times or host names: the same image has the same digest wherever it is built."""
+        run: dict[str, Any] = {
+            "Entrypoint": list(self.entrypoint),
+            "Cmd": list(self.cmd),
+            "Env": list(self.env),
+            "WorkingDir": self.workdir,
+            "User": self.user,
+            "ExposedPorts": {port: {} for port in self.exposed_ports},
+            "Labels": self.labels,
+        }
+        return canonical_json(
+            {
+                "architecture": self.architecture,
+                "os": self.os,
+                "config": {k: v for k, v in run.items() if v},
+                "rootfs": {"type": "layers", "diff_ids": [str(d) for d in self.diff_ids]},
+            }
+        )
+
+
+def _texts(run: dict[str, Any], key: str) -> tuple[str, ...]:
+    value = run.get(key) or []
+    if isinstance(value, str):  # the shell form, which old builders wrote unwrapped
+        return ("/bin/sh", "-c", value)
+    if not isinstance(value, list) or not all(isinstance(v, str) and "\x00" not in v for v in value):
+        raise ValueError(f"an image config's {key} must be a list of texts")
+    return tuple(value)
+
+
+def chain_id(diff_ids: tuple[Digest, ...]) -> Digest:
+    """image-spec, config.md "Layer ChainID": names a stack of layers from the bottom to its last one."""
+    chain = diff_ids[0]
+    for diff_id in diff_ids[1:]:
+        chain = Digest("sha256", hashlib.sha256(f"{chain} {diff_id}".encode()).hexdigest())
+    return chain

@@ -1,0 +1,50 @@
+"""`Reference`: `[host/]repository[:tag][@digest]` (distribution-spec, "Pulling manifests")."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from faas.oci.digest import Digest
+
+REPOSITORY_PATTERN = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
+TAG_PATTERN = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+REPOSITORY_LENGTH = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`host` is "" where none is written; at least one of `tag` and `digest` is set (tag `latest` by default)."""
+
+    host: str
+    repository: str
+    tag: str = ""
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Raises ValueError that says which part is wrong."""
+        rest, _, digest_text = text.partition("@")
+        digest = Digest.parse(digest_text) if digest_text else None
+        first, slash, after = rest.partition("/")
+        host = ""
+        if slash and ("." in first or ":" in first or first == "localhost"):
+            host, rest = first, after
+        repository, colon, tag = rest.rpartition(":")
+        if not colon:
+            repository, tag = rest, ""
+        if len(repository) > REPOSITORY_LENGTH or not REPOSITORY_PATTERN.fullmatch(repository):
+            raise ValueError(f"not a repository name: {repository[:160]!r}")
+        if (colon or not digest) and not TAG_PATTERN.fullmatch(tag or "latest"):
+            raise ValueError(f"not a tag: {tag[:160]!r}")
+        return cls(host, repository, tag or ("" if digest else "latest"), digest)
+
+    @property
+    def target(self) -> str:
+        """What stands in a manifest's URL: the digest where there is one, else the tag."""
+        return str(self.digest) if self.digest else self.tag
+
+    def __str__(self) -> str:
+        host = f"{self.host}/" if self.host else ""
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{host}{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")

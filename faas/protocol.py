@@ -1,0 +1,289 @@
+"""The contract between the gateway, which decides, and the worker, which runs instances.
+
+Plain values in, plain values out, so that the calls could cross a process. The gateway imports this module and
+never the worker; the worker's pool implements `Worker`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from faas.spec import FunctionSpec, Interface
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RevisionKey:
+    """Names one immutable revision. Written `hello@v7`, or `hello.team@v7` outside `default`."""
+
+    namespace: str
+    function: str
+    number: int
+
+    def __str__(self) -> str:
+        name = self.function if self.namespace == "default" else f"{self.function}.{self.namespace}"
+        return f"{name}@v{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What a worker needs to run instances: the immutable spec and the image pinned by digest.
+
+    `image` is `repository@sha256:…`; `interface` is LAMBDA or HTTP once a check has found it out, AUTO before.
+    """
+
+    key: RevisionKey
+    spec: FunctionSpec
+    image: str
+    interface: Interface = Interface.AUTO
+
+
+class Trigger(enum.StrEnum):
+    """Where an invocation came from: the label `trigger` of `faas_invocations_total`."""
+
+    HTTP = "http"
+    API = "api"
+    ASYNC = "async"
+    SCHEDULE = "schedule"
+    FOLDER = "folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One call, as the worker needs to know it.
+
+    `wait_seconds`: the longest it may wait for a free instance (`queue_timeout`). An instance that is already
+    starting for it is waited for beyond that, up to its `init_timeout`.
+    """
+
+    request_id: str
+    trigger: Trigger
+    wait_seconds: float
+    trace_id: str = ""
+    client_context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Where a new instance's time went, in seconds; `path` is stem | precreated | cold."""
+
+    path: str
+    prepare: float
+    create: float
+    start: float
+    init: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an ended invocation used: the REPORT line's figures.
+
+    `billed_seconds` is the duration, with init where this was the instance's first invocation, rounded up to 1 ms.
+    `max_memory_bytes` is anonymous + shared + kernel memory, not file cache; on out of memory it is the limit.
+    """
+
+    duration_seconds: float
+    billed_seconds: float
+    memory_bytes: int
+    max_memory_bytes: int
+    init_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationResult:
+    """A Runtime API function's answer.
+
+    `error_type` is None where it succeeded; else the function itself reported an error, and `payload` is Lambda's
+    JSON error object. Everything worse (exit, out of memory, time limit) is raised as a `FunctionError`.
+    """
+
+    payload: bytes
+    content_type: str = "application/json"
+    error_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request for an http function: hop-by-hop headers already dropped, framing is the worker's.
+
+    `target` is the origin form (`/path?query`). `body` is None for no body, bytes, or a stream.
+    `upgrade` asks for a protocol switch (WebSocket); the answer's `tunnel` is then set on a 101.
+    """
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | AsyncIterator[bytes] | None = None
+    content_length: int | None = None
+    upgrade: str = ""
+
+
+class Tunnel(Protocol):
+    """The raw bytes of an upgraded connection, both ways."""
+
+    async def read(self) -> bytes:
+        """Some bytes; empty at the end."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An http function's answer; `body` streams it and must be read to its end or closed (`aclose`)."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: AsyncIterator[bytes]
+    tunnel: Tunnel | None = None
+
+
+class Lease(Protocol):
+    """One slot of one instance, for one invocation. Obtained from `Worker.acquire` and given back by its exit.
+
+    Whatever goes wrong inside decides whether the instance goes back to the pool or is destroyed.
+    """
+
+    instance_id: str
+    interface: Interface
+    cold_start: ColdStart | None
+    queue_seconds: float
+    report: Report | None  # set once the lease has ended
+
+    async def invoke(self, event: bytes) -> InvocationResult:
+        """Hand `event` (JSON) to a Runtime API function and await its answer.
+
+        Raises TimedOut, InstanceExited, OutOfMemory, ResponseTooLarge. The time limit runs from here.
+        """
+        ...
+
+    async def request(self, request: HttpRequest) -> HttpResponse:
+        """Send `request` to an http function's port; returns when the response's head is there.
+
+        Raises TimedOut, InstanceExited, OutOfMemory, BadFunctionResponse; reading `body` may raise them too.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a deploy's check saw: which contract the container speaks, how long its init took, what it wrote."""
+
+    interface: Interface
+    init_seconds: float
+    log_tail: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStatus:
+    """One instance as it is now; `state` is starting | idle | busy | stopping."""
+
+    id: str
+    state: str
+    started_at: float  # Unix time
+    idle_seconds: float
+    invocations: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionStats:
+    """What the worker observes of one revision now."""
+
+    starting: int = 0
+    idle: int = 0
+    busy: int = 0
+    executing: int = 0  # leases out; > busy where an instance serves several at once
+    waiting: int = 0  # acquires without an instance yet
+
+    @property
+    def instances(self) -> int:
+        return self.starting + self.idle + self.busy
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One line that an instance (stdout, stderr) or the platform (system) wrote."""
+
+    time: float  # Unix time
+    message: str
+    stream: str = "stdout"
+    revision: int = 0
+    instance: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which lines are wanted; `follow` goes on as new ones come."""
+
+    namespace: str
+    function: str
+    since: float | None = None  # Unix time
+    contains: str = ""
+    request_id: str = ""
+    follow: bool = False
+    limit: int = 10_000
+
+
+class Worker(Protocol):
+    """Runs instances of revisions; holds no database and decides nothing about how many there should be."""
+
+    async def prepare(self, revision: Revision) -> None:
+        """Bring the image's layers here, unpacked. Idempotent. Raises ImageUnusable with the reason."""
+        ...
+
+    async def check(self, revision: Revision) -> CheckReport:
+        """Start one instance, see its first `next` or its open port within `init_timeout`, and keep it, idle.
+
+        Raises InitFailed with the diagnosis and the tail of what it wrote.
+        """
+        ...
+
+    def acquire(self, revision: Revision, invocation: Invocation) -> AbstractAsyncContextManager[Lease]:
+        """A slot of an instance; a cold start is waited for here and nowhere else.
+
+        Never starts an instance by itself: `scale` does. Raises Throttled when the wait is over, InitFailed when
+        the instance that was started for it did not become ready.
+        """
+        ...
+
+    async def scale(self, revision: Revision, desired: int) -> None:
+        """Say how many instances there should be; idempotent, returns at once. Busy ones finish before they go."""
+        ...
+
+    async def retire(self, key: RevisionKey) -> None:
+        """This revision gets no new invocations: its instances end when they are idle."""
+        ...
+
+    def stats(self, key: RevisionKey) -> RevisionStats: ...
+
+    def instances(self, key: RevisionKey) -> list[InstanceStatus]: ...
+
+    def logs(self, query: LogQuery) -> AsyncIterator[LogRecord]:
+        """Lines in the order of their time."""
+        ...
+
+    def forget_logs(self, namespace: str, function: str) -> None:
+        """Remove what a deleted function wrote."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeBase:
+    """A runtime base in the registry, and what a client must know to resolve dependencies for it.
+
+    `reference` is `runtime/python:3.11@sha256:…`; `platforms` are wheel platform tags, best first (Python only).
+    """
+
+    name: str  # "python3.11", "node20"
+    reference: str
+    version: str
+    architecture: str
+    platforms: tuple[str, ...] = field(default=())

@@ -1,0 +1,219 @@
+"""The server's settings: read once, from flag > environment > DIR/config.toml > default, into one frozen value.
+
+The only module that reads `os.environ`. `faas config` shows every value with the place that it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from faas.errors import InvalidInput
+
+ENV_PREFIX = "FAAS_"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`host:port`; an IPv6 host is written in brackets."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65_535:
+            raise ValueError("HOST:PORT")
+        return cls(host.strip("[]") or "0.0.0.0", int(port))  # noqa: S104 - what the user wrote: ":8080"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set from outside. Help texts double as the documentation's table."""
+
+    data: Path = field(metadata={"help": "folder for everything the server keeps"})
+    listen: Address = field(metadata={"help": "public listener: functions", "default": "127.0.0.1:8080"})
+    api_listen: Address = field(
+        metadata={"help": "API listener: control, metrics, health", "default": "127.0.0.1:8081"}
+    )
+    registry_listen: Address = field(metadata={"help": "registry listener", "default": "127.0.0.1:5000"})
+    driver: str = field(metadata={"help": "auto | oci | docker", "default": "auto"})
+    database_url: str = field(metadata={"help": "the gateway's database; empty: DIR/faas.db (SQLite)", "default": ""})
+    public_url: str = field(metadata={"help": "how others reach the public listener", "default": ""})
+    domain: str = field(metadata={"help": "functions also answer at {name}.DOMAIN", "default": ""})
+    tls_cert: str = field(metadata={"help": "certificate (PEM) for all three listeners", "default": ""})
+    tls_key: str = field(metadata={"help": "its key (PEM)", "default": ""})
+    processes: int = field(
+        metadata={"help": "processes that serve the public port; only 1 is offered yet", "default": 1}
+    )
+    log_format: str = field(metadata={"help": "text | json", "default": "text"})
+    insecure: bool = field(metadata={"help": "allow listening beyond loopback without TLS", "default": False})
+    registry_auth: str = field(metadata={"help": "basic | none (none on loopback only)", "default": "basic"})
+    oci_runtime: str = field(
+        metadata={"help": "runtime program of the oci driver; empty: runc, or crun on cgroup v2", "default": ""}
+    )
+    subnet: str = field(
+        metadata={"help": "IPv4 range for instances; empty: one chosen from 100.64.0.0/10", "default": ""}
+    )
+    sources: Mapping[str, str] = field(default_factory=dict, metadata={"hidden": True}, compare=False)
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.data / 'faas.db'}"
+
+    @property
+    def registry_database(self) -> str:
+        return f"sqlite+aiosqlite:///{self.data / 'registry.db'}"
+
+    @property
+    def admin_token_file(self) -> Path:
+        return self.data / "admin-token"
+
+    @property
+    def server_file(self) -> Path:
+        return self.data / "server.json"
+
+    @property
+    def server_id(self) -> str:
+        """Eight characters that name this data folder in cgroups, labels and firewall tables."""
+        return hashlib.sha256(str(self.data).encode()).hexdigest()[:8]
+
+    @property
+    def tls(self) -> bool:
+        return bool(self.tls_cert)
+
+    def check(self) -> None:
+        """Refuse what must not start. Raises InvalidInput."""
+        if self.driver not in ("auto", "oci", "docker"):
+            raise InvalidInput(f"driver must be auto, oci or docker, not {self.driver!r}")
+        if self.log_format not in ("text", "json"):
+            raise InvalidInput(f"log_format must be text or json, not {self.log_format!r}")
+        if self.registry_auth not in ("basic", "none"):
+            raise InvalidInput(f"registry_auth must be basic or none, not {self.registry_auth!r}")
+        if self.processes != 1:
+            raise InvalidInput("more than one process is not offered yet", hint="drop --processes")
+        if self.database_url and not self.database_url.startswith("sqlite+aiosqlite:///"):
+            raise InvalidInput("only SQLite is offered yet", hint="drop --database-url or use sqlite+aiosqlite:///PATH")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise InvalidInput("--tls-cert and --tls-key go together")
+        for name in ("listen", "api_listen", "registry_listen"):
+            address: Address = getattr(self, name)
+            flag = "--" + name.replace("_", "-")
+            if not address.is_loopback and not self.tls and not self.insecure:
+                raise InvalidInput(
+                    f"{flag} {address} is beyond loopback and there is no TLS",
+                    hint="pass --tls-cert and --tls-key, or --insecure if the network is yours alone",
+                )
+        if self.registry_auth == "none" and not self.registry_listen.is_loopback:
+            raise InvalidInput("a registry without login listens on loopback only")
+
+
+def default_data(environ: Mapping[str, str] = os.environ) -> Path:
+    """Root's is /var/lib/faas; another user's is in the user's data folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/faas")
+    return Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "faas"
+
+
+def _convert(name: str, value: Any) -> Any:
+    if name == "data":
+        return Path(value).expanduser().absolute()
+    if name.endswith("listen"):
+        return Address.parse(str(value))
+    if name == "processes":
+        return int(value)
+    if name == "insecure":
+        return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")
+    return str(value)
+
+
+def _from_file(path: Path, known: set[str]) -> dict[str, Any]:
+    try:
+        written = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: {error}") from None
+    for key in written:
+        if key not in known - {"data"}:
+            raise InvalidInput(f"{path}: unknown setting {key}", hint="known: " + ", ".join(sorted(known - {"data"})))
+    return written
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from `flags` (None = not given), the environment, DIR/config.toml and the defaults.
+
+    Raises InvalidInput that names the setting and where it was written.
+    """
+    table = {f.name: f for f in fields(Settings) if "hidden" not in f.metadata}
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    file_values: dict[str, Any] = {}
+    for name, setting in table.items():  # `data` is the first field, so that its config.toml is known to the rest
+        variable = ENV_PREFIX + name.upper()
+        if flags.get(name) is not None:
+            written, source = flags[name], "flag"
+        elif environ.get(variable):
+            written, source = environ[variable], variable
+        elif name in file_values:
+            written, source = file_values[name], str(values["data"] / "config.toml")
+        else:
+            written, source = setting.metadata.get("default", default_data(environ)), "default"
+        try:
+            values[name] = _convert(name, written)
+        except (ValueError, TypeError) as error:
+            raise InvalidInput(f"{name} ({source}) must be {error}, not {written!r}") from None
+        sources[name] = source
+        if name == "data":
+            file_values = _from_file(values["data"] / "config.toml", set(table))
+    settings = Settings(**values, sources=sources)
+    settings.check()
+    return settings
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """How the command line finds the server: FAAS_URL, FAAS_TOKEN, else what `faas login` or the server left."""
+
+    url: str = ""
+    token: str = field(default="", repr=False)
+    config_home: Path = Path()
+    data: Path = Path()
+    no_color: bool = False
+    editor: str = ""
+
+
+def load_client(environ: Mapping[str, str] = os.environ) -> ClientSettings:
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "faas"
+    return ClientSettings(
+        url=environ.get("FAAS_URL", ""),
+        token=environ.get("FAAS_TOKEN", ""),
+        config_home=home,
+        data=Path(environ.get("FAAS_DATA") or default_data(environ)),
+        no_color=bool(environ.get("NO_COLOR")),
+    )
+
+
+def environment_for(names: tuple[str, ...] = (), prefixes: tuple[str, ...] = ()) -> dict[str, str]:
+    """The part of our environment that a child program may see: PATH, HOME, locale, and what is asked for."""
+    keep = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", *names}
+    return {k: v for k, v in os.environ.items() if k in keep or k.startswith(prefixes or ("\0",))}

@@ -1,0 +1,291 @@
+"""`FunctionSpec`: what a user may ask of a function, its defaults and its limits (the keys of `faas.toml`).
+
+`parse` takes plain data (from TOML, JSON or flags) and either returns a valid spec or raises `SpecError` that names
+the key, what is allowed, and the nearest known key. Nothing is stored and ignored: what is not offered is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+from faas import checks
+from faas.checks import Check, format_duration
+from faas.errors import SpecError
+
+NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+RUNTIME_PATTERN = re.compile(r"(python|node)(\d+(\.\d+)?)?|provided")
+MEMORY_MB_PER_CPU = 1769  # Lambda's: 1,769 MB give one vCPU
+NOT_OFFERED = {
+    "secrets": "secrets are not offered yet; use [env] for what is not secret",
+    "route": "routes are not offered yet; the function answers at /function/{name}",
+    "follow": "following a tag is not offered yet; deploy with `faas push`",
+    "reserved": "reserved instances are not offered yet; `max` bounds the instances",
+}
+
+
+class Interface(enum.StrEnum):
+    """How the container takes its work: Lambda's Runtime API, or HTTP on `$PORT`."""
+
+    AUTO = "auto"
+    LAMBDA = "lambda"
+    HTTP = "http"
+
+
+class Network(enum.StrEnum):
+    OUTBOUND = "outbound"
+    NONE = "none"
+
+
+class Missed(enum.StrEnum):
+    """What happens to fire times that passed while the server was down."""
+
+    ONCE = "once"
+    SKIP = "skip"
+    ALL = "all"
+
+
+class Overlap(enum.StrEnum):
+    ALLOW = "allow"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleSpec:
+    min: int = 0
+    max: int = 50
+    target: float = 0.7
+    idle: timedelta = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncSpec:
+    """`on_failure`: a function's name, "dlq" to keep the event as a dead letter, or "" to drop it with a log line."""
+
+    retries: int = 2
+    max_age: timedelta = timedelta(hours=6)
+    on_failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSpec:
+    name: str
+    cron: str
+    timezone: str = "UTC"
+    missed: Missed = Missed.ONCE
+    overlap: Overlap = Overlap.ALLOW
+    input: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerSpec:
+    """A watched folder; `pattern` is a shell-style pattern on the file's name."""
+
+    watch: str
+    pattern: str = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """The immutable part of a revision that the user wrote. Sizes in MB, times in seconds."""
+
+    name: str
+    runtime: str = ""
+    image: str = ""
+    handler: str = ""
+    app: str = ""
+    interface: Interface = Interface.AUTO
+    memory: int = 128
+    timeout: int = 30
+    init_timeout: int = 10
+    queue_timeout: int = 10
+    concurrency: int = 1
+    ephemeral_storage: int = 512
+    writable_root: bool = False
+    network: Network = Network.OUTBOUND
+    port: int = 8080
+    health: str = ""
+    public: bool = False
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    workdir: str = ""
+    scale: ScaleSpec = ScaleSpec()
+    asynchronous: AsyncSpec = AsyncSpec()
+    env: Mapping[str, str] = field(default_factory=dict)
+    schedules: tuple[ScheduleSpec, ...] = ()
+    triggers: tuple[TriggerSpec, ...] = ()
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that follow from the memory."""
+        return self.memory / MEMORY_MB_PER_CPU
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory * 1024 * 1024
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with `faas.toml`'s keys, every key present; `parse` takes it back."""
+        return cast("dict[str, Any]", _plain({_OUTSIDE.get(k, k): v for k, v in _shallow(self).items()}))
+
+
+_OUTSIDE = {"asynchronous": "async", "schedules": "schedule", "triggers": "trigger"}
+
+
+def _shallow(value: Any) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    if dataclasses.is_dataclass(value):
+        return {k: _plain(v) for k, v in _shallow(value).items()}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+_NAME = checks.matching(NAME_PATTERN, "1 to 63 of a-z, 0-9 and -, neither first nor last a -")
+
+_SCALE: dict[str, Check] = {
+    "min": checks.integer(0, 1000),
+    "max": checks.integer(1, 1000),
+    "target": checks.number(0.1, 1.0),
+    "idle": checks.duration(timedelta(0), timedelta(days=1)),
+}
+_ASYNC: dict[str, Check] = {
+    "retries": checks.integer(0, 2),
+    "max_age": checks.duration(timedelta(minutes=1), timedelta(hours=6)),
+    "on_failure": checks.matching(re.compile(rf"|dlq|{NAME_PATTERN.pattern}"), 'a function\'s name, "dlq" or ""'),
+}
+_SCHEDULE: dict[str, Check] = {
+    "name": _NAME,
+    "cron": checks.cron,
+    "timezone": checks.timezone,
+    "missed": checks.choice(Missed),
+    "overlap": checks.choice(Overlap),
+    "input": checks.mapping,
+}
+_TRIGGER: dict[str, Check] = {"watch": checks.path, "pattern": checks.text}
+_FUNCTION: dict[str, Check] = {
+    "name": _NAME,
+    "runtime": checks.matching(RUNTIME_PATTERN, "python, python3.x, node, nodeX or provided"),
+    "image": checks.text,
+    "handler": checks.text,
+    "app": checks.text,
+    "interface": checks.choice(Interface),
+    "memory": checks.integer(128, 10_240),
+    "timeout": checks.integer(1, 900),
+    "init_timeout": checks.integer(1, 900),
+    "queue_timeout": checks.integer(0, 900),
+    "concurrency": checks.integer(1, 1000),
+    "ephemeral_storage": checks.integer(0, 10_240),
+    "writable_root": checks.boolean,
+    "network": checks.choice(Network),
+    "port": checks.integer(1, 65_535),
+    "health": checks.path,
+    "public": checks.boolean,
+    "command": checks.texts,
+    "entrypoint": checks.texts,
+    "workdir": checks.workdir,
+    "env": checks.env,
+}
+_OPTIONAL_TEXT = {"runtime", "image", "handler", "app", "health", "workdir"}
+
+
+def _table(where: str, value: Any, table: Mapping[str, Check], nested: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Check one table's keys; `nested` are keys that the caller reads by itself."""
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{where or 'the specification'} must be a table", key=where)
+    prefix = f"{where}." if where else ""
+    checked = {}
+    for key, written in value.items():
+        if key in NOT_OFFERED:
+            if written in ("", 0, {}, []):
+                continue
+            raise SpecError(f"{prefix}{key}: {NOT_OFFERED[key]}", key=prefix + key)
+        if key in nested:
+            continue
+        if key not in table:
+            near = difflib.get_close_matches(key, [*table, *nested], 1)
+            raise SpecError(
+                f"unknown key {prefix}{key}",
+                key=prefix + key,
+                hint=f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join([*table, *nested])}",
+            )
+        if written == "" and key in _OPTIONAL_TEXT:
+            continue
+        try:
+            checked[key] = table[key](written)
+        except ValueError as error:
+            raise SpecError(f"{prefix}{key} must be {error}, not {written!r}", key=prefix + key) from None
+    return checked
+
+
+def _tables(where: str, value: Any, table: Mapping[str, Check], required: tuple[str, ...]) -> list[dict[str, Any]]:
+    if not isinstance(value, list | tuple):
+        raise SpecError(f"{where} must be an array of tables: [[{where}]]", key=where)
+    rows = [_table(f"{where}[{i}]", row, table) for i, row in enumerate(value)]
+    for i, row in enumerate(rows):
+        for key in required:
+            if key not in row:
+                raise SpecError(f"{where}[{i}] needs {key}", key=f"{where}[{i}]")
+    return rows
+
+
+def parse(data: Mapping[str, Any]) -> FunctionSpec:
+    """Plain data with `faas.toml`'s keys → a valid spec. Raises SpecError."""
+    values = _table("", data, _FUNCTION, nested=("scale", "async", "schedule", "trigger"))
+    if "name" not in values:
+        raise SpecError("a function needs a name", key="name", hint='write name = "…" or pass --name')
+    spec = FunctionSpec(
+        **values,
+        scale=ScaleSpec(**_table("scale", data.get("scale", {}), _SCALE)),
+        asynchronous=AsyncSpec(**_table("async", data.get("async", {}), _ASYNC)),
+        schedules=tuple(
+            ScheduleSpec(**row) for row in _tables("schedule", data.get("schedule", []), _SCHEDULE, ("name", "cron"))
+        ),
+        triggers=tuple(TriggerSpec(**row) for row in _tables("trigger", data.get("trigger", []), _TRIGGER, ("watch",))),
+    )
+    _check_together(spec)
+    return spec
+
+
+def _check_together(spec: FunctionSpec) -> None:
+    """Rules between keys."""
+    if spec.scale.min > spec.scale.max:
+        raise SpecError(f"scale.min ({spec.scale.min}) is above scale.max ({spec.scale.max})", key="scale.min")
+    if spec.handler and spec.app:
+        raise SpecError(
+            "handler and app exclude each other", key="app", hint="handler is Lambda style, app is ASGI or WSGI"
+        )
+    if spec.app and spec.interface is Interface.LAMBDA:
+        raise SpecError(
+            "an app speaks HTTP, not the Lambda interface", key="interface", hint='drop interface = "lambda"'
+        )
+    if spec.handler and spec.runtime != "provided" and spec.interface is Interface.HTTP:
+        raise SpecError("a handler speaks the Lambda interface, not HTTP", key="interface")
+    if spec.concurrency > 1 and (spec.interface is Interface.LAMBDA or spec.handler):
+        raise SpecError("a Lambda handler takes one event at a time: concurrency must be 1", key="concurrency")
+    if spec.health and spec.interface is Interface.LAMBDA:
+        raise SpecError("health is for http functions", key="health")
+    if spec.asynchronous.on_failure == spec.name:
+        raise SpecError("async.on_failure must not be the function itself", key="async.on_failure")
+    names = [schedule.name for schedule in spec.schedules]
+    if len(names) != len(set(names)):
+        raise SpecError("two schedules have the same name", key="schedule")
+    if spec.image and (spec.runtime or spec.handler or spec.app):
+        raise SpecError(
+            "image excludes runtime, handler and app", key="image", hint="use command to say what the image runs"
+        )

@@ -1,0 +1,1 @@
+"""The gateway: decides. Routing, admission, scaling, schedules, queues; it alone owns function state."""

@@ -1,0 +1,1 @@
+"""The OCI registry: stores images and knows nothing of functions. Runs alone: `python -m registry`."""

@@ -1,0 +1,173 @@
+"""The `Driver` port: what the pool asks of whatever runs containers. One contract suite runs over every driver.
+
+The verbs are the runtime-spec's: create, start, kill, delete, state. Ids are ours (`[a-z0-9]{1,32}`), `delete` of what
+is absent is no error, and what only one driver needs lives in that driver's own settings, never here.
+
+Life of a sandbox: `create` (file systems, network namespace, limits; nothing runs) → listen inside it → `start` →
+`exited` resolves, or `kill` → `delete`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from faas.oci.manifest import ImageConfig
+from faas.spec import Network
+
+NOBODY = 65534  # the user inside where the image names none, or root
+
+
+class SandboxState(enum.StrEnum):
+    """runtime-spec's states."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """An image whose files are here. `handle` is the driver's own (lower folders, an engine's image id)."""
+
+    reference: str  # repository@digest
+    config: ImageConfig
+    handle: object
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What to run and within which limits. All sizes in bytes, CPUs as a number (1.0 = one core).
+
+    `args` is the whole command line; `user` is (uid, gid), numeric and never 0; `tmp_bytes` is the hard size of /tmp
+    (and of the writable root, where `writable_root`), on disk.
+    """
+
+    id: str
+    image: PreparedImage
+    args: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)  # may hold secrets
+    workdir: str
+    memory_bytes: int
+    cpus: float
+    tmp_bytes: int
+    user: tuple[int, int] = (NOBODY, NOBODY)
+    pids: int = 256
+    open_files: int = 1024
+    writable_root: bool = False
+    network: Network = Network.OUTBOUND
+    hostname: str = "function"
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a sandbox ended. `signal` is 0 for a plain exit; `out_of_memory` is proved by the kernel's counter."""
+
+    code: int
+    signal: int = 0
+    out_of_memory: bool = False
+
+    def __str__(self) -> str:
+        if self.out_of_memory:
+            return "out of memory"
+        return f"signal: {_signal_name(self.signal)}" if self.signal else f"exit status {self.code}"
+
+
+def _signal_name(number: int) -> str:
+    return {6: "aborted", 9: "killed", 11: "segmentation fault", 15: "terminated"}.get(number, str(number))
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStats:
+    """Measured by the kernel. `memory_bytes` is anonymous + shared + kernel memory: no file cache."""
+
+    memory_bytes: int
+    oom_kills: int
+    pids: int
+    cpu_seconds: float
+
+
+class Sandbox(Protocol):
+    """One sandbox of a driver."""
+
+    id: str
+    stdout: asyncio.StreamReader
+    stderr: asyncio.StreamReader
+    exited: asyncio.Future[Exit]  # resolves once, when the first process has ended; never raises
+
+    def listen(self, port: int) -> socket.socket:
+        """A non-blocking TCP socket that listens on 127.0.0.1:`port` inside the sandbox. Quick: no await needed."""
+        ...
+
+    async def connect(self, port: int) -> socket.socket:
+        """A non-blocking socket connected to 127.0.0.1:`port` inside. Raises OSError (ConnectionRefusedError …)."""
+        ...
+
+
+class Driver(Protocol):
+    """Runs sandboxes."""
+
+    name: str
+
+    async def open(self) -> None:
+        """Prepare the machine and sweep what a crashed server of the same data folder left. Raises Unavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Delete every sandbox and leave nothing on the machine."""
+        ...
+
+    async def prepare(self, reference: str) -> PreparedImage:
+        """Bring `repository@digest` here, unpacked; idempotent, one at a time per digest. Raises ImageUnusable."""
+        ...
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """Everything but the process. Raises Conflict where the id exists, Unavailable where there is no room."""
+        ...
+
+    async def start(self, sandbox: Sandbox) -> None:
+        """Run the command. Raises ImageUnusable where it cannot be executed."""
+        ...
+
+    async def kill(self, sandbox: Sandbox) -> None:
+        """End every process in it, at once; returns when `exited` is resolved. No error where it has ended."""
+        ...
+
+    async def delete(self, sandbox_id: str) -> None:
+        """Kill it and remove all that belongs to it. No error where it is absent."""
+        ...
+
+    async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
+        """Change the CPU limit: init runs at a full core, the rest at the function's share."""
+        ...
+
+    def state(self, sandbox: Sandbox) -> SandboxState: ...
+
+    async def ids(self) -> list[str]:
+        """The ids of the sandboxes that exist on this machine for this server."""
+        ...
+
+    def stats(self, sandbox: Sandbox) -> SandboxStats:
+        """Cheap enough for every 50 ms: a few file reads, or the last sample where an engine has to be asked."""
+        ...
+
+
+def architecture() -> str:
+    """This machine's architecture by Go's names, as image configs carry it."""
+    machine = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}.get(machine, machine)
+
+
+@dataclass(frozen=True, slots=True)
+class DriverPaths:
+    """Where a driver keeps its things."""
+
+    data: Path  # layers, pools: survives a restart
+    server_id: str  # short id of the data folder, in the names of cgroups, nft tables and labels
