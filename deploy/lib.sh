@@ -1,0 +1,75 @@
+# Shell pieces shared by deploy/up, tests/run and .ci/run. Sourced, never run.
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+began=$(date +%s)
+
+say() { printf '%4ds  %s\n' $(($(date +%s) - began)) "$*" >&2; }
+fail() { printf 'error: %s\n' "$1" >&2; [ $# -lt 2 ] || printf '  try: %s\n' "$2" >&2; exit 1; }
+
+# need COMMAND=PACKAGE … : installs through apt the packages whose command (or file, with a /) is missing.
+# A package that would start a service on install is kept from it: this machine decides what it runs.
+need() {
+    local missing=() pair
+    for pair in "$@"; do
+        case "${pair%%=*}" in
+            /*) [ -e "${pair%%=*}" ] || missing+=("${pair#*=}") ;;
+            *) PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}") ;;
+        esac
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || fail "missing: ${missing[*]}, and there is no apt here" "install them with this system's package manager"
+    [ "$(id -u)" = 0 ] || fail "missing: ${missing[*]}" "sudo apt-get install ${missing[*]}"
+    say "installing ${missing[*]}"
+    local guard=/usr/sbin/policy-rc.d placed=
+    if [ ! -e $guard ]; then printf '#!/bin/sh\nexit 101\n' >$guard; chmod +x $guard; placed=1; fi
+    local log; log=$(mktemp)
+    if ! { [ -n "${apt_updated:-}" ] || apt-get update -qq; } >"$log" 2>&1 ||
+        ! DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
+        [ -z "$placed" ] || rm -f $guard
+        tail -5 "$log" >&2
+        fail "apt could not install ${missing[*]}" "apt-get update && apt-get install ${missing[*]}"
+    fi
+    apt_updated=1
+    [ -z "$placed" ] || rm -f $guard
+    rm -f "$log"
+}
+
+# Prints the first interpreter that is new enough.
+find_python() {
+    local candidate
+    for candidate in "${FAAS_PYTHON:-python3}" python3.13 python3.12 python3.11 /usr/bin/python3; do
+        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 or newer is needed" "apt-get install python3"
+}
+
+# make_venv FOLDER: a virtual environment there, unless it stands.
+make_venv() {
+    [ -x "$1/bin/pip" ] && return
+    local python; python=$(find_python) || exit 1
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+        need "/nonexistent=$("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
+    fi
+    say "making a virtual environment in $1 with $("$python" --version)"
+    "$python" -m venv --clear "$1" || fail "python -m venv $1 failed"
+}
+
+# The checkout's own environment, for tests and linters.
+dev_environment() {
+    venv=$root/.venv
+    make_venv "$venv"
+    local stamp; stamp=$(sha256sum "$root/pyproject.toml" | cut -c1-32)
+    [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ] || return 0
+    say "installing the project and what its tests need into .venv"
+    "$venv/bin/pip" install -q --disable-pip-version-check -e "$root[dev]" || fail "pip could not install the project"
+    echo "$stamp" >"$venv/stamp"
+}
+
+# One line that changes when anything that gets installed changes.
+source_stamp() {
+    (cd "$root" && find pyproject.toml faas registry gateway worker -type f ! -name '*.pyc' -print0 |
+        LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-32)
+}

@@ -1,0 +1,59 @@
+"""What all tests share. A missing service skips on a laptop and fails in CI (`CI=true`)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def _docker_answers() -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(2)
+            probe.connect("/var/run/docker.sock")
+    except OSError:
+        return False
+    return True
+
+
+SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
+    "root": ("needs root on Linux", lambda: sys.platform == "linux" and os.geteuid() == 0),
+    "oci": ("needs runc or crun", lambda: bool(shutil.which("runc") or shutil.which("crun"))),
+    "docker": ("needs a Docker Engine at /var/run/docker.sock", _docker_answers),
+    "skopeo": ("needs skopeo", lambda: bool(shutil.which("skopeo"))),
+    "prometheus": ("needs prometheus", lambda: bool(shutil.which("prometheus"))),
+    "npm": ("needs npm and an npm index", lambda: bool(shutil.which("npm"))),
+}
+_found: dict[str, bool] = {}
+
+
+SOAK = bool(os.environ.get("FAAS_SOAK"))  # set by ./tests/run soak
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("soak") and not SOAK:
+            item.add_marker(pytest.mark.skip(reason="long: ./tests/run soak"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for name, (reason, probe) in SERVICES.items():
+        if item.get_closest_marker(name) is None:
+            continue
+        if name not in _found:
+            _found[name] = probe()
+        if not _found[name]:
+            pytest.fail(reason) if IN_CI else pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return Path(__file__).resolve().parent.parent
