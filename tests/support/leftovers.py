@@ -1,0 +1,75 @@
+"""What a server may have left on the machine: mounts, cgroups, loop devices, firewall tables, interfaces, processes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def _mounts() -> set[str]:
+    rows = Path("/proc/self/mounts").read_text().splitlines()
+    return {row for row in rows if "faas" in row}
+
+
+def _cgroups() -> set[str]:
+    found = set()
+    for top in Path("/sys/fs/cgroup").glob("**/faas*"):
+        found |= {str(p) for p in top.rglob("*") if p.is_dir() and len(p.relative_to(top).parts) >= 2}
+    return found
+
+
+def _loops() -> set[str]:
+    return {str(p) for p in Path("/sys/block").glob("loop*/loop/backing_file")}
+
+
+def _lines(*command: str) -> set[str]:
+    if not shutil.which(command[0]):
+        return set()
+    return set(subprocess.run(command, capture_output=True, text=True).stdout.splitlines())
+
+
+def _interfaces() -> set[str]:
+    return {p.name for p in Path("/sys/class/net").iterdir()}
+
+
+def _named_namespaces() -> set[str]:
+    folder = Path("/run/netns")
+    return {p.name for p in folder.iterdir()} if folder.exists() else set()
+
+
+def _sandboxes() -> set[str]:
+    """Processes that live in a cgroup of ours."""
+    found = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                if "/faas/" in (process / "cgroup").read_text():
+                    found.add(f"{process.name} {(process / 'comm').read_text().strip()}")
+            except OSError:
+                continue
+    return found
+
+
+def on_this_machine() -> dict[str, set[str]]:
+    return {
+        "mounts": _mounts(),
+        "cgroups": _cgroups(),
+        "loop devices": _loops(),
+        "nft tables": {line for line in _lines("nft", "list", "tables") if "faas" in line},
+        "interfaces": _interfaces(),
+        "named namespaces": _named_namespaces(),
+        "sandboxed processes": _sandboxes(),
+    }
+
+
+@contextmanager
+def none_left() -> Iterator[None]:
+    """Fail where something is there afterwards that was not there before."""
+    before = on_this_machine()
+    yield
+    after = on_this_machine()
+    left = {kind: sorted(after[kind] - before[kind]) for kind in after if after[kind] - before[kind]}
+    assert left == {}, left

@@ -1,0 +1,161 @@
+"""A real server in a process of its own, on ports that the kernel chooses, with a data folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 40.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RunningServer:
+    """`faas serve` on `data`. Use it as a context manager; `kill` is -9, `stop` is SIGTERM."""
+
+    def __init__(self, data: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
+        self.data = data
+        self.flags = flags
+        self.env = env or {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.public = self.api = self.registry = self.token = ""
+
+    def start(self) -> RunningServer:
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.server_file.unlink(missing_ok=True)
+        listeners = ["--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--registry-listen", "127.0.0.1:0"]
+        with open(self.log_file, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "faas.cli", "serve", "--data", str(self.data), *listeners, *self.flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **self.env},
+            )
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}: {self.log_tail()}")
+            if self.server_file.exists():
+                addresses = json.loads(self.server_file.read_text())
+                self.public, self.api, self.registry = (addresses[k] for k in ("public", "api", "registry"))
+                self.token = (self.data / "admin-token").read_text().strip()
+                if self.get("/readyz", api=True).status == 200:
+                    return self
+            time.sleep(0.02)
+        raise RuntimeError(f"the server was not ready in {READY_SECONDS} s: {self.log_tail()}")
+
+    @property
+    def server_file(self) -> Path:
+        return self.data / "server.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.data / "test-server.log"
+
+    def log_tail(self) -> str:
+        return self.log_file.read_text(errors="replace")[-3000:]
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def kill(self) -> None:
+        """kill -9, as a crash."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise RuntimeError(f"SIGTERM did not stop the server: {self.log_tail()}") from None
+        return self.process.returncode
+
+    def __enter__(self) -> RunningServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        api: bool = False,
+        token: str | None = None,
+        timeout: float = 60,
+    ) -> Answer:
+        """One request to the public listener, or with `api` to the API with the administrator's token."""
+        sent = dict(headers or {})
+        if api or token:
+            sent["Authorization"] = f"Bearer {token or self.token}"
+        request = urllib.request.Request((self.api if api else self.public) + path, body, sent, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return Answer(answer.status, answer.headers, answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers, error.read())
+        except urllib.error.URLError as error:
+            return Answer(0, {}, str(error.reason).encode())
+
+    def get(self, path: str, **options: Any) -> Answer:
+        return self.request("GET", path, **options)
+
+    def faas(self, *args: str | Path, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """The command line against this server."""
+        done = subprocess.run(
+            [sys.executable, "-m", "faas.cli", *map(str, args)],
+            env={**os.environ, "FAAS_URL": self.api, "FAAS_TOKEN": self.token, "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"faas {' '.join(map(str, args))}: exit {done.returncode}\n{done.stderr}")
+        return done
+
+    def push_code(self, folder: Path, name: str, code: str, toml: str = "") -> str:
+        """Push a public Python function with one file; `toml` may open tables. Returns its URL."""
+        target = folder / name
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "app.py").write_text(code)
+        (target / "faas.toml").write_text(
+            f'name = "{name}"\nruntime = "python"\nhandler = "app.handler"\npublic = true\n{toml}\n'
+        )
+        return self.faas("push", target).stdout.strip().splitlines()[-1]
