@@ -44,7 +44,10 @@ def push_as_plain_user(python: Path, project: Path, code: Path, server: RunningS
     subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", home], check=True)
     prefix = python.resolve().parent.parent
     # In a mount namespace of its own: the folders above the interpreter become enterable for nobody there alone.
-    script = 'mount -t tmpfs -o mode=755 none /mnt && mkdir /mnt/python && mount --bind "$1" /mnt/python && shift && exec "$@"'
+    script = (
+        "mount -t tmpfs -o mode=755 none /mnt && mkdir /mnt/python && "
+        'mount --bind "$1" /mnt/python && shift && exec "$@"'
+    )
     command = ["unshare", "-m", "sh", "-c", script, "sh", str(prefix)]
     command += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
     command += [f"/mnt/python/bin/{python.name}", "-m", "faas.cli", "push", str(home / "code")]
