@@ -12,8 +12,7 @@ import resource
 import signal
 import socket
 import ssl
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,23 +20,20 @@ import uvloop
 from aiohttp import web
 
 from faas import __version__, log
-from faas.build.base import Bases
 from faas.errors import FaasError, InvalidInput, Unavailable
 from faas.listener import bound, listen
 from faas.metrics import Metrics
+from faas.oci.source import ImageSource
 from faas.settings import Address, Settings
-from gateway.app import api_app, public_app
-from gateway.gateway import Gateway, GatewaySettings
-from registry.app import create_app as registry_app
-from registry.service import Registry
-from registry.source import LocalImageSource
 from worker.drivers.base import Driver, DriverPaths
+from worker.drivers.docker import DockerDriver
+from worker.drivers.oci.driver import OciDriver
 from worker.pool import Pool
 
 logger = logging.getLogger("faas.server")
 
 GRACE_SECONDS = 30.0  # what runs at SIGTERM may finish within this
-HEAD_SECONDS = 30.0  # a client's request head must be complete within this
+LISTENERS = ("public", "api", "registry")
 
 
 def serve(settings: Settings) -> int:
@@ -45,8 +41,8 @@ def serve(settings: Settings) -> int:
     log.configure(settings.log_format)
     _raise_file_limit()
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_one(settings.data):
-        uvloop.run(_run(settings))
+    with _held(settings.data), _listening(settings) as sockets:
+        uvloop.run(_run(settings, sockets))
     return 0
 
 
@@ -57,13 +53,38 @@ def _raise_file_limit() -> None:
 
 
 @contextlib.contextmanager
-def _only_one(data: Path):  # type: ignore[no-untyped-def]
+def _held(data: Path) -> Iterator[None]:
     """Hold the data folder: two servers on one would destroy each other's instances."""
     with open(data / "lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InvalidInput(
-                f"another server runs on {data}", hint="stop it, or pass another --data"
-            ) from None
+            raise InvalidInput(f"another server runs on {data}", hint="stop it, or pass another --data") from None
         yield
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[dict[str, socket.socket]]:
+    """All three sockets, bound before anything is started: a taken port costs nothing."""
+    with contextlib.ExitStack() as stack:
+        addresses = zip(LISTENERS, (settings.listen, settings.api_listen, settings.registry_listen), strict=True)
+        yield {name: stack.enter_context(listen(address)) for name, address in addresses}
+
+
+def choose_driver(settings: Settings, source: ImageSource) -> Driver:
+    """The driver that was asked for; `auto` takes oci where root and a runtime are there, else an engine.
+
+    Raises Unavailable that says what to install.
+    """
+    paths = DriverPaths(settings.data, settings.server_id)
+    reasons = OciDriver.missing(settings.oci_runtime)
+    if settings.driver == "oci" or (settings.driver == "auto" and not reasons):
+        if reasons:
+            raise Unavailable("the oci driver cannot run: " + "; ".join(reasons), hint="run faas doctor")
+        return OciDriver(paths, source, runtime=settings.oci_runtime, subnet=settings.subnet)
+    if settings.driver == "docker" or DockerDriver.available():
+        return DockerDriver(paths, source)
+    raise Unavailable(
+        "no way to run functions: " + "; ".join(reasons) + "; and no Docker Engine answers",
+        hint="run as root and apt-get install runc nftables, or start a Docker Engine",
+    )
