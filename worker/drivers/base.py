@@ -95,12 +95,19 @@ class SandboxStats:
 
 
 class Sandbox(Protocol):
-    """One sandbox of a driver."""
+    """One sandbox of a driver. `exited` resolves once, when the first process has ended; it never raises."""
 
-    id: str
-    stdout: asyncio.StreamReader
-    stderr: asyncio.StreamReader
-    exited: asyncio.Future[Exit]  # resolves once, when the first process has ended; never raises
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def stdout(self) -> asyncio.StreamReader: ...
+
+    @property
+    def stderr(self) -> asyncio.StreamReader: ...
+
+    @property
+    def exited(self) -> asyncio.Future[Exit]: ...
 
     def listen(self, port: int) -> socket.socket:
         """A non-blocking TCP socket that listens on 127.0.0.1:`port` inside the sandbox. Quick: no await needed."""

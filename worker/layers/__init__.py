@@ -1,0 +1,1 @@
+"""Layers of images, unpacked once into a content-addressed store."""

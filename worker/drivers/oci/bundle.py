@@ -1,0 +1,108 @@
+"""A sandbox's `config.json` (runtime-spec, config.md): the whole of what it may do, in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from worker.drivers.base import SandboxSpec
+from worker.drivers.oci.cgroups import PERIOD_MICROSECONDS, quota
+
+SHM_BYTES = 1 << 20  # enough for a semaphore; data belongs in /tmp, which is not memory
+_DEV = ["nosuid", "strictatime", "mode=755", "size=65536k"]
+# As Docker masks them: they tell about, or reach into, the host.
+MASKED = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+]
+READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+
+
+def _bind(source: Path, target: str, *options: str) -> dict[str, Any]:
+    flags = ["bind", "nosuid", "nodev", *options]
+    return {"destination": target, "type": "bind", "source": str(source), "options": flags}
+
+
+def configuration(
+    spec: SandboxSpec,
+    *,
+    root: Path,
+    namespace: str,
+    cgroup: str,
+    seccomp: dict[str, Any],
+    tmp: Path | None,
+    resolver: Path | None,
+    hosts: Path | None,
+) -> dict[str, Any]:
+    """The configuration of a sandbox whose root is mounted at `root` and whose network is at the path `namespace`.
+
+    No capability in any set, no new privileges, a numeric user; swap is off by being equal to the memory limit.
+    """
+    mounts: list[dict[str, Any]] = [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": _DEV},
+        {
+            "destination": "/dev/shm",  # noqa: S108 - a path inside
+            "type": "tmpfs",
+            "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_BYTES}"],
+        },
+    ]
+    if tmp is not None:
+        mounts.append(_bind(tmp, "/tmp", "rw"))  # noqa: S108 - a path inside
+    if resolver is not None and hosts is not None:
+        mounts += [_bind(resolver, "/etc/resolv.conf", "ro"), _bind(hosts, "/etc/hosts", "ro")]
+    uid, gid = spec.user
+    none: list[str] = []
+    capabilities = dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), none)
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": spec.hostname,
+        "process": {
+            "terminal": False,
+            "user": {"uid": uid, "gid": gid, "additionalGids": []},
+            "args": list(spec.args),
+            "env": [f"{name}={value}" for name, value in spec.env.items()],
+            "cwd": spec.workdir or "/",
+            "capabilities": capabilities,
+            "noNewPrivileges": True,
+            "rlimits": [
+                {"type": "RLIMIT_NOFILE", "hard": spec.open_files, "soft": spec.open_files},
+                {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
+            ],
+        },
+        "root": {"path": str(root), "readonly": not spec.writable_root},
+        "mounts": mounts,
+        "annotations": dict(spec.labels),
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": [
+                {"type": "pid"},
+                {"type": "ipc"},
+                {"type": "uts"},
+                {"type": "mount"},
+                {"type": "network", "path": namespace},
+                {"type": "cgroup"},
+            ],
+            "resources": {
+                "devices": [{"allow": False, "access": "rwm"}],
+                "memory": {"limit": spec.memory_bytes, "swap": spec.memory_bytes},
+                "cpu": {"quota": quota(spec.cpus), "period": PERIOD_MICROSECONDS},
+                "pids": {"limit": spec.pids},
+            },
+            "seccomp": seccomp,
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+            "rootfsPropagation": "private",
+        },
+    }

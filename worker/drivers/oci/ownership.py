@@ -1,0 +1,125 @@
+"""Layers as a user of the sandbox owns them: files of root on disk appear as that user's, through id-mapped mounts.
+
+An unmodified image that expects root (nginx makes folders in /var/cache) runs as a plain user with `writable_root`:
+what root owns there is its own. Kernels that cannot map an overlay's lower layers (before 5.19) show them as they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from worker.layers.store import UnpackedImage
+
+log = logging.getLogger("worker.drivers.oci")
+
+# mount_setattr(2), open_tree(2), move_mount(2): glibc has no wrappers before 2.36
+SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
+AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH = 4
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 0x1, 0x100000
+IDS = 65_536
+UNSHARE_SECONDS = 5.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def swapped(user: int) -> str:
+    """The lines of a uid_map in which 0 and `user` change places and every other id stays."""
+    rows = [(0, user, 1), (user, 0, 1), (1, 1, user - 1), (user + 1, user + 1, IDS - user - 1)]
+    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in rows if count > 0)
+
+
+def _mapping(uid: int, gid: int) -> int:
+    """A user namespace with that mapping, as a descriptor. Nothing runs in it once it is open."""
+    holder = subprocess.Popen(
+        ["unshare", "--user", "sleep", "60"], stdin=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin"}
+    )
+    try:
+        own, theirs = Path("/proc/self/ns/user").readlink(), Path(f"/proc/{holder.pid}/ns/user")
+        deadline = time.monotonic() + UNSHARE_SECONDS
+        while theirs.readlink() == own:
+            if time.monotonic() > deadline or holder.poll() is not None:
+                raise OSError("no user namespace could be made")
+            time.sleep(0.001)
+        Path(f"/proc/{holder.pid}/uid_map").write_text(swapped(uid))
+        Path(f"/proc/{holder.pid}/gid_map").write_text(swapped(gid))
+        return os.open(theirs, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def _checked(result: int, name: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def _mount_mapped(source: Path, target: Path, namespace: int) -> None:
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC
+    tree = _checked(_libc.syscall(SYS_OPEN_TREE, AT_FDCWD, str(source).encode(), flags), "open_tree")
+    try:
+        attributes = _MountAttributes(MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY, 0, 0, namespace)
+        size = ctypes.sizeof(attributes)
+        _checked(
+            _libc.syscall(SYS_MOUNT_SETATTR, tree, b"", AT_EMPTY_PATH, ctypes.byref(attributes), size), "mount_setattr"
+        )
+        target.mkdir(parents=True)
+        _checked(
+            _libc.syscall(SYS_MOVE_MOUNT, tree, b"", AT_FDCWD, str(target).encode(), MOVE_MOUNT_F_EMPTY_PATH),
+            "move_mount",
+        )
+    finally:
+        os.close(tree)
+
+
+class OwnedLayers:
+    """Id-mapped views of layers below `folder`, one per layer and user, made at first use and kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._supported = True
+
+    def layers(self, image: UnpackedImage, user: tuple[int, int]) -> tuple[Path, ...]:
+        """Blocking. The image's layers with root's files as `user`'s; as they are where the kernel cannot map."""
+        with self._lock:
+            if not self._supported:
+                return image.layers
+            try:
+                return tuple(self._layer(layer, user) for layer in image.layers)
+            except OSError as error:
+                self._supported = False
+                log.warning("this kernel cannot map the owners of layers (%s): root's files stay root's", error)
+                return image.layers
+
+    def _layer(self, layer: Path, user: tuple[int, int]) -> Path:
+        target = self._folder / f"{user[0]}-{user[1]}" / layer.name
+        if not target.exists():
+            namespace = _mapping(*user)
+            try:
+                _mount_mapped(layer.resolve(), target, namespace)
+            except OSError:
+                shutil.rmtree(target, ignore_errors=True)
+                raise
+            finally:
+                os.close(namespace)
+        return target

@@ -1,0 +1,71 @@
+"""The first process of a sandbox, seen from outside: its output as streams, its end as a future.
+
+The runtime program starts it and leaves; it becomes our child because this process is a child subreaper
+(prctl(2), PR_SET_CHILD_SUBREAPER), so its exit status is ours to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+
+from worker.drivers.base import Exit
+
+PR_SET_CHILD_SUBREAPER = 36
+STREAM_BYTES = 1 << 18  # buffered per stream before the reader must have read
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans of the runtime program. Once per server."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+async def stream(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
+    """The reading end of a pipe as a stream with back-pressure; the transport owns the descriptor."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=STREAM_BYTES, loop=loop)
+    pipe = os.fdopen(descriptor, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader, loop=loop), pipe)
+    return reader, transport
+
+
+class Process:
+    """Watches `pid` through a pidfd, which cannot come to mean another process."""
+
+    def __init__(self, pid: int, out_of_memory: Callable[[], bool]) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = pid
+        self.exited: asyncio.Future[Exit] = loop.create_future()
+        self._out_of_memory = out_of_memory
+        self._loop = loop
+        self._pidfd = os.pidfd_open(pid)
+        loop.add_reader(self._pidfd, self._ended)
+
+    def kill(self) -> None:
+        """SIGKILL. With the first process of a PID namespace the kernel kills all the others."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _ended(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        try:
+            status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:  # somebody else's child: how it ended is not ours to know
+            status = None
+        os.close(self._pidfd)
+        self._pidfd = -1
+        out_of_memory = self._out_of_memory()
+        if status is None:
+            outcome = Exit(-1, 0, out_of_memory)
+        elif status.si_code == os.CLD_EXITED:
+            outcome = Exit(status.si_status, 0, out_of_memory)
+        else:
+            outcome = Exit(128 + status.si_status, status.si_status, out_of_memory)
+        if not self.exited.done():
+            self.exited.set_result(outcome)

@@ -1,0 +1,114 @@
+"""The OCI runtime program: runc, crun, or another that takes the same commands (runsc)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from faas.errors import ImageUnusable, Unavailable
+from worker.drivers.oci.cgroups import is_v2
+
+log = logging.getLogger("worker.drivers.oci")
+
+START_SECONDS = 30.0
+LEAST_RUNC = (1, 1, 5)  # distributions patch the later holes into it; below it, start-up warns
+# What runtimes say when the command itself is at fault, not we.
+_NOT_FOUND = re.compile(r"(executable file [^:]* not found|no such file or directory|[Nn]o such file)")
+_NOT_EXECUTABLE = re.compile(r"(exec format error|[Ee]xec format|permission denied|[Pp]ermission denied)")
+
+
+def find(wanted: str = "") -> str | None:
+    """The program that was asked for, or runc; with cgroup v2 alone crun first, which starts in half the time."""
+    names = [wanted] if wanted else ["crun", "runc"] if is_v2() else ["runc"]
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def warn_if_old(program: str) -> None:
+    """Blocking. Log where the runtime is older than what its fixed holes ask for."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        text = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
+        found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", text)
+        if found and tuple(map(int, found.groups())) < LEAST_RUNC:
+            log.warning("%s is older than %s: update it", text.splitlines()[0], ".".join(map(str, LEAST_RUNC)))
+
+
+class Runtime:
+    """Starts containers. State lies in `state`, on a file system that a reboot empties."""
+
+    def __init__(self, program: str, state: Path) -> None:
+        self._program = program
+        self._state = state
+
+    async def run(self, sandbox_id: str, bundle: Path, stdout: int, stderr: int) -> int:
+        """create + start, detached, with these descriptors as output; the first process's id.
+
+        Raises ImageUnusable where the command cannot be executed, Unavailable where the runtime failed otherwise.
+        """
+        pid_file, log_file = bundle / "pid", bundle / "log"
+        process = await asyncio.create_subprocess_exec(
+            self._program,
+            "--root",
+            str(self._state),
+            "--log",
+            str(log_file),
+            "--log-format",
+            "json",
+            "run",
+            "--detach",
+            "--bundle",
+            str(bundle),
+            "--pid-file",
+            str(pid_file),
+            sandbox_id,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+        try:
+            code = await asyncio.wait_for(process.wait(), START_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise Unavailable(f"the runtime did not start the instance within {START_SECONDS:.0f} s") from None
+        if code:
+            raise _failure(log_file)
+        return int(pid_file.read_text())
+
+    def forget(self, sandbox_id: str) -> None:
+        """Blocking. Drop the runtime's record; `delete --force` would wait 100 ms for what we know has ended."""
+        shutil.rmtree(self._state / sandbox_id, ignore_errors=True)
+
+
+def _failure(log_file: Path) -> Exception:
+    messages = []
+    with contextlib.suppress(OSError):
+        for line in log_file.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if entry.get("level") in ("error", "fatal"):
+                    messages.append(str(entry.get("msg", "")))
+    text = " ".join(messages)[:500] or "it said nothing"
+    if "exec" in text or "executable" in text:
+        if _NOT_EXECUTABLE.search(text):
+            return ImageUnusable(
+                f"the command cannot be executed: {text}",
+                hint="wrong architecture, a missing interpreter, or no execute permission",
+            )
+        if _NOT_FOUND.search(text):
+            return ImageUnusable(f"the command is not in the image: {text}", hint="check command and entrypoint")
+    if "chdir" in text or "cwd" in text:
+        return ImageUnusable(f"the working directory cannot be entered: {text}", hint="check workdir")
+    return Unavailable(f"the runtime failed: {text}")
+
+
+def open_pipe() -> tuple[int, int]:
+    """(read, write) ends; neither is inherited but by whom it is given to."""
+    return os.pipe2(os.O_CLOEXEC)

@@ -1,0 +1,179 @@
+"""The way out of an instance: a veth pair, one firewall table of ours, masquerading.
+
+From inside, everything beyond this machine is reachable and nothing else: no address of the host, no other instance,
+no link-local (cloud metadata). Each instance is a point-to-point link with one address; all share the gateway's.
+
+    instance  eth0 100.64.x.y/32 ── vfXXXXn gateway/32  host ── masquerade ── out
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import itertools
+import json
+import logging
+import os
+import shutil
+import subprocess
+from collections import deque
+from pathlib import Path
+
+from faas.errors import Unavailable
+
+log = logging.getLogger("worker.network")
+
+SHARED_SPACE = ipaddress.IPv4Network("100.64.0.0/10")  # RFC 6598: on no LAN, so it hides nobody's addresses
+PREFIX = 20  # 4,094 instances
+TIMEOUT = 10.0  # seconds for one call of ip or nft
+REST = 64  # addresses that rest before they are used again: the kernel takes a dead namespace's link away late
+
+
+def run(command: list[str], text: str = "") -> str:
+    """Run a network tool. Raises Unavailable with what it said."""
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"{command[0]}: {error}", hint="apt-get install iproute2 nftables") from None
+    if done.returncode:
+        raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()[:500]}")
+    return done.stdout
+
+
+def choose_subnet(server_id: str, taken: list[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
+    """A /20 of the shared address space, by the server's id, that overlaps nothing in `taken`."""
+    ranges = 1 << (PREFIX - SHARED_SPACE.prefixlen)
+    start = int.from_bytes(hashlib.sha256(server_id.encode()).digest()[:4], "big") % ranges
+    for offset in range(ranges):
+        base = int(SHARED_SPACE.network_address) + ((start + offset) % ranges << (32 - PREFIX))
+        candidate = ipaddress.IPv4Network((base, PREFIX))
+        if not any(candidate.overlaps(other) for other in taken):
+            return candidate
+    raise Unavailable("no free range in 100.64.0.0/10", hint="set subnet to a free IPv4 range")
+
+
+def host_networks() -> list[ipaddress.IPv4Network]:
+    """The IPv4 networks that this host has an address in."""
+    rows = json.loads(run(["ip", "-json", "-4", "addr", "show"]) or "[]")
+    addresses = [a for row in rows for a in row.get("addr_info", ())]
+    return [ipaddress.IPv4Network((a["local"], a["prefixlen"]), strict=False) for a in addresses if "local" in a]
+
+
+class Egress:
+    """One server's links, firewall table and addresses. `prefix` begins the names of its host-side interfaces."""
+
+    def __init__(self, server_id: str, subnet: str = "") -> None:
+        self.table = f"faas_{server_id}"
+        self.prefix = f"vf{server_id[:6]}"  # an interface's name has at most 15 characters
+        self._server_id = server_id
+        self._wanted = subnet
+        self._free: deque[int] = deque()
+        self._next = 2
+        self._links = itertools.count(1)
+        self.subnet = SHARED_SPACE
+        self._rules: list[list[str]] = []
+
+    @property
+    def gateway(self) -> ipaddress.IPv4Address:
+        return self.subnet[1]
+
+    def open(self) -> None:
+        """Blocking. Choose addresses, turn forwarding on, install the table. Raises Unavailable."""
+        self.close()
+        if self._wanted:
+            try:
+                self.subnet = ipaddress.IPv4Network(self._wanted)
+            except ValueError as error:
+                raise Unavailable(f"subnet: {error}", hint="an IPv4 range such as 100.64.16.0/20") from None
+        else:
+            self.subnet = choose_subnet(self._server_id, host_networks())
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        run(["nft", "-f", "-"], self._ruleset())
+        self._pass_foreign_firewall()
+
+    def close(self) -> None:
+        """Blocking. Take the table, the rules and left-over links away; nothing there is no error."""
+        for rule in self._foreign_rules():
+            if shutil.which("iptables"):
+                for chain in ("DOCKER-USER", "FORWARD"):
+                    subprocess.run(["iptables", "-w", "-D", chain, *rule], capture_output=True, timeout=TIMEOUT)
+        if shutil.which("nft"):
+            subprocess.run(["nft", "delete", "table", "inet", self.table], capture_output=True, timeout=TIMEOUT)
+        for name in os.listdir("/sys/class/net"):  # noqa: PTH208 - names, not paths
+            if name.startswith(self.prefix):
+                subprocess.run(["ip", "link", "delete", name], capture_output=True, timeout=TIMEOUT)
+
+    def _ruleset(self) -> str:
+        links = f'"{self.prefix}*"'
+        return f"""
+table inet {self.table} {{
+    chain input {{
+        type filter hook input priority -10; policy accept;
+        iifname {links} drop
+    }}
+    chain forward {{
+        type filter hook forward priority -10; policy accept;
+        iifname {links} oifname {links} drop
+        iifname {links} ip saddr != {self.subnet} drop
+        iifname {links} meta nfproto ipv6 drop
+        iifname {links} ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, {self.subnet} }} drop
+        oifname {links} ct state established,related accept
+        oifname {links} drop
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority 100; policy accept;
+        ip saddr {self.subnet} oifname != {links} masquerade
+    }}
+}}
+"""
+
+    def _foreign_rules(self) -> list[list[str]]:
+        return [
+            ["-i", f"{self.prefix}+", "-j", "ACCEPT"],
+            ["-o", f"{self.prefix}+", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT"],
+        ]
+
+    def _pass_foreign_firewall(self) -> None:
+        """Docker sets the FORWARD policy to DROP, which an accept in our own table cannot undo."""
+        if not shutil.which("iptables"):
+            return
+        listed = subprocess.run(["iptables", "-w", "-S", "FORWARD"], capture_output=True, text=True, timeout=TIMEOUT)
+        if "-P FORWARD DROP" not in listed.stdout:
+            return
+        chain = "DOCKER-USER" if "DOCKER-USER" in listed.stdout else "FORWARD"
+        for rule in self._foreign_rules():
+            run(["iptables", "-w", "-I", chain, *rule])
+
+    def take(self) -> int:
+        """A free address, as its number in the subnet; the one that was given back longest ago."""
+        if len(self._free) > REST:
+            return self._free.popleft()
+        if self._next >= self.subnet.num_addresses - 1:
+            raise Unavailable("every address of the instances' subnet is in use", hint="set a larger subnet")
+        self._next += 1
+        return self._next - 1
+
+    def give_back(self, number: int) -> None:
+        self._free.append(number)
+
+    def link_name(self) -> str:
+        """A name for a host-side interface that no other link of this server has had."""
+        return f"{self.prefix}{next(self._links)}"
+
+    def link_inside(self, number: int, name: str) -> None:
+        """Blocking, in the new namespace: make the pair, one end here, the other at the host, and the routes."""
+        address = self.subnet[number]
+        run(
+            ["ip", "-batch", "-"],
+            f"link add eth0 type veth peer name {name} netns {os.getpid()}\n"
+            f"addr add {address}/32 dev eth0\nlink set eth0 up\n"
+            f"route add {self.gateway} dev eth0\nroute add default via {self.gateway}\n",
+        )
+
+    def link_outside(self, number: int, name: str) -> None:
+        """Blocking, at the host: the gateway's address and the route to the instance."""
+        run(
+            ["ip", "-batch", "-"],
+            f"addr add {self.gateway}/32 dev {name}\nlink set {name} up\n"
+            f"route replace {self.subnet[number]} dev {name}\n",
+        )

@@ -1,0 +1,110 @@
+"""Namespaces made ahead, so that a start does not wait for one: bare ones, and ones with a way out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from faas.errors import FaasError
+from faas.spec import Network
+from worker.network.egress import Egress
+from worker.network.namespace import new_namespace
+
+log = logging.getLogger("worker.network")
+
+READY = 4  # namespaces of each kind kept ready
+
+
+@dataclass(slots=True)
+class NetworkNamespace:
+    """A namespace for one instance; never used twice. `number` is its address in the egress subnet, 0 for none."""
+
+    descriptor: int
+    number: int = 0
+
+    @property
+    def path(self) -> str:
+        """A path that another process of root can open, for a runtime's configuration."""
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+
+class NamespacePool:
+    """Gives namespaces and makes new ones in the background. Blocking work runs in `threads`."""
+
+    def __init__(self, egress: Egress, threads: ThreadPoolExecutor) -> None:
+        self._egress = egress
+        self._threads = threads
+        self._ready: dict[Network, deque[NetworkNamespace]] = {kind: deque() for kind in Network}
+        self._making: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def open(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._egress.open)
+        for kind in Network:
+            self._refill(kind)
+
+    async def take(self, kind: Network) -> NetworkNamespace:
+        """A namespace of this kind, at once where one is ready. Raises Unavailable."""
+        ready = self._ready[kind]
+        try:
+            return ready.popleft() if ready else await self._make(kind)
+        finally:
+            self._refill(kind)
+
+    async def discard(self, namespace: NetworkNamespace) -> None:
+        """Close it; with the last process gone, its interfaces vanish too, and its address is free again."""
+        os.close(namespace.descriptor)
+        if namespace.number:
+            self._egress.give_back(namespace.number)
+
+    async def close(self) -> None:
+        self._closed = True
+        for task in list(self._making):
+            with contextlib.suppress(FaasError, OSError):
+                await task
+        for ready in self._ready.values():
+            while ready:
+                await self.discard(ready.popleft())
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._egress.close)
+
+    def _refill(self, kind: Network) -> None:
+        if self._closed or len(self._ready[kind]) + len(self._making) >= READY:
+            return
+
+        async def fill() -> None:
+            try:
+                while len(self._ready[kind]) < READY and not self._closed:
+                    self._ready[kind].append(await self._make(kind))
+            except (FaasError, OSError) as error:
+                log.warning("cannot make a network namespace ahead: %s", error)
+
+        task = asyncio.create_task(fill())
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
+
+    async def _make(self, kind: Network) -> NetworkNamespace:
+        loop = asyncio.get_running_loop()
+        if kind is Network.NONE:
+            return NetworkNamespace(await loop.run_in_executor(self._threads, new_namespace))
+        number = self._egress.take()
+
+        def linked() -> int:
+            name = self._egress.link_name()
+            descriptor = new_namespace(lambda: self._egress.link_inside(number, name))
+            try:
+                self._egress.link_outside(number, name)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            return descriptor
+
+        try:
+            return NetworkNamespace(await loop.run_in_executor(self._threads, linked), number)
+        except BaseException:
+            self._egress.give_back(number)
+            raise
