@@ -13,30 +13,31 @@ from typing import Any
 # runtime-spec names the filter's architecture by libseccomp's constants.
 _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
-_FILES = """access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat 
-faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fremovexattr
-fsetxattr fstat fstatfs fsync ftruncate getcwd getdents getdents64 getxattr inotify_add_watch inotify_init
-inotify_init1 inotify_rm_watch ioctl lchown lgetxattr link linkat listxattr llistxattr lremovexattr lseek lsetxattr
-lstat mkdir mkdirat memfd_create mknod mknodat newfstatat open openat openat2 pipe pipe2 pread64 preadv preadv2
-pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr rename renameat renameat2 rmdir
-sendfile setxattr splice stat statfs statx symlink symlinkat sync sync_file_range syncfs tee truncate umask unlink
-unlinkat utime utimensat utimes vmsplice write writev chroot"""
-_PROCESSES = """arch_prctl capget capset execve execveat exit exit_group fork getegid geteuid getgid getgroups getpgid
-getpgrp getpid getppid getpriority getresgid getresuid getrlimit getrusage getsid gettid getuid kill pause pidfd_open
-pidfd_send_signal prctl prlimit64 rseq sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr
-sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam
-sched_setscheduler sched_yield set_robust_list get_robust_list set_tid_address setfsgid setfsuid setgid setgroups
-setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setuid tgkill times tkill uname vfork wait4
-waitid sysinfo getcpu membarrier seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self"""
-_MEMORY = """brk madvise mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall munmap
-pkey_alloc pkey_free pkey_mprotect remap_file_pages get_mempolicy set_mempolicy mbind"""
-_SIGNALS_AND_TIME = """alarm clock_getres clock_gettime clock_nanosleep eventfd eventfd2 futex futex_waitv futex_wake
-futex_wait futex_requeue getitimer gettimeofday nanosleep restart_syscall rt_sigaction rt_sigpending rt_sigprocmask
-rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo setitimer sigaltstack signalfd signalfd4
-time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime
-timerfd_settime"""
-_POLLING = """epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait poll ppoll pselect6 select
-io_setup io_submit io_getevents io_pgetevents io_cancel io_destroy"""
+_FILES = """access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64
+fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock
+fremovexattr fsetxattr fstat fstatfs fsync ftruncate getcwd getdents getdents64 getxattr inotify_add_watch
+inotify_init inotify_init1 inotify_rm_watch ioctl lchown lgetxattr link linkat listxattr llistxattr
+lremovexattr lseek lsetxattr lstat mkdir mkdirat memfd_create mknod mknodat newfstatat open openat openat2
+pipe pipe2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv
+removexattr rename renameat renameat2 rmdir sendfile setxattr splice stat statfs statx symlink symlinkat sync
+sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes vmsplice write writev"""
+_PROCESSES = """arch_prctl capget capset execve execveat exit exit_group fork getegid geteuid getgid getgroups getpgid getpgrp
+getpid getppid getpriority getresgid getresuid getrlimit getrusage getsid gettid getuid kill pause pidfd_open
+pidfd_send_signal prctl prlimit64 rseq sched_get_priority_max sched_get_priority_min sched_getaffinity
+sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr
+sched_setparam sched_setscheduler sched_yield set_robust_list get_robust_list set_tid_address setfsgid
+setfsuid setgid setgroups setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setuid
+tgkill times tkill uname vfork wait4 waitid sysinfo getcpu membarrier seccomp landlock_create_ruleset
+landlock_add_rule landlock_restrict_self"""
+_MEMORY = """brk madvise mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall munmap pkey_alloc
+pkey_free pkey_mprotect remap_file_pages get_mempolicy set_mempolicy mbind"""
+_SIGNALS_AND_TIME = """alarm clock_getres clock_gettime clock_nanosleep eventfd eventfd2 futex futex_waitv futex_wake futex_wait
+futex_requeue getitimer gettimeofday nanosleep restart_syscall rt_sigaction rt_sigpending rt_sigprocmask
+rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo setitimer sigaltstack signalfd
+signalfd4 time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
+timerfd_gettime timerfd_settime"""
+_POLLING = """epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait poll ppoll pselect6 select io_setup
+io_submit io_getevents io_pgetevents io_cancel io_destroy"""
 _NETWORK = """accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg
 sendmsg sendto setsockopt shutdown socketpair getrandom"""
 _SYSTEM_V = """msgctl msgget msgrcv msgsnd semctl semget semop semtimedop shmat shmctl shmdt shmget mq_open mq_unlink
