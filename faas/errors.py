@@ -7,6 +7,7 @@
     ├── Unauthenticated            401  Unauthenticated       no or unknown credentials
     ├── Forbidden                  403  Forbidden             known, but not allowed
     ├── NotFound                   404  NotFound
+    ├── RequestTimeout             408  RequestTimeout        the client sent nothing for too long
     ├── Conflict                   409  Conflict
     ├── PayloadTooLarge            413  PayloadTooLarge
     ├── Throttled                  429  Throttled             with retry_after and a reason
@@ -85,6 +86,13 @@ class NotFound(FaasError):
 
     code = "NotFound"
     status = 404
+
+
+class RequestTimeout(FaasError):
+    """The client sent nothing for too long."""
+
+    code = "RequestTimeout"
+    status = 408
 
 
 class Conflict(FaasError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -19,6 +20,7 @@ from faas.errors import (
     FunctionError,
     InvalidInput,
     PayloadTooLarge,
+    RequestTimeout,
     Throttled,
     Unauthenticated,
 )
@@ -29,6 +31,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID_HEADER = "X-Request-Id"
+PROGRESS_SECONDS = 60.0  # a body of which nothing comes for this long is given up
 
 
 def new_request_id() -> str:
@@ -178,13 +181,27 @@ async def json_body(request: web.Request, limit: int = 1_048_576) -> dict[str, A
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """A request's whole body, refused by its length before it is read, or when it crosses `limit`."""
+    """A request's whole body, refused by its length before it is read, or when it crosses `limit`.
+
+    Raises PayloadTooLarge, RequestTimeout after 60 s without progress, InvalidInput where its framing is broken.
+    """
     if request.content_length is not None and request.content_length > limit:
         raise PayloadTooLarge(f"the body has {request.content_length} bytes; at most {limit} are taken")
     chunks, size = [], 0
-    async for chunk in request.content.iter_any():
+    while chunk := await read_chunk(request):
         size += len(chunk)
         if size > limit:
             raise PayloadTooLarge(f"the body has more than {limit} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def read_chunk(request: web.Request) -> bytes:
+    """The next bytes of a request's body, empty at its end. Raises RequestTimeout, InvalidInput."""
+    try:
+        async with asyncio.timeout(PROGRESS_SECONDS):
+            return await request.content.readany()
+    except TimeoutError:
+        raise RequestTimeout(f"no byte of the body came for {PROGRESS_SECONDS:g} s") from None
+    except web.RequestPayloadError:
+        raise InvalidInput("the body is not framed as its head says") from None

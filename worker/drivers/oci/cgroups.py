@@ -1,7 +1,8 @@
-"""Control groups of sandboxes, on version 1 (one hierarchy per controller) and version 2 (one for all).
+"""Limits and counters of instances, on cgroup v1 and v2.
 
-The runtime makes a sandbox's groups and writes its limits; this module says where they are, measures, changes the CPU
-share, kills and removes.  v1: `/<controller>/faas/<server>/<id>`.  v2: `<own group>/instances/<id>`.
+The OCI runtime makes an instance's groups and writes its limits; we read the counters, change the CPU share, and
+remove the groups. Under v1 each controller has a tree of its own, `/faas/<server id>/<id>` in each; under v2 there is
+one, below our own group where systemd has delegated that to us.
 """
 
 from __future__ import annotations
@@ -11,153 +12,56 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Protocol
 
 from worker.drivers.base import SandboxStats
 
 ROOT = Path("/sys/fs/cgroup")
-PERIOD_MICROSECONDS = 20_000  # short, so that a function with a small share is not stopped for long at a time
-SHARE_MINIMUM = 1_000  # microseconds: the kernel's least quota
-V1_CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer", "devices", "blkio", "cpuset")
+CPU_PERIOD = 100_000  # µs, the kernel's default: a handler of a few ms is seldom throttled within one
+CPU_QUOTA_LEAST = 1_000  # µs, the kernel's lower bound
+V1_COUNTED = ("memory", "pids", "cpuacct", "cpu")
+REMOVE_SECONDS = 2.0  # a group is busy until the kernel has buried its last process
+SWEEP_SECONDS = 5.0
+
+
+class Cgroups(Protocol):
+    """The groups of one server's instances."""
+
+    def open(self) -> None:
+        """Blocking. Make the parent usable. Raises OSError."""
+        ...
+
+    def path(self, sandbox_id: str) -> str:
+        """`linux.cgroupsPath` of a runtime-spec config."""
+        ...
+
+    def stats(self, sandbox_id: str) -> SandboxStats: ...
+
+    def oom_kills(self, sandbox_id: str) -> int: ...
+
+    def set_cpus(self, sandbox_id: str, cpus: float) -> None: ...
+
+    def kill(self, sandbox_id: str) -> None:
+        """SIGKILL to every process in it."""
+        ...
+
+    def remove(self, sandbox_id: str) -> None:
+        """Blocking. Remove its groups, which may be busy for a moment."""
+        ...
+
+    def sweep(self) -> None:
+        """Blocking. Kill and remove everything of this server."""
+        ...
 
 
 def is_v2(root: Path = ROOT) -> bool:
-    """Whether the host has the unified hierarchy alone; a hybrid host's limits live in version 1."""
+    """Whether this machine has the unified hierarchy alone."""
     return (root / "cgroup.controllers").exists()
 
 
 def quota(cpus: float) -> int:
-    """Microseconds of CPU per period."""
-    return max(SHARE_MINIMUM, round(cpus * PERIOD_MICROSECONDS))
-
-
-class Cgroups:
-    """The groups of one server's sandboxes."""
-
-    def __init__(self, server_id: str, root: Path = ROOT) -> None:
-        self.v2 = is_v2(root)
-        self._root = root
-        self._parent = f"/faas/{server_id}" if not self.v2 else f"{_own_group(root)}/instances/{server_id}"
-
-    def path(self, sandbox_id: str) -> str:
-        """The runtime-spec's `linux.cgroupsPath`."""
-        return f"{self._parent}/{sandbox_id}"
-
-    def folder(self, sandbox_id: str, controller: str) -> Path:
-        top = self._root if self.v2 else self._root / controller
-        return top / self.path(sandbox_id).lstrip("/")
-
-    def open(self) -> None:
-        """Blocking. v2: the server moves aside, since a group with processes cannot have limited children."""
-        if not self.v2:
-            return
-        own = self._root / _own_group(self._root).lstrip("/")
-        server = own / "server"
-        server.mkdir(exist_ok=True)
-        (server / "cgroup.procs").write_text(str(os.getpid()))
-        parent = self._root / self._parent.lstrip("/")
-        parent.mkdir(parents=True, exist_ok=True)
-        for group in (own, own / "instances", parent):
-            (group / "cgroup.subtree_control").write_text("+memory +cpu +pids")
-
-    def stats(self, sandbox_id: str) -> SandboxStats:
-        """A few small files; zeros where the sandbox is gone."""
-        memory = self.folder(sandbox_id, "memory")
-        stat = _table(memory / "memory.stat")
-        if self.v2:
-            used = stat.get("anon", 0) + stat.get("shmem", 0) + stat.get("kernel", stat.get("slab", 0))
-            cpu = _table(memory / "cpu.stat").get("usage_usec", 0) / 1e6
-            return SandboxStats(used, self.oom_kills(sandbox_id), _number(memory / "pids.current"), cpu)
-        # v1's rss is anonymous memory, and its shmem counts tmpfs; the kernel's own memory has a file of its own.
-        used = stat.get("total_rss", 0) + stat.get("total_shmem", 0) + _number(memory / "memory.kmem.usage_in_bytes")
-        cpu = _number(self.folder(sandbox_id, "cpuacct") / "cpuacct.usage") / 1e9
-        pids = _number(self.folder(sandbox_id, "pids") / "pids.current")
-        return SandboxStats(used, self.oom_kills(sandbox_id), pids, cpu)
-
-    def oom_kills(self, sandbox_id: str) -> int:
-        """How often the kernel killed in it for want of memory: the proof, which no exit code is."""
-        name = "memory.events" if self.v2 else "memory.oom_control"
-        return _table(self.folder(sandbox_id, "memory") / name).get("oom_kill", 0)
-
-    def set_cpus(self, sandbox_id: str, cpus: float) -> None:
-        """Blocking, short. No error where the sandbox is gone."""
-        with contextlib.suppress(OSError):
-            if self.v2:
-                (self.folder(sandbox_id, "") / "cpu.max").write_text(f"{quota(cpus)} {PERIOD_MICROSECONDS}")
-            else:
-                (self.folder(sandbox_id, "cpu") / "cpu.cfs_quota_us").write_text(str(quota(cpus)))
-
-    def kill(self, sandbox_id: str) -> None:
-        """SIGKILL for every process in it. Repeats while a bomb forks."""
-        if self.v2:
-            with contextlib.suppress(OSError):
-                (self.folder(sandbox_id, "") / "cgroup.kill").write_text("1")
-            return
-        for _ in range(100):
-            pids = self.processes(sandbox_id)
-            if not pids:
-                return
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.005)
-
-    def processes(self, sandbox_id: str) -> list[int]:
-        try:
-            return [int(pid) for pid in (self.folder(sandbox_id, "pids") / "cgroup.procs").read_text().split()]
-        except OSError:
-            return []
-
-    def remove(self, sandbox_id: str) -> None:
-        """Blocking: waits, bounded, for the kernel to let the last process go."""
-        for folder in self._folders(sandbox_id):
-            for _ in range(200):
-                try:
-                    folder.rmdir()
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    time.sleep(0.005)
-                else:
-                    break
-
-    def ids(self) -> list[str]:
-        """Sandboxes that have a group."""
-        found: set[str] = set()
-        for folder in self._folders(""):
-            with contextlib.suppress(OSError):
-                found.update(entry.name for entry in folder.iterdir() if entry.is_dir())
-        return sorted(found)
-
-    def close(self) -> None:
-        """Blocking. Remove the server's own empty groups."""
-        for folder in self._folders(""):
-            for group in (folder, folder.parent):
-                with contextlib.suppress(OSError):
-                    group.rmdir()
-
-    def _folders(self, sandbox_id: str) -> list[Path]:
-        if self.v2:
-            return [self.folder(sandbox_id, "")]
-        present = [p.name for p in self._root.iterdir() if p.is_dir() and not p.is_symlink()]
-        return [self.folder(sandbox_id, controller) for controller in present]
-
-
-def _own_group(root: Path) -> str:
-    """This process's group on version 2; the part before our own `server` group."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        if line.startswith("0::"):
-            group = line[3:]
-            return group.removesuffix("/server") or "/faas"
-    return "/faas"
-
-
-def _table(path: Path) -> dict[str, int]:
-    """`name number` lines."""
-    try:
-        rows = [line.split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+    """CPUs as µs per period."""
+    return max(CPU_QUOTA_LEAST, round(cpus * CPU_PERIOD))
 
 
 def _number(path: Path) -> int:
@@ -165,3 +69,195 @@ def _number(path: Path) -> int:
         return int(path.read_text())
     except (OSError, ValueError):
         return 0
+
+
+def _table(path: Path) -> dict[str, int]:
+    """A file of `name value` lines; empty where it is gone."""
+    try:
+        rows = (line.split() for line in path.read_text().splitlines())
+        return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+    except OSError:
+        return {}
+
+
+def _processes(folder: Path) -> list[int]:
+    found: list[int] = []
+    for listed in (folder / "cgroup.procs", *folder.glob("**/cgroup.procs")):
+        with contextlib.suppress(OSError):
+            found += map(int, listed.read_text().split())
+    return found
+
+
+def _kill_all(folder: Path) -> None:
+    """SIGKILL, until none is left: a process may fork while it is being read."""
+    deadline = time.monotonic() + SWEEP_SECONDS
+    while (processes := _processes(folder)) and time.monotonic() < deadline:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def _remove_tree(folder: Path, seconds: float) -> None:
+    """rmdir from the bottom up; control files go with their folder."""
+    deadline = time.monotonic() + seconds
+    below = [Path(f) for f, _, _ in os.walk(folder, topdown=False)] if folder.exists() else []
+    for path in below:
+        while True:
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.002)
+                    continue
+            break
+
+
+class CgroupsV1:
+    """`/faas/<server id>/<id>` in each controller's tree."""
+
+    def __init__(self, server_id: str, root: Path = ROOT) -> None:
+        self._root = root
+        self._parent = f"faas/{server_id}"
+
+    def _folder(self, controller: str, sandbox_id: str) -> Path:
+        return self._root / controller / self._parent / sandbox_id
+
+    def _trees(self) -> list[Path]:
+        return [tree for tree in self._root.iterdir() if tree.is_dir() and not tree.is_symlink()]
+
+    def open(self) -> None:
+        missing = [name for name in ("memory", "pids", "cpu") if not (self._root / name).is_dir()]
+        if missing:
+            raise OSError(f"cgroup controllers are missing: {', '.join(missing)}")
+
+    def path(self, sandbox_id: str) -> str:
+        return f"/{self._parent}/{sandbox_id}"
+
+    def stats(self, sandbox_id: str) -> SandboxStats:
+        memory = self._folder("memory", sandbox_id)
+        table = _table(memory / "memory.stat")
+        used = table.get("total_rss", 0) + table.get("total_shmem", 0) + _number(memory / "memory.kmem.usage_in_bytes")
+        return SandboxStats(
+            memory_bytes=used,
+            oom_kills=self.oom_kills(sandbox_id),
+            pids=_number(self._folder("pids", sandbox_id) / "pids.current"),
+            cpu_seconds=_number(self._folder("cpuacct", sandbox_id) / "cpuacct.usage") / 1e9,
+        )
+
+    def oom_kills(self, sandbox_id: str) -> int:
+        return _table(self._folder("memory", sandbox_id) / "memory.oom_control").get("oom_kill", 0)
+
+    def set_cpus(self, sandbox_id: str, cpus: float) -> None:
+        (self._folder("cpu", sandbox_id) / "cpu.cfs_quota_us").write_text(str(quota(cpus)))
+
+    def kill(self, sandbox_id: str) -> None:
+        _kill_all(self._folder("pids", sandbox_id))
+
+    def remove(self, sandbox_id: str) -> None:
+        for tree in self._trees():
+            _remove_tree(tree / self._parent / sandbox_id, REMOVE_SECONDS)
+
+    def sweep(self) -> None:
+        for tree in self._trees():
+            _kill_all(tree / self._parent)
+        for tree in self._trees():
+            _remove_tree(tree / self._parent, REMOVE_SECONDS)
+            with contextlib.suppress(OSError):
+                (tree / "faas").rmdir()  # only where no other server has any
+
+
+class CgroupsV2:
+    """`<own group>/instances/<id>` where the group is delegated to us, else `/faas/<server id>/<id>`."""
+
+    CONTROLLERS = ("cpu", "memory", "pids")
+
+    def __init__(self, server_id: str, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> None:
+        self._root = root
+        self._parent = Path("faas") / server_id
+        self._own = own
+        self._server_id = server_id
+
+    def open(self) -> None:
+        available = (self._root / "cgroup.controllers").read_text().split()
+        missing = [name for name in self.CONTROLLERS if name not in available]
+        if missing:
+            raise OSError(f"cgroup controllers are missing: {', '.join(missing)}")
+        delegated = self._delegated()
+        if delegated is not None:
+            self._move_into(delegated)
+            self._parent = delegated.relative_to(self._root) / "instances"
+        folder = self._root / self._parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for step in reversed([folder, *folder.parents]):
+            if step == self._root or self._root in step.parents:
+                self._enable(step)
+
+    def _delegated(self) -> Path | None:
+        """Our own group, where systemd says that what is below is ours (Delegate=yes)."""
+        rows = [line for line in self._own.read_text().splitlines() if line.startswith("0::/")]
+        own = self._root / rows[0][4:] if rows else self._root
+        if own.name == "server":  # we moved there ourselves, before a restart in place
+            own = own.parent
+        for name in ("trusted.delegate", "user.delegate"):
+            with contextlib.suppress(OSError):
+                if own != self._root and os.getxattr(own, name) == b"1":
+                    return own
+        return None
+
+    def _move_into(self, own: Path) -> None:
+        """A group that has processes cannot hand controllers down: ours go into `server`."""
+        (own / "server").mkdir(exist_ok=True)
+        for process in (own / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                (own / "server" / "cgroup.procs").write_text(process)
+
+    def _enable(self, folder: Path) -> None:
+        control = folder / "cgroup.subtree_control"
+        wanted = [name for name in self.CONTROLLERS if name not in control.read_text().split()]
+        if wanted:
+            control.write_text(" ".join(f"+{name}" for name in wanted))
+
+    def _folder(self, sandbox_id: str) -> Path:
+        return self._root / self._parent / sandbox_id
+
+    def path(self, sandbox_id: str) -> str:
+        return f"/{self._parent}/{sandbox_id}"
+
+    def stats(self, sandbox_id: str) -> SandboxStats:
+        folder = self._folder(sandbox_id)
+        memory = _table(folder / "memory.stat")
+        return SandboxStats(
+            memory_bytes=memory.get("anon", 0) + memory.get("shmem", 0) + memory.get("kernel", memory.get("slab", 0)),
+            oom_kills=self.oom_kills(sandbox_id),
+            pids=_number(folder / "pids.current"),
+            cpu_seconds=_table(folder / "cpu.stat").get("usage_usec", 0) / 1e6,
+        )
+
+    def oom_kills(self, sandbox_id: str) -> int:
+        return _table(self._folder(sandbox_id) / "memory.events").get("oom_kill", 0)
+
+    def set_cpus(self, sandbox_id: str, cpus: float) -> None:
+        (self._folder(sandbox_id) / "cpu.max").write_text(f"{quota(cpus)} {CPU_PERIOD}")
+
+    def kill(self, sandbox_id: str) -> None:
+        folder = self._folder(sandbox_id)
+        with contextlib.suppress(OSError):  # before Linux 5.14 there is no such file
+            (folder / "cgroup.kill").write_text("1")
+        _kill_all(folder)
+
+    def remove(self, sandbox_id: str) -> None:
+        _remove_tree(self._folder(sandbox_id), REMOVE_SECONDS)
+
+    def sweep(self) -> None:
+        folder = self._root / self._parent
+        _kill_all(folder)
+        _remove_tree(folder, REMOVE_SECONDS)
+        with contextlib.suppress(OSError):
+            (self._root / "faas").rmdir()
+
+
+def for_machine(server_id: str, root: Path = ROOT) -> CgroupsV1 | CgroupsV2:
+    return CgroupsV2(server_id, root) if is_v2(root) else CgroupsV1(server_id, root)

@@ -1,143 +1,206 @@
-"""Disk space of sandboxes with a hard size: sparse ext4 images, mounted through loop devices, made ahead.
+"""Disk space of instances: a pool of small file systems with a hard size, mounted ahead.
 
-tmpfs would count as the function's memory, and project quotas are not to be had on every kernel. An image is made
-anew for each sandbox (about 10 ms, off the path) and never cleaned for the next one.
+Each is an ext4 on a sparse file behind a loop device: it counts as no memory, it ends where it should, and it never
+was anyone else's. The file is unlinked as soon as the device has it and the device frees itself on unmount, so that
+nothing is left on disk however the server ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
+import struct
 import subprocess
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from faas.errors import FaasError, Unavailable
-from worker.drivers.oci.mounts import unmount
+from worker.drivers.oci import mounts
 
-log = logging.getLogger("worker.drivers.oci")
+log = logging.getLogger("worker.oci")
 
-READY = 2  # images of each size kept ready
-SIZES = 8  # sizes that are kept ready; the least recently used one is let go
-TIMEOUT = 30.0  # seconds
-T = TypeVar("T")
-MINIMUM_BYTES = 8 << 20  # smaller file systems have no room for their own tables
+READY = 2  # kept ready per size
+SIZES = 8  # sizes that are kept ready: the latest asked for
+ATTEMPTS = 16  # another process may take the loop device that was free
+MKFS_SECONDS = 30.0
+OVERHEAD = 1 << 20  # bytes for superblock and groups, so that a function gets what it was promised
+INODE_RATIO = 16_384  # bytes per inode, ext4's usual
+INODE_BYTES = 256
+
+LOOP_CTL_GET_FREE = 0x4C82
+LOOP_CONFIGURE = 0x4C0A
+LOOP_CLR_FD = 0x4C01
+LO_FLAGS_AUTOCLEAR = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """A mounted file system: `tmp` (mode 1777) for /tmp, `upper` and `work` for a writable root."""
+    """A mounted file system for one instance. `tmp` is for everybody; `upper` and `work` are an overlay's."""
 
     folder: Path
-    image: Path
 
     @property
     def tmp(self) -> Path:
         return self.folder / "tmp"
 
+    @property
+    def upper(self) -> Path:
+        return self.folder / "upper"
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
 
 class ScratchPool:
-    """Gives scratch file systems by size. Blocking work runs in `threads`."""
+    """File systems below `points`, their files in `images`. Blocking work runs in `threads`."""
 
-    def __init__(self, images: Path, mounts: Path, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, images: Path, points: Path, threads: ThreadPoolExecutor) -> None:
         self._images = images
-        self._mounts = mounts
+        self._points = points
         self._threads = threads
-        self._ready: dict[int, deque[Scratch]] = {}
+        self._ready: defaultdict[int, deque[Scratch]] = defaultdict(deque)
+        self._recent: deque[int] = deque(maxlen=SIZES)
         self._filling: dict[int, asyncio.Task[None]] = {}
         self._closed = False
 
     def open(self) -> None:
-        """Blocking. Take away what a crashed server left."""
-        for folder in (self._images, self._mounts):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self._mounts.iterdir():
-            unmount(left)
-            left.rmdir()
+        """Blocking. Remove the files that a crash left between their making and their unlinking."""
+        self._points.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._images.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free_loops(self._images)
         for left in self._images.iterdir():
-            left.unlink()
+            left.unlink(missing_ok=True)
 
     async def take(self, size: int) -> Scratch:
-        """A file system of `size` bytes, at once where one is ready. Raises Unavailable."""
-        ready = self._ready.pop(size, None) or deque()
-        self._ready[size] = ready  # last: the most recently used
+        """A fresh file system with `size` bytes, at once where one is ready. Raises Unavailable."""
+        ready = self._ready[size]
         try:
-            return ready.popleft() if ready else await self._run(lambda: self._make(size))
+            return ready.popleft() if ready else await self._make(size)
         finally:
-            self._refill(size)
+            self._want(size)
 
     async def discard(self, scratch: Scratch) -> None:
-        await self._run(lambda: self._remove(scratch))
+        await asyncio.get_running_loop().run_in_executor(self._threads, _drop, scratch)
 
     async def close(self) -> None:
         self._closed = True
         for task in list(self._filling.values()):
-            with contextlib.suppress(FaasError):
-                await task
+            await task
         for ready in self._ready.values():
-            for scratch in ready:
-                await self.discard(scratch)
-        self._ready.clear()
+            while ready:
+                await self.discard(ready.popleft())
 
-    def _refill(self, size: int) -> None:
-        if size in self._filling or self._closed:
+    def _want(self, size: int) -> None:
+        """Keep some of this size ready; a size that nobody asked for lately is given up."""
+        if size in self._recent:
+            self._recent.remove(size)
+        self._recent.append(size)
+        if self._closed or size in self._filling:
             return
-
-        async def fill() -> None:
-            ready = self._ready.get(size)
-            try:
-                while ready is not None and len(ready) < READY and not self._closed:
-                    ready.append(await self._run(lambda: self._make(size)))
-                while len(self._ready) > SIZES:
-                    oldest = next(iter(self._ready))
-                    for scratch in self._ready.pop(oldest):
-                        await self.discard(scratch)
-            except FaasError as error:
-                log.warning("cannot make scratch space ahead: %s", error)
-
-        task = asyncio.create_task(fill())
+        task = asyncio.create_task(self._fill(size))
         self._filling[size] = task
         task.add_done_callback(lambda _: self._filling.pop(size, None))
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def _make(self, size: int) -> Scratch:
-        name = secrets.token_hex(8)
-        scratch = Scratch(self._mounts / name, self._images / name)
+    async def _fill(self, size: int) -> None:
         try:
-            with open(scratch.image, "wb") as image:
-                os.truncate(image.fileno(), max(size, MINIMUM_BYTES))
-            # No journal: it is thrown away. No reserve: the size is what the user asked for.
-            _run(["mkfs.ext4", "-q", "-F", "-m0", "-O^has_journal", "-Elazy_itable_init=1", str(scratch.image)])
-            scratch.folder.mkdir(mode=0o700)
-            _run(["mount", "-o", "loop,nosuid,nodev,noatime", str(scratch.image), str(scratch.folder)])
-            for folder, mode in (("tmp", 0o1777), ("upper", 0o755), ("work", 0o755)):
-                (scratch.folder / folder).mkdir()
-                (scratch.folder / folder).chmod(mode)
-        except BaseException:
-            self._remove(scratch)
-            raise
+            while len(self._ready[size]) < READY and not self._closed:
+                self._ready[size].append(await self._make(size))
+            for old in [s for s in self._ready if s not in self._recent]:
+                for scratch in self._ready.pop(old):
+                    await self.discard(scratch)
+        except (FaasError, OSError) as error:
+            log.warning("cannot make a file system for /tmp ahead: %s", error)
+
+    async def _make(self, size: int) -> Scratch:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._build, size)
+
+    def _build(self, size: int) -> Scratch:
+        """Blocking, about 10 ms."""
+        name = secrets.token_hex(6)
+        image, folder = self._images / f"{name}.img", self._points / name
+        try:
+            _make_file_system(image, size)
+            device, descriptor = attach(image)
+            try:
+                folder.mkdir(mode=0o711)
+                # Inode tables need no zeroing: the file is sparse, and lazily zeroing them would fill it.
+                options = "noinit_itable,nodelalloc" if size < OVERHEAD else "noinit_itable"
+                flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOATIME
+                mounts.mount(device, folder, "ext4", flags, options)
+            finally:
+                os.close(descriptor)  # from here on the mount holds the device, which frees itself after it
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise Unavailable(f"no disk space for an instance: {error}") from None
+        finally:
+            image.unlink(missing_ok=True)
+        scratch = Scratch(folder)
+        for inner, mode in ((scratch.tmp, 0o1777), (scratch.upper, 0o755), (scratch.work, 0o755)):
+            inner.mkdir()
+            inner.chmod(mode)
         return scratch
 
-    def _remove(self, scratch: Scratch) -> None:
-        unmount(scratch.folder)
-        with contextlib.suppress(OSError):
-            scratch.folder.rmdir()
-        scratch.image.unlink(missing_ok=True)  # the loop device lets go of it with the last mount
+
+def _drop(scratch: Scratch) -> None:
+    with contextlib.suppress(OSError):
+        mounts.unmount(scratch.folder)
+        scratch.folder.rmdir()
 
 
-def _run(command: list[str]) -> None:
+def _make_file_system(image: Path, size: int) -> None:
+    total = size + size // INODE_RATIO * INODE_BYTES + size // 256 + OVERHEAD
+    with open(image, "xb") as file:
+        file.truncate(total // 4096 * 4096)
+    command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", str(INODE_RATIO), "-I", str(INODE_BYTES)]
+    command += ["-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=1,nodiscard", str(image)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MKFS_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"{command[0]}: {error}", hint="apt-get install e2fsprogs") from None
+        raise Unavailable(f"mkfs.ext4: {error}", hint="apt-get install e2fsprogs") from None
     if done.returncode:
-        raise Unavailable(f"{command[0]}: {done.stderr.strip()[:300]}")
+        raise Unavailable(f"mkfs.ext4: {done.stderr.strip()[:300]}")
+
+
+def attach(image: Path) -> tuple[str, int]:
+    """A loop device on `image`: (its path, an open descriptor that keeps it until it is mounted). Raises OSError."""
+    with open(image, "r+b") as file, open("/dev/loop-control", "rb") as control:
+        for _ in range(ATTEMPTS):
+            number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+            device = f"/dev/loop{number}"
+            descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(descriptor, LOOP_CONFIGURE, _loop_config(file.fileno(), image))
+            except OSError:
+                os.close(descriptor)
+                continue
+            return device, descriptor
+    raise OSError("no free loop device")
+
+
+def _loop_config(backing: int, image: Path) -> bytes:
+    """struct loop_config (linux/loop.h): fd, block_size, loop_info64 (flags at 52, file name at 56), reserved."""
+    info = bytearray(232)
+    struct.pack_into("=I", info, 52, LO_FLAGS_AUTOCLEAR)
+    name = os.fsencode(image)[-63:]
+    info[56 : 56 + len(name)] = name
+    return struct.pack("=II", backing, 4096) + bytes(info) + bytes(64)
+
+
+def free_loops(images: Path) -> None:
+    """Blocking. Free every loop device whose file is, or was, in `images`."""
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            if backing.read_text().startswith(f"{images}/"):
+                descriptor = os.open(f"/dev/{backing.parent.parent.name}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    fcntl.ioctl(descriptor, LOOP_CLR_FD)
+                finally:
+                    os.close(descriptor)

@@ -1,0 +1,398 @@
+"""`Client`: the control API (`/v1/…`) over aiohttp, one method per operation.
+
+Values go in and out as plain data with the API's own names. Every answer that is an error is raised as the class of
+`faas.errors` that it was on the server; its `__cause__` is a `Refusal` with what else the server said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+
+from faas.errors import (
+    Conflict,
+    FaasError,
+    Forbidden,
+    FunctionError,
+    InitFailed,
+    InvalidInput,
+    NotFound,
+    NotOffered,
+    PayloadTooLarge,
+    Throttled,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+)
+
+Json = dict[str, Any]
+
+CONNECT_SECONDS = 5.0
+CALL_SECONDS = 30.0
+DEPLOY_SECONDS = 1200.0  # unpacking a large image, and an init of up to 900 s
+INVOKE_SECONDS = 2700.0  # queue_timeout, init_timeout and timeout may be 900 s each
+ERROR_BYTES = 1_048_576
+
+
+class Unreachable(Unavailable):
+    """The server cannot be reached."""
+
+    code = "Unreachable"
+
+
+class NoAnswer(FaasError):
+    """The server did not answer in time."""
+
+    code = "NoAnswer"
+
+
+class Refusal(Exception):
+    """What the server answered, beyond code and message: the cause of the error that a `Client` raises.
+
+    `function` is the name that the call was about, or ""; `log_tail` the last lines of an instance that did not start.
+    """
+
+    def __init__(self, status: int, request_id: str, function: str = "", log_tail: str = "") -> None:
+        super().__init__(f"HTTP {status}, request id {request_id or 'unknown'}")
+        self.status = status
+        self.request_id = request_id
+        self.function = function
+        self.log_tail = log_tail
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A function's answer. `error_type` is "" where it succeeded; `log_tail` holds what was asked for with `log`.
+
+    `status` is the function's own for http functions.
+    """
+
+    payload: bytes
+    status: int
+    content_type: str
+    request_id: str
+    error_type: str = ""
+    log_tail: str = ""
+
+
+def _tree(root: type[FaasError]) -> Iterator[type[FaasError]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from _tree(kind)
+
+
+_BY_STATUS: dict[int, type[FaasError]] = {
+    400: InvalidInput,
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: PayloadTooLarge,
+    429: Throttled,
+    501: NotOffered,
+    502: FunctionError,
+    503: Unavailable,
+    504: TimedOut,
+}
+
+
+def _error(status: int, headers: Mapping[str, str], body: bytes, url: str, function: str) -> FaasError:
+    """The exception for an error answer, ready to be raised, with its `Refusal` as cause."""
+    try:
+        written = json.loads(body)["error"]
+        code, message = str(written["code"]), str(written["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        error = _BY_STATUS.get(status, FaasError)(f"{url} answered {status}", hint="is this the API's address?")
+        error.__cause__ = Refusal(status, headers.get("X-Request-Id", ""), function)
+        return error
+    kind = next((kind for kind in _tree(FaasError) if kind.code == code), None) or _BY_STATUS.get(status, FaasError)
+    hint, tail = str(written.get("hint") or ""), str(written.get("log_tail") or "")
+    if issubclass(kind, FunctionError):
+        kind_of_error = headers.get("X-Error-Type")
+        error = (
+            kind(message, error_type=kind_of_error, hint=hint, log_tail=tail)
+            if issubclass(kind, InitFailed)
+            else kind(message, error_type=kind_of_error, hint=hint)
+        )
+    elif issubclass(kind, Throttled):
+        retry_after = headers.get("Retry-After", "1")
+        error = kind(
+            message,
+            reason=headers.get("Reason", ""),
+            retry_after=int(retry_after) if retry_after.isdigit() else 1,
+            hint=hint,
+        )
+    else:
+        error = kind(message, hint=hint)
+    request_id = str(written.get("request_id") or headers.get("X-Request-Id", ""))
+    error.__cause__ = Refusal(status, request_id, function, tail)
+    return error
+
+
+def _is_refusal(response: aiohttp.ClientResponse, body: bytes) -> bool:
+    """Whether an invocation's error answer is the API's own, and not what an http function answered."""
+    if response.content_type != "application/json":
+        return False
+    try:
+        error = json.loads(body)["error"]
+        return isinstance(error, dict) and {"code", "message", "request_id"} <= error.keys()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _decoded(text: str) -> str:
+    try:
+        return base64.b64decode(text).decode(errors="replace")
+    except (binascii.Error, ValueError):
+        return ""
+
+
+class Client:
+    """One connection pool to the API at `url`. Use it as an async context manager.
+
+    Every method may raise any of `faas.errors`, `Unreachable` and `NoAnswer`. `name` is a function's name, or
+    `name.namespace`.
+    """
+
+    def __init__(self, url: str, token: str = "", *, call_seconds: float = CALL_SECONDS) -> None:
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._call_seconds = call_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(headers=self._headers, raise_for_status=False)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    # Server
+
+    async def info(self) -> Json:
+        """`{"version", "public_url", "registry", "api", "driver"}`."""
+        return await self._object("GET", "/v1/info")
+
+    async def settings(self) -> Any:
+        """The running server's settings, each with value and source."""
+        return await self._json("GET", "/v1/settings")
+
+    # Functions
+
+    async def functions(self, namespace: str = "") -> list[Json]:
+        return await self._list("/v1/functions", "functions", {"namespace": namespace})
+
+    async def function(self, name: str) -> Json:
+        return await self._object("GET", _function(name), function=name)
+
+    async def deploy(self, name: str, spec: Mapping[str, Any], image: str, *, check: bool = True) -> Json:
+        """Make a revision of `repository@digest`; returns the function as it is then, with `warnings`."""
+        body = {"spec": dict(spec), "image": image, "check": check}
+        return await self._object("PUT", _function(name), body=body, seconds=DEPLOY_SECONDS, function=name)
+
+    async def delete(self, name: str) -> None:
+        await self._json("DELETE", _function(name), function=name, seconds=max(self._call_seconds, 60))
+
+    async def revisions(self, name: str) -> list[Json]:
+        return await self._list(_function(name) + "/revisions", "revisions", function=name)
+
+    async def set_alias(self, name: str, alias: str, revision: int) -> Json:
+        path = f"{_function(name)}/aliases/{quote(alias, safe='')}"
+        return await self._object("PUT", path, body={"revision": revision}, function=name)
+
+    async def delete_alias(self, name: str, alias: str) -> None:
+        await self._json("DELETE", f"{_function(name)}/aliases/{quote(alias, safe='')}", function=name)
+
+    async def rollback(self, name: str, to: int | None = None) -> Json:
+        """Move `live` to revision `to`, or to the one before; returns the function."""
+        return await self._object("POST", _function(name) + "/rollback", body={"to": to}, function=name)
+
+    async def scale(self, name: str, instances: int) -> int:
+        body = {"instances": instances}
+        answer = await self._object("POST", _function(name) + "/scale", body=body, function=name)
+        return int(answer.get("instances", instances))
+
+    async def logs(
+        self,
+        name: str,
+        *,
+        since: float | None = None,
+        contains: str = "",
+        request_id: str = "",
+        follow: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[Json]:
+        """Log records in the order of their time; `since` is Unix time. With `follow` it goes on until cancelled."""
+        params = {
+            "since": "" if since is None else f"{since:.3f}",
+            "filter": contains,
+            "request_id": request_id,
+            "follow": "1" if follow else "",
+            "limit": "" if limit is None else str(limit),
+        }
+        path = _function(name) + "/logs"
+        async with self._request("GET", path, params=params, seconds=None if follow else 300) as response:
+            if response.status >= 400:
+                raise _error(response.status, response.headers, await response.content.read(ERROR_BYTES), path, name)
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if line:
+                        yield json.loads(line)
+
+    async def invoke(
+        self, name: str, payload: bytes, *, qualifier: str = "", kind: str = "RequestResponse", log: bool = False
+    ) -> Answer:
+        """Invoke a function; `kind` is RequestResponse, Event (the answer's payload has the id) or DryRun.
+
+        A function that failed by itself is an `Answer` with `error_type`; one that was killed raises FunctionError.
+        """
+        target = quote(name, safe="") + (f":{quote(qualifier, safe='')}" if qualifier else "")
+        path = f"/v1/functions/{target}/invocations"
+        headers = {"Content-Type": "application/json", "X-Faas-Invocation-Type": kind}
+        if log:
+            headers["X-Faas-Log-Type"] = "Tail"
+        async with self._request("POST", path, data=payload, headers=headers, seconds=INVOKE_SECONDS) as response:
+            body = await response.read()
+            if response.status >= 400 and _is_refusal(response, body):
+                raise _error(response.status, response.headers, body, self.url + path, name)
+            error_type = response.headers.get("X-Error-Type", "")
+            if response.status >= 400 and not error_type:
+                error_type = f"HTTP {response.status}"
+            return Answer(
+                body,
+                response.status,
+                response.content_type,
+                response.headers.get("X-Request-Id", ""),
+                error_type,
+                _decoded(response.headers.get("X-Faas-Log-Result", "")),
+            )
+
+    # Events
+
+    async def schedules(self, namespace: str = "") -> list[Json]:
+        return await self._list("/v1/schedules", "schedules", {"namespace": namespace})
+
+    async def schedule_history(self, name: str, schedule: str) -> list[Json]:
+        path = f"{_function(name)}/schedules/{quote(schedule, safe='')}/history"
+        return await self._list(path, "fires", function=name)
+
+    async def triggers(self, namespace: str = "") -> list[Json]:
+        return await self._list("/v1/triggers", "triggers", {"namespace": namespace})
+
+    async def dead_letters(self, function: str = "") -> list[Json]:
+        return await self._list("/v1/dead-letters", "dead_letters", {"function": function})
+
+    async def dead_letter(self, letter: str) -> Json:
+        return await self._object("GET", f"/v1/dead-letters/{quote(letter, safe='')}")
+
+    async def retry_dead_letter(self, letter: str) -> None:
+        await self._json("POST", f"/v1/dead-letters/{quote(letter, safe='')}/retry")
+
+    async def delete_dead_letter(self, letter: str) -> None:
+        await self._json("DELETE", f"/v1/dead-letters/{quote(letter, safe='')}")
+
+    # Tokens and runtimes
+
+    async def tokens(self) -> list[Json]:
+        return await self._list("/v1/tokens", "tokens")
+
+    async def create_token(self, name: str, role: str, namespace: str = "*", functions: tuple[str, ...] = ()) -> str:
+        """The new token; the server keeps only its hash."""
+        body = {"name": name, "role": role, "namespace": namespace, "functions": list(functions)}
+        return str((await self._object("POST", "/v1/tokens", body=body))["token"])
+
+    async def revoke_token(self, name: str) -> None:
+        await self._json("DELETE", f"/v1/tokens/{quote(name, safe='')}")
+
+    async def ensure_runtime(self, name: str) -> Json:
+        """`{"name", "reference", "version", "architecture", "platforms"}`; built on the server where missing."""
+        return await self._object("PUT", f"/v1/runtimes/{quote(name, safe='')}", seconds=DEPLOY_SECONDS)
+
+    # Inside
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        seconds: float | None,
+        params: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request; foreign errors become ours here. `seconds` None: no end (following a log)."""
+        assert self._session is not None, "a Client is a context manager"
+        wanted = {k: v for k, v in (params or {}).items() if v}
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        try:
+            async with self._session.request(
+                method, self.url + path, params=wanted, timeout=timeout, allow_redirects=False, **options
+            ) as response:
+                yield response
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise InvalidInput(f"not a URL: {self.url}", hint="like http://127.0.0.1:8081") from error
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectionError) as error:
+            if isinstance(error, aiohttp.SocketTimeoutError):
+                raise NoAnswer(f"{self.url} did not answer in time") from error
+            reason = getattr(error, "strerror", None) or str(error) or "the connection was closed"
+            raise Unreachable(
+                f"cannot reach the server at {self.url}: {reason}", hint="is it running? see faas doctor"
+            ) from error
+        except TimeoutError as error:
+            raise NoAnswer(f"{self.url} did not answer within {seconds:g} s") from error
+        except aiohttp.ClientError as error:
+            raise FaasError(f"{self.url} does not speak HTTP as it should: {error}") from error
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        seconds: float | None = None,
+        function: str = "",
+    ) -> Any:
+        options = {} if body is None else {"json": body}
+        seconds = seconds or self._call_seconds
+        async with self._request(method, path, params=params, seconds=seconds, **options) as response:
+            raw = await response.read()
+            if response.status >= 300:
+                raise _error(response.status, response.headers, raw, self.url + path, function)
+        if not raw:
+            return None
+        try:
+            return await asyncio.to_thread(json.loads, raw) if len(raw) > ERROR_BYTES else json.loads(raw)
+        except ValueError:
+            raise FaasError(f"{self.url}{path} answered no JSON", hint="is this the API's address?") from None
+
+    async def _object(self, method: str, path: str, **options: Any) -> Json:
+        answer = await self._json(method, path, **options)
+        if not isinstance(answer, dict):
+            raise FaasError(f"{self.url}{path} answered no JSON object", hint="is this the API's address?")
+        return answer
+
+    async def _list(
+        self, path: str, key: str, params: Mapping[str, str] | None = None, *, function: str = ""
+    ) -> list[Json]:
+        answer = await self._object("GET", path, params=params, function=function)
+        return list(answer.get(key) or ())
+
+
+def _function(name: str) -> str:
+    return f"/v1/functions/{quote(name, safe='')}"

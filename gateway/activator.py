@@ -1,0 +1,92 @@
+"""Holds an invocation until there is capacity for it, and gives the capacity back.
+
+`async with activator.lease(revision, invocation) as lease:` is the whole of admission: counted in the collector,
+through the breaker, the scaler poked where nothing is free, then a slot of an instance from the worker, where a cold
+start is waited for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+
+from faas.protocol import Invocation, Lease, Revision, Worker
+from gateway.breaker import Breaker, Breakers
+from gateway.collector import Collector, Load
+from gateway.scaler import Scaler
+
+
+class Activator:
+    """`clock` gives seconds, monotonic: the scaler's."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        scaler: Scaler,
+        collector: Collector,
+        breakers: Breakers,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.worker = worker
+        self.scaler = scaler
+        self.collector = collector
+        self.breakers = breakers
+        self.clock = clock
+
+    def lease(self, revision: Revision, invocation: Invocation) -> Activation:
+        """A slot for `invocation`. Entering raises Throttled, InitFailed, Unavailable."""
+        return Activation(self, revision, invocation)
+
+
+class Activation:
+    """One invocation's way in and out (a class: a generator as context manager costs twice as much)."""
+
+    __slots__ = ("_activator", "_breaker", "_invocation", "_load", "_revision", "_slot")
+
+    def __init__(self, activator: Activator, revision: Revision, invocation: Invocation) -> None:
+        self._activator = activator
+        self._revision = revision
+        self._invocation = invocation
+        self._load: Load
+        self._breaker: Breaker
+        self._slot: AbstractAsyncContextManager[Lease]
+
+    async def __aenter__(self) -> Lease:
+        activator, revision, invocation = self._activator, self._revision, self._invocation
+        began = activator.clock()
+        self._load = activator.collector.load(revision.key, began)
+        self._load.enter(began)
+        self._breaker = breaker = activator.breakers.of(revision)
+        admitted = breaker.try_enter()
+        try:
+            if not admitted:
+                await breaker.enter(invocation.wait_seconds)
+                admitted = True
+                left = invocation.wait_seconds - (activator.clock() - began)
+                invocation = dataclasses.replace(invocation, wait_seconds=max(0.0, left))
+            await activator.scaler.poke(revision)
+            self._slot = activator.worker.acquire(revision, invocation)
+            return await self._slot.__aenter__()
+        except BaseException:
+            self._leave(admitted)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._slot.__aexit__(kind, error, trace)
+        finally:
+            self._leave(True)
+
+    def _leave(self, admitted: bool) -> None:
+        key = self._revision.key
+        self._load.leave(self._activator.clock())
+        if admitted:
+            self._activator.breakers.leave(key, self._breaker)
+        else:
+            self._activator.breakers.forget_unused(key, self._breaker)

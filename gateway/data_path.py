@@ -1,0 +1,44 @@
+"""The data path's parts, wired: what every invocation passes, from its name to an instance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from faas.metrics import Metrics
+from faas.protocol import Worker
+from gateway.activator import Activator
+from gateway.breaker import Breakers
+from gateway.collector import Collector
+from gateway.counters import Counters
+from gateway.discovery import Discovery, Found
+from gateway.invoke import Invoker
+from gateway.router import Router
+from gateway.scaler import Scaler
+
+
+@dataclass(frozen=True, slots=True)
+class DataPath:
+    router: Router
+    scaler: Scaler
+    invoker: Invoker
+
+    @classmethod
+    def create(
+        cls, worker: Worker, metrics: Metrics, found: Found | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> DataPath:
+        """`found` stores a revision whose interface has become known; `clock` gives seconds, monotonic."""
+        router, collector = Router(), Collector()
+        scaler = Scaler(worker, collector, clock=clock)
+        activator = Activator(worker, scaler, collector, Breakers(), clock=clock)
+        invoker = Invoker(activator, Counters(metrics), Discovery(worker, router, found))
+        return cls(router, scaler, invoker)
+
+    async def start(self) -> None:
+        await self.scaler.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Finish what runs, within `grace_seconds`."""
+        await self.invoker.close(grace_seconds)
+        await self.scaler.stop()

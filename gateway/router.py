@@ -1,0 +1,111 @@
+"""Names → revisions, in memory: no request ever waits for the database.
+
+The control API puts a function's whole state here after it has stored it; the data path only reads. Forms:
+`hello`, `hello.team` (another namespace), `hello:v7`, `hello:7`, `hello:prod` (an alias). No qualifier means `live`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from faas.errors import NotFound
+from faas.protocol import Revision
+
+DEFAULT_NAMESPACE = "default"
+LIVE = "live"  # the alias that an unqualified name means
+
+
+@dataclass(slots=True)
+class FunctionState:
+    """A function as the data path needs it: its aliases and the revisions that can still be called."""
+
+    namespace: str
+    name: str
+    aliases: dict[str, int]
+    revisions: dict[int, Revision]
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Route:
+    """Where a name led. `qualifier` is an alias or `v7`: what was asked for, never free text from outside.
+
+    Compared by identity: a route stands until the function's next `put`, so that callers may keep things beside it.
+    """
+
+    revision: Revision
+    qualifier: str
+    label: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        key = self.revision.key
+        object.__setattr__(self, "label", function_label(key.namespace, key.function))
+
+
+def function_label(namespace: str, name: str) -> str:
+    """How a function is written in metrics, logs and URLs: `name`, or `name.namespace` outside `default`."""
+    return name if namespace == DEFAULT_NAMESPACE else f"{name}.{namespace}"
+
+
+def parse_name(text: str) -> tuple[str, str, str]:
+    """`name[.namespace][:qualifier]` → (namespace, name, qualifier). Whether it exists is for `resolve` to say."""
+    full, _, qualifier = text.partition(":")
+    name, _, namespace = full.partition(".")
+    return namespace or DEFAULT_NAMESPACE, name, qualifier
+
+
+class Router:
+    """Every function that can be called."""
+
+    def __init__(self) -> None:
+        self._states: dict[tuple[str, str], FunctionState] = {}
+        self._routes: dict[tuple[str, str], dict[str, Route]] = {}
+
+    def put(self, function: FunctionState) -> None:
+        """Make `function` callable, or replace what was known of it, at once and as a whole."""
+        routes: dict[str, Route] = {}
+        for alias, number in function.aliases.items():
+            if (revision := function.revisions.get(number)) is not None:
+                routes[alias] = Route(revision, alias)
+        for number, revision in function.revisions.items():
+            routes[f"v{number}"] = routes[str(number)] = Route(revision, f"v{number}")
+        if LIVE in routes:
+            routes[""] = routes[LIVE]
+        key = (function.namespace, function.name)
+        self._states[key] = function
+        self._routes[key] = routes
+
+    def remove(self, namespace: str, name: str) -> None:
+        """Forget a function; no error where it is unknown."""
+        self._states.pop((namespace, name), None)
+        self._routes.pop((namespace, name), None)
+
+    def resolve(self, namespace: str, name: str, qualifier: str = "") -> Route:
+        """The route of a name. Raises NotFound, in words that tell no other names."""
+        routes = self._routes.get((namespace, name))
+        if routes is None:
+            raise NotFound("there is no such function")
+        route = routes.get(qualifier)
+        if route is None:
+            raise NotFound("this function has no such version or alias" if qualifier else "there is no such function")
+        return route
+
+    def state(self, namespace: str, name: str) -> FunctionState | None:
+        return self._states.get((namespace, name))
+
+    def states(self) -> Iterator[FunctionState]:
+        return iter(list(self._states.values()))
+
+    def revise(self, revision: Revision) -> None:
+        """Put a revision's new knowledge (its interface) in place of the old; nothing where it is gone meanwhile."""
+        key = revision.key
+        state = self._states.get((key.namespace, key.function))
+        if state is not None and key.number in state.revisions:
+            self.put(dataclasses.replace(state, revisions={**state.revisions, key.number: revision}))
+
+    def near(self, namespace: str, name: str) -> list[str]:
+        """Names of the namespace that are close to `name`: for the API's hints, never for the public listener."""
+        names = [known for where, known in self._states if where == namespace]
+        return difflib.get_close_matches(name, names, 3)

@@ -1,0 +1,152 @@
+"""Acts on the autoscaler's decisions: once a second for every revision in use, and at once when an invocation finds
+no free slot (the poke: a cold start begins here).
+
+It only says how many instances there should be (`Worker.scale`, idempotent); the worker makes it so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from faas.protocol import Revision, RevisionKey, RevisionStats, Worker
+from gateway.autoscaler import Panic, decide
+from gateway.collector import Collector, Load, Observed
+
+log = logging.getLogger("faas.scaler")
+
+TICK_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """A revision in use. `told`: the last number said to the worker; `fading`: `live` left it, so that its instances
+    go when they are idle, unless somebody calls it again by its number."""
+
+    revision: Revision
+    load: Load
+    told: int | None = None
+    fading: bool = False
+    panic: Panic | None = None
+
+
+class Scaler:
+    """Tick and poke. `clock` gives seconds, monotonic."""
+
+    def __init__(self, worker: Worker, collector: Collector, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker = worker
+        self._collector = collector
+        self._clock = clock
+        self._tracked: dict[RevisionKey, _Tracked] = {}
+        self._live: dict[tuple[str, str], RevisionKey] = {}
+        self._loop: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._loop = asyncio.create_task(self._run(), name="scaler")
+
+    async def stop(self) -> None:
+        if self._loop is not None:
+            self._loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop
+            self._loop = None
+
+    async def poke(self, revision: Revision) -> None:
+        """An invocation of `revision`, counted in the collector already, is about to ask for a slot: see to it that
+        there is one, or one is coming. Costs a look at the worker's numbers where there is."""
+        tracked = self._track(revision)
+        tracked.fading = False
+        stats = self._worker.stats(revision.key)
+        if stats.instances * revision.spec.concurrency > stats.executing + stats.waiting:
+            return
+        await self._act(tracked, stats, self._clock(), only_up=True)
+
+    async def set_now(self, revision: Revision, instances: int) -> None:
+        """`faas scale`: this many now (idle ones above it go at once); the autoscaler goes on from there."""
+        tracked = self._track(revision)
+        tracked.load.seed(instances * revision.spec.concurrency, self._clock())
+        tracked.panic = None
+        tracked.told = instances
+        await self._worker.scale(revision, instances)
+
+    async def revision_live(self, revision: Revision) -> None:
+        """`live` names `revision` from now on: `min` holds for it, what its check started stays for `idle`; the
+        instances of the one before end when they are idle. Said again, it only refreshes what is known."""
+        key, function = revision.key, (revision.key.namespace, revision.key.function)
+        before = self._live.get(function)
+        self._live[function] = key
+        tracked = self._track(revision)
+        tracked.fading = False
+        now = self._clock()
+        if before != key:
+            tracked.load.seed(self._worker.stats(key).instances * revision.spec.concurrency, now)
+        await self._step(tracked, now)
+        if before is not None and before != key and (old := self._tracked.get(before)) is not None:
+            old.fading = True
+            await self._step(old, now)
+
+    async def retire(self, key: RevisionKey) -> None:
+        """The revision is gone (deleted, or too old to keep): no new instances, idle ones end now, busy ones later."""
+        self._tracked.pop(key, None)
+        self._collector.forget(key)
+        if self._live.get((key.namespace, key.function)) == key:
+            del self._live[key.namespace, key.function]
+        await self._worker.retire(key)
+
+    async def tick(self, now: float) -> None:
+        """Decide for every revision in use."""
+        for tracked in list(self._tracked.values()):
+            try:
+                tracked.load.sample(now)
+                await self._step(tracked, now)
+            except Exception:
+                log.exception("scaling failed", extra={"function": str(tracked.revision.key)})
+
+    @property
+    def in_use(self) -> list[Revision]:
+        return [tracked.revision for tracked in self._tracked.values()]
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            await self.tick(self._clock())
+
+    def _track(self, revision: Revision) -> _Tracked:
+        tracked = self._tracked.get(revision.key)
+        if tracked is None:
+            load = self._collector.load(revision.key, self._clock())
+            tracked = self._tracked[revision.key] = _Tracked(revision, load)
+        tracked.revision = revision
+        return tracked
+
+    async def _step(self, tracked: _Tracked, now: float) -> None:
+        stats = self._worker.stats(tracked.revision.key)
+        await self._act(tracked, stats, now)
+        if tracked.told == 0 and not stats.instances and not self._is_live(tracked):
+            key = tracked.revision.key
+            if not tracked.load.in_flight and self._tracked.get(key) is tracked:
+                del self._tracked[key]
+                self._collector.forget(key)
+
+    def _is_live(self, tracked: _Tracked) -> bool:
+        key = tracked.revision.key
+        return self._live.get((key.namespace, key.function)) == key
+
+    async def _act(self, tracked: _Tracked, stats: RevisionStats, now: float, *, only_up: bool = False) -> None:
+        revision, spec = tracked.revision, tracked.revision.spec
+        idle = 0.0 if tracked.fading else spec.scale.idle.total_seconds()
+        observed: Observed = self._collector.observe(revision.key, now, idle=idle, instances=stats.instances)
+        result = decide(spec, observed, now, live=self._is_live(tracked), panic=tracked.panic)
+        tracked.panic = result.panic
+        if not result.valid or (only_up and result.desired <= stats.instances):
+            return
+        if result.desired == tracked.told == stats.instances:
+            return
+        if result.desired != tracked.told:
+            log.debug("scale %s to %d: %s", revision.key, result.desired, result.reason)
+        tracked.told = result.desired
+        await self._worker.scale(revision, result.desired)

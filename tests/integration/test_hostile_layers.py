@@ -1,0 +1,235 @@
+"""Layers made to escape, to bomb or to confuse: each ends in a named error or in something harmless, inside.
+
+Every archive is unpacked by the real jailed child. Beside the destination lies a canary folder that must not change.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import resource
+import stat
+import tarfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from faas.errors import ImageUnusable
+from worker.layers.store import UnpackLimits, unpack
+
+pytestmark = pytest.mark.root
+
+LIMITS = UnpackLimits(bytes=32 << 20, entries=20_000, depth=100, ratio=100, seconds=10)
+MEMORY_BYTES = 64 << 20  # beyond what the child has anyway
+Entry = tuple[tarfile.TarInfo, bytes]
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", link: str = "", mode: int = 0o644) -> Entry:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode, info.size = kind, link, mode, len(content)
+    return info, content
+
+
+def archive(*entries: Entry, form: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as target:
+        for info, content in entries:
+            target.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    (tmp_path / "canary").mkdir()
+    (tmp_path / "canary" / "bird").write_text("alive")
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(p): (p.lstat().st_mode, p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")}
+
+
+def run(data: bytes, destination: Path, limits: UnpackLimits = LIMITS) -> str:
+    """Unpack; the error's words, or "" where it worked. Checks canary, time and memory on the way."""
+    canary = destination.parent / "canary"
+    before, host = snapshot(canary), Path("/etc/shadow").read_bytes()
+    blob = destination.parent / "blob"
+    blob.write_bytes(data)
+    began = time.monotonic()
+    try:
+        with blob.open("rb") as file:
+            unpack(file, destination, limits)
+        said = ""
+    except ImageUnusable as error:
+        said = error.message
+    assert time.monotonic() - began < 12
+    assert snapshot(canary) == before
+    assert Path("/etc/shadow").read_bytes() == host
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 60e6 + MEMORY_BYTES
+    used = sum(p.lstat().st_blocks * 512 for p in destination.rglob("*"))
+    assert used <= limits.bytes + 4096 * limits.entries
+    return said
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (archive(entry("../canary/bird", content=b"dead")), "leaves the root"),
+        (archive(entry("a/../../canary/bird", content=b"dead")), "leaves the root"),
+        (archive(entry("link", tarfile.LNKTYPE, link="../../../etc/shadow")), "leaves the root"),
+        (archive(entry("link", tarfile.LNKTYPE, link="etc/shadow")), "points to nothing"),
+        (archive(entry("link", tarfile.LNKTYPE, link="canary/bird")), "points to nothing"),
+        (archive(entry("x/.wh...")), "names nothing"),
+        (archive(entry(".wh.")), "names nothing"),
+        (archive(entry("/".join(["d"] * 1000))), "deep"),
+        (archive(entry("n" * 256)), "cannot be written"),
+        (archive(entry("p/" * 60 + "n" * 4096)), "cannot be written"),
+        (archive(*(entry(f"many/{n}") for n in range(LIMITS.entries + 1))), "entries"),
+        (archive(entry("a", content=b"x" * 100_000))[:50_000], "broken"),
+        (b"not a tar at all, but long enough to look at" * 100, "broken"),
+        (gzip.compress(archive(entry("a", content=b"x" * 100_000)))[:60], "broken"),
+    ],
+)
+def test_a_hostile_archive_is_refused_by_name(data: bytes, words: str, destination: Path) -> None:
+    assert words in run(data, destination)
+
+
+def test_absolute_names_land_inside(destination: Path) -> None:
+    assert run(archive(entry("/etc/shadow", content=b"mine"), entry("//deep//er", content=b"x")), destination) == ""
+    assert (destination / "etc/shadow").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "target", ["../../canary", "/", "/proc/self/root", "../../../../../../../../tmp", "."], ids=str
+)
+def test_writing_through_a_symlink_stays_inside(destination: Path, target: str) -> None:
+    said = run(archive(entry("out", tarfile.SYMTYPE, link=target), entry("out/bird", content=b"dead")), destination)
+    assert said == "" or "written" in said or "leaves" in said
+
+
+def test_writing_through_chained_symlinks_stays_inside(destination: Path) -> None:
+    links = [entry(f"l{n}", tarfile.SYMTYPE, link=f"l{n + 1}") for n in range(5)]
+    last = entry("l5", tarfile.SYMTYPE, link="../../canary")
+    run(archive(*links, last, entry("l0/bird", content=b"dead")), destination)
+
+
+def test_a_hard_link_to_a_symlink_does_not_follow_it(destination: Path) -> None:
+    data = archive(
+        entry("s", tarfile.SYMTYPE, link="/etc/shadow"),
+        entry("h", tarfile.LNKTYPE, link="s"),
+        entry("h", content=b"replaced"),
+    )
+    assert run(data, destination) == ""
+    assert (destination / "h").read_bytes() == b"replaced"
+    assert (destination / "s").is_symlink()
+
+
+def test_whiteouts_become_the_overlays_own(destination: Path) -> None:
+    data = archive(
+        entry("d", tarfile.DIRTYPE, mode=0o755),
+        entry("d/.wh.gone"),
+        entry("d/.wh..wh..opq"),
+        entry("real", content=b"r"),
+        entry(".wh.linked", tarfile.LNKTYPE, link="real"),
+        entry(".wh..wh..opq"),
+        entry(".wh..wh.plnk/1.2", content=b"aufs"),
+    )
+    assert run(data, destination) == ""
+    for name in ("d/gone", "linked"):
+        found = (destination / name).lstat()
+        assert stat.S_ISCHR(found.st_mode)
+        assert found.st_rdev == 0
+    assert os.getxattr(destination / "d", "trusted.overlay.opaque") == b"y"
+    assert os.getxattr(destination, "trusted.overlay.opaque") == b"y"
+
+
+def test_a_whiteout_through_a_symlink_hides_nothing_outside(destination: Path) -> None:
+    run(archive(entry("out", tarfile.SYMTYPE, link="../../canary"), entry("out/.wh.bird")), destination)
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_devices_and_fifos_are_left_out(destination: Path, kind: bytes) -> None:
+    info, _ = entry("dev/sda", kind)
+    info.devmajor, info.devminor = 8, 0
+    assert run(archive((info, b"")), destination) == ""
+    assert not (destination / "dev/sda").exists()
+
+
+def test_set_id_bits_are_dropped(destination: Path) -> None:
+    assert run(archive(entry("su", content=b"x", mode=0o6755)), destination) == ""
+    assert stat.S_IMODE((destination / "su").stat().st_mode) == 0o755
+
+
+def test_a_name_that_is_no_utf8_is_kept(destination: Path) -> None:
+    assert run(archive(entry("caf\udce9", content=b"x"), form=tarfile.GNU_FORMAT), destination) == ""
+    assert b"caf\xe9" in os.listdir(os.fsencode(destination))  # noqa: PTH208 - bytes
+
+
+def test_the_last_of_duplicate_entries_holds(destination: Path) -> None:
+    data = archive(
+        entry("a", content=b"1"), entry("a", content=b"2"), entry("b", tarfile.DIRTYPE), entry("b", content=b"file")
+    )
+    assert run(data, destination) == ""
+    assert ((destination / "a").read_bytes(), (destination / "b").read_bytes()) == (b"2", b"file")
+
+
+def test_a_sparse_terabyte_is_refused(destination: Path) -> None:
+    info = tarfile.TarInfo("huge")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 40)}
+    info.pax_headers["GNU.sparse.name"] = "huge"
+    body = b"1\n0\n0\n".ljust(512, b"\0")
+    info.size = len(body)
+    assert run(archive((info, body)), destination) != ""
+
+
+def zeros(size: int) -> bytes:
+    """A tar archive of one file of zeros, header only as long as it must be."""
+    info = tarfile.TarInfo("zeros")
+    info.size = size
+    return info.tobuf()
+
+
+def gzip_bomb() -> bytes:
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, 31)
+    parts = [squeeze.compress(zeros(8 << 30))]
+    parts += [squeeze.compress(bytes(1 << 20)) for _ in range(300)]
+    return b"".join([*parts, squeeze.flush()])
+
+
+def zstd_wide_window() -> bytes:
+    parameters = zstandard.ZstdCompressionParameters(window_log=30, compression_level=1)
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(bytes(8 << 20)) + bytes(100)
+
+
+def lying_pax_size() -> bytes:
+    data = bytearray(archive(entry("a", content=b"x")))
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 33
+    return info.tobuf() + bytes(data)
+
+
+@pytest.mark.parametrize("make", [gzip_bomb, zstd_wide_window, lying_pax_size])
+def test_bombs_are_refused_at_little_cost(destination: Path, make: Callable[[], bytes]) -> None:
+    roomy = UnpackLimits(bytes=1 << 30, entries=1000, depth=10, ratio=100, seconds=10)
+    assert run(make(), destination, roomy) != ""
+
+
+def test_concatenated_gzip_members_are_one_archive(destination: Path) -> None:
+    data = archive(entry("a", content=b"x" * 5000), entry("b", content=b"y" * 5000))
+    members = [gzip.compress(part) for part in (data[:1000], data[1000:7000], data[7000:])]
+    assert run(b"".join(members), destination) == ""
+    assert (destination / "b").read_bytes() == b"y" * 5000
+
+
+def test_renaming_deep_folders_again_and_again_stays_quick(destination: Path) -> None:
+    rows = []
+    for n in range(300):
+        rows.append(entry("/".join(["d"] * 50) + f"/{n}", content=b"x"))
+        rows.append(entry("d", tarfile.SYMTYPE, link="e"))
+    run(archive(*rows), destination)
