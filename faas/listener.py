@@ -11,6 +11,8 @@ from faas.errors import FaasError
 from faas.settings import Address
 
 BACKLOG = 1024
+# A peer that takes nothing of what was sent to it for this long is cut off. Accepted sockets inherit it.
+STALLED_READER_MS = 60_000
 
 
 class AddressTaken(FaasError):
@@ -25,6 +27,7 @@ def listen(address: Address) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_READER_MS)
         listener.bind((address.host, address.port))
         listener.listen(BACKLOG)
     except OSError as error:

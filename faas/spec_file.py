@@ -61,7 +61,7 @@ def read(path: Path) -> SpecFile:
         found = _TOML_PLACE.search(str(error))
         line = (found and found[1]) or str(text.count("\n") + 1)
         reason = _TOML_PLACE.sub("", str(error))
-        hint = "texts stand in quotes: key = \"value\"" if reason == "Invalid value" else ""
+        hint = 'texts stand in quotes: key = "value"' if reason == "Invalid value" else ""
         raise SpecError(f"{path}:{line}: not TOML: {reason}", hint=hint) from None
     return SpecFile(path, data, dict(key_lines(text)))
 
@@ -124,6 +124,8 @@ def key_lines(text: str) -> Iterator[tuple[str, int]]:
             table = _placed(parts, rows, is_array)
             position = text.find("\n", position)
             position = len(text) if position < 0 else position
+            if table.endswith("[0]"):
+                yield table.removesuffix("[0]"), line  # what is wrong with the array as a whole stands at its first row
             yield table, line
         else:
             parts, position = _key(text, position)

@@ -17,7 +17,7 @@ from typing import Protocol
 from worker.drivers.base import SandboxStats
 
 ROOT = Path("/sys/fs/cgroup")
-CPU_PERIOD = 100_000  # µs, the kernel's default: a handler of a few ms is seldom throttled within one
+PERIOD_MICROSECONDS = 100_000  # µs, the kernel's default: a handler of a few ms is seldom throttled within one
 CPU_QUOTA_LEAST = 1_000  # µs, the kernel's lower bound
 V1_COUNTED = ("memory", "pids", "cpuacct", "cpu")
 REMOVE_SECONDS = 2.0  # a group is busy until the kernel has buried its last process
@@ -49,7 +49,11 @@ class Cgroups(Protocol):
         """Blocking. Remove its groups, which may be busy for a moment."""
         ...
 
-    def sweep(self) -> None:
+    def ids(self) -> list[str]:
+        """The sandboxes that have groups here."""
+        ...
+
+    def close(self) -> None:
         """Blocking. Kill and remove everything of this server."""
         ...
 
@@ -61,7 +65,7 @@ def is_v2(root: Path = ROOT) -> bool:
 
 def quota(cpus: float) -> int:
     """CPUs as µs per period."""
-    return max(CPU_QUOTA_LEAST, round(cpus * CPU_PERIOD))
+    return max(CPU_QUOTA_LEAST, round(cpus * PERIOD_MICROSECONDS))
 
 
 def _number(path: Path) -> int:
@@ -86,6 +90,10 @@ def _processes(folder: Path) -> list[int]:
         with contextlib.suppress(OSError):
             found += map(int, listed.read_text().split())
     return found
+
+
+def _children(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def _kill_all(folder: Path) -> None:
@@ -160,7 +168,10 @@ class CgroupsV1:
         for tree in self._trees():
             _remove_tree(tree / self._parent / sandbox_id, REMOVE_SECONDS)
 
-    def sweep(self) -> None:
+    def ids(self) -> list[str]:
+        return _children(self._root / "memory" / self._parent)
+
+    def close(self) -> None:
         for tree in self._trees():
             _kill_all(tree / self._parent)
         for tree in self._trees():
@@ -240,7 +251,7 @@ class CgroupsV2:
         return _table(self._folder(sandbox_id) / "memory.events").get("oom_kill", 0)
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
-        (self._folder(sandbox_id) / "cpu.max").write_text(f"{quota(cpus)} {CPU_PERIOD}")
+        (self._folder(sandbox_id) / "cpu.max").write_text(f"{quota(cpus)} {PERIOD_MICROSECONDS}")
 
     def kill(self, sandbox_id: str) -> None:
         folder = self._folder(sandbox_id)
@@ -251,7 +262,10 @@ class CgroupsV2:
     def remove(self, sandbox_id: str) -> None:
         _remove_tree(self._folder(sandbox_id), REMOVE_SECONDS)
 
-    def sweep(self) -> None:
+    def ids(self) -> list[str]:
+        return _children(self._root / self._parent)
+
+    def close(self) -> None:
         folder = self._root / self._parent
         _kill_all(folder)
         _remove_tree(folder, REMOVE_SECONDS)

@@ -29,7 +29,7 @@ from worker.drivers.base import (
 from worker.drivers.oci import runtime as runtimes
 from worker.drivers.oci import seccomp
 from worker.drivers.oci.bundle import configuration
-from worker.drivers.oci.cgroups import Cgroups
+from worker.drivers.oci.cgroups import for_machine
 from worker.drivers.oci.mounts import mount_root, mounted_below, unmount
 from worker.drivers.oci.ownership import OwnedLayers
 from worker.drivers.oci.process import Process, become_subreaper, stream
@@ -58,7 +58,7 @@ class OciDriver:
         self._run = RUN / paths.server_id
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oci")
         self._layers = LayerStore(paths.data / "layers", source, architecture(), self._threads)
-        self._cgroups = Cgroups(paths.server_id)
+        self._cgroups = for_machine(paths.server_id)
         self._scratch = ScratchPool(paths.data / "scratch", self._run / "scratch", self._threads)
         self._egress = Egress(paths.server_id, subnet)
         self._namespaces = NamespacePool(self._egress, self._threads)

@@ -1,0 +1,7 @@
+"""`python -m faas.cli`."""
+
+import sys
+
+from faas.cli import main
+
+sys.exit(main())

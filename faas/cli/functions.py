@@ -1,0 +1,150 @@
+"""`faas ls`, `describe`, `rm`, `scale`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from faas.cli.options import full_name, function_argument, pass_session
+from faas.cli.output import Column, Json, age, as_json, at_terminal, local_time, note, output_option, show, size
+from faas.cli.session import Session
+
+
+def _count(function: Json) -> str:
+    """`2` instances, `2 (1 starting)`."""
+    counts = function.get("instances") or {}
+    total = sum(int(n) for n in counts.values())
+    starting = counts.get("starting")
+    return f"{total} ({starting} starting)" if starting else str(total)
+
+
+def _made_of(function: Json) -> str:
+    """The runtime, or the image without its digest's 64 digits."""
+    if function.get("runtime"):
+        return str(function["runtime"])
+    repository, _, digest = str(function.get("image") or "").partition("@")
+    return f"{repository}@{digest.removeprefix('sha256:')[:12]}" if digest else repository
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("NAME", full_name),
+    ("REVISION", lambda f: f"v{f['revision']}" if f.get("revision") else ""),
+    ("STATE", lambda f: f.get("state")),
+    ("INSTANCES", _count),
+    ("MEMORY", lambda f: f"{f.get('memory')} MB"),
+    ("IMAGE/RUNTIME", _made_of),
+    ("AGE", lambda f: age(f.get("created_at"))),
+    ("URL", lambda f: f.get("url")),
+)
+
+
+@click.command()
+@click.option("--namespace", default="", help="Only this namespace's functions.")
+@output_option
+@pass_session
+def ls(session: Session, namespace: str, output: str) -> None:
+    """List functions."""
+
+    async def fetch() -> list[Json]:
+        async with session.client() as client:
+            return await client.functions(namespace)
+
+    functions = session.run(fetch())
+    show(output, functions, COLUMNS, full_name)
+    if not functions and output == "table":
+        note("no functions yet: faas new NAME, then faas push NAME")
+
+
+@click.command()
+@function_argument
+@output_option
+@pass_session
+def describe(session: Session, name: str, output: str) -> None:
+    """Show everything about a function; values of its environment only to administrators."""
+
+    async def fetch() -> Json:
+        async with session.client() as client:
+            return await client.function(name)
+
+    function = session.run(fetch())
+    if output == "json":
+        click.echo(as_json(function))
+    elif output == "name":
+        click.echo(full_name(function))
+    else:
+        show_page(function)
+
+
+def show_page(function: Json) -> None:
+    click.echo(click.style(full_name(function), bold=True))
+    for label, value in _page(function):
+        click.echo(f"  {label:<12} {value}".rstrip() if label else f"  {value}")
+
+
+def _page(function: Json) -> Iterator[tuple[str, str]]:
+    spec: Json = function.get("spec") or {}
+    yield "URL", str(function.get("url") or "-") + ("" if function.get("public") else "  (a token is needed)")
+    reason = function.get("reason")
+    yield "State", f"{function.get('state', '-')}" + (f": {reason}" if reason else "")
+    aliases = function.get("aliases") or {}
+    also = ", ".join(f"{alias} v{number}" for alias, number in sorted(aliases.items()))
+    yield "Revision", f"v{function.get('revision')}" + (f"  ({also})" if also else "")
+    yield "Image", str(function.get("image") or "-")
+    if function.get("runtime"):
+        yield "Runtime", f"{function['runtime']}  {spec.get('handler') or spec.get('app') or ''}".rstrip()
+    yield "Interface", str(function.get("interface") or "-")
+    yield "Limits", (
+        f"{function.get('memory')} MB memory, {function.get('timeout')} s, "
+        f"{spec.get('ephemeral_storage', '-')} MB /tmp, network {spec.get('network', '-')}"
+    )
+    scale = spec.get("scale") or {}
+    yield "Scale", f"{scale.get('min', '-')} to {scale.get('max', '-')}, idle {scale.get('idle', '-')}"
+    yield "Created", f"{local_time(function.get('created_at'))}, changed {age(function.get('updated_at'))} ago"
+    yield from _rows("Env", [f"{k}={v}" for k, v in sorted((spec.get("env") or {}).items())])
+    yield from _rows("Schedules", [f"{s['name']}: {s['cron']} {s['timezone']}" for s in spec.get("schedule") or ()])
+    yield from _rows("Triggers", [f"{t['watch']}/{t['pattern']}" for t in spec.get("trigger") or ()])
+    yield from _rows("Instances", [_instance(i) for i in function.get("instances_list") or ()] or ["none"])
+
+
+def _rows(label: str, rows: list[str]) -> Iterator[tuple[str, str]]:
+    for index, row in enumerate(rows):
+        yield ("" if index else label), (f"{'':<12} {row}" if index else row)
+
+
+def _instance(instance: dict[str, Any]) -> str:
+    used = size(float(instance.get("memory_bytes") or 0))
+    since = age(instance.get("started_at"))
+    return f"{instance.get('id')}  {instance.get('state')}  {since}  {instance.get('invocations', 0)} invocations  {used}"
+
+
+@click.command()
+@function_argument
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@pass_session
+def rm(session: Session, name: str, yes: bool) -> None:
+    """Delete a function: its revisions, schedules and logs. Its images stay in the registry."""
+    if not yes and at_terminal():
+        click.confirm(f"delete {name} with all its revisions?", abort=True, err=True)
+
+    async def delete() -> None:
+        async with session.client() as client:
+            await client.delete(name)
+
+    session.run(delete())
+    click.echo(name)
+
+
+@click.command()
+@function_argument
+@click.argument("instances", metavar="N", type=click.IntRange(0, 1000))
+@pass_session
+def scale(session: Session, name: str, instances: int) -> None:
+    """Set the number of instances now; the autoscaler goes on from there."""
+
+    async def work() -> int:
+        async with session.client() as client:
+            return await client.scale(name, instances)
+
+    click.echo(session.run(work()))

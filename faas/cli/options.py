@@ -1,0 +1,55 @@
+"""Arguments that several commands share: a function's name, completed by the shell from the server's list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from faas.cli.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+COMPLETION_SECONDS = 1.0  # a shell that waits longer feels broken
+
+pass_session = click.make_pass_decorator(Session, ensure=True)
+
+
+class FunctionName(click.ParamType):
+    """`name` or `name.namespace`."""
+
+    name = "function"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that the server knows. Whatever goes wrong, a shell gets no words and no message."""
+        try:
+            names = asyncio.run(asyncio.wait_for(_names(ctx.ensure_object(Session)), COMPLETION_SECONDS))
+        except Exception:  # completion is silent: there is nobody to tell
+            return []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+async def _names(session: Session) -> list[str]:
+    async with session.client() as client:
+        return [full_name(function) for function in await client.functions()]
+
+
+def full_name(function: dict[str, Any]) -> str:
+    """`name`, or `name.namespace` outside `default`."""
+    namespace = function.get("namespace") or "default"
+    name = str(function.get("name") or function.get("function") or "")
+    return name if namespace == "default" else f"{name}.{namespace}"
+
+
+def function_argument(command: F) -> F:
+    return click.argument("name", type=FunctionName(), metavar="NAME")(command)
+
+
+def revision_number(text: str) -> int:
+    """`v7` or `7` → 7. Raises click's usage error."""
+    digits = text.removeprefix("v")
+    if not digits.isdecimal() or int(digits) < 1:
+        raise click.BadParameter(f"{text!r} is no revision: v7 or 7")
+    return int(digits)

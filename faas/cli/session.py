@@ -1,0 +1,123 @@
+"""`Session`: what all commands of one run share: the settings, and the server that they talk to."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from faas.errors import FaasError, InvalidInput
+
+if TYPE_CHECKING:
+    from faas.client import Client
+    from faas.settings import ClientSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server that commands talk to. `source` says in words where url and token came from."""
+
+    url: str
+    token: str = field(default="", repr=False)
+    user: str = "admin"
+    url_source: str = ""
+    token_source: str = ""
+
+
+@dataclass
+class Session:
+    """`target` is looked up when it is first needed."""
+
+    debug: bool = False
+
+    @cached_property
+    def settings(self) -> ClientSettings:
+        from faas.settings import load_client
+
+        return load_client()
+
+    @cached_property
+    def target(self) -> Target:
+        """FAAS_URL and FAAS_TOKEN, else what `faas login` wrote, else the server of this host.
+
+        A token is only ever sent to the server that it belongs to. Raises NoServer.
+        """
+        return find(self.settings)
+
+    def client(self) -> Client:
+        from faas.client import Client
+
+        return Client(self.target.url, self.target.token)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a command's asynchronous part."""
+        import asyncio
+
+        return asyncio.run(work)
+
+
+def config_file(settings: ClientSettings) -> Path:
+    """What `faas login` writes: url, token, user."""
+    return settings.config_home / "config.toml"
+
+
+def logged_in(settings: ClientSettings) -> dict[str, str]:
+    """The values of `faas login`; empty where there are none."""
+    path = config_file(settings)
+    try:
+        written = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(f"{path}: {error}", hint="write it anew with faas login") from None
+    return {k: v for k, v in written.items() if isinstance(v, str)}
+
+
+def _host_server(settings: ClientSettings) -> tuple[str, str]:
+    """(URL, token) of the server of this host; "" where it is not there or not ours to read."""
+    try:
+        url = str(json.loads((settings.data / "server.json").read_text())["api"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
+    try:
+        return url, (settings.data / "admin-token").read_text().strip()
+    except OSError:
+        return url, ""
+
+
+def find(settings: ClientSettings) -> Target:
+    """Which server, and which token for it. Raises FaasError (`Unreachable`) where none is known."""
+    login, (host_url, host_token) = logged_in(settings), _host_server(settings)
+    candidates = (
+        (settings.url, "FAAS_URL"),
+        (login.get("url", ""), str(config_file(settings))),
+        (host_url, str(settings.data / "server.json")),
+    )
+    url, url_source = next(((u.rstrip("/"), s) for u, s in candidates if u), ("", ""))
+    if not url:
+        raise no_server()
+    tokens = (
+        (settings.token, "", "FAAS_TOKEN"),
+        (login.get("token", ""), login.get("url", ""), str(config_file(settings))),
+        (host_token, host_url, str(settings.data / "admin-token")),
+    )
+    for token, belongs_to, source in tokens:
+        if token and (not belongs_to or belongs_to.rstrip("/") == url):
+            user = login.get("user", "admin") if source == str(config_file(settings)) else "admin"
+            return Target(url, token, user, url_source, source)
+    return Target(url, "", "admin", url_source, "none")
+
+
+def no_server() -> FaasError:
+    from faas.client import Unreachable
+
+    return Unreachable(
+        "no server is known here",
+        hint="set FAAS_URL and FAAS_TOKEN, or run faas login; on the server's own host, start it: faas serve",
+    )

@@ -1,0 +1,60 @@
+"""The gateway's data path around a `FakeWorker`, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from faas.auth import Authenticator, TokenFile
+from faas.metrics import Metrics
+from faas.protocol import Revision, RevisionKey
+from faas.spec import Interface, parse
+from faas.web import authorization, errors
+from gateway.data_path import DataPath
+from gateway.public import Doorman, function_routes, strict
+from gateway.router import FunctionState
+from tests.support.fake_worker import FakeWorker
+
+TOKEN = "faas_the-administrators"
+
+
+def revision(
+    name: str = "hello",
+    number: int = 1,
+    *,
+    interface: Interface = Interface.LAMBDA,
+    namespace: str = "default",
+    **spec: Any,
+) -> Revision:
+    """A revision with `faas.toml`'s keys as keywords; public unless said otherwise."""
+    parsed = parse({"name": name, "public": True, **spec})
+    return Revision(RevisionKey(namespace, name, number), parsed, f"{name}@sha256:{number:064}", interface)
+
+
+def put(path: DataPath, *revisions: Revision) -> None:
+    """Make the revisions of one function callable; the last one is live."""
+    key = revisions[-1].key
+    numbered = {r.key.number: r for r in revisions}
+    path.router.put(FunctionState(key.namespace, key.function, {"live": key.number}, numbered))
+
+
+def data_path(worker: FakeWorker) -> tuple[DataPath, Metrics]:
+    metrics = Metrics("test")
+    return DataPath.create(worker, metrics), metrics
+
+
+def application(
+    path: DataPath, *, api: bool = False, domain: str = "", authenticator: Authenticator | None = None
+) -> web.Application:
+    """The functions' part of the public listener, or (`api`) of the API listener."""
+    checker = authenticator or TokenFile(TOKEN)
+    middlewares = [errors, strict, authorization(checker)] if api else [errors, strict]
+    app = web.Application(middlewares=middlewares)
+    app.add_routes(function_routes(path.router, path.invoker, Doorman(checker, api), domain=domain))
+    return app
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    """A metric's value; 0 where it has no such series."""
+    return metrics.registry.get_sample_value(name, labels) or 0.0

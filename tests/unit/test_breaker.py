@@ -1,0 +1,106 @@
+"""Admission, slot by slot."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from faas.errors import Throttled
+from gateway.breaker import Breaker, Breakers
+from tests.support.data_path import revision
+
+
+async def turn() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_slots_are_given_first_come_first_served_and_nobody_overtakes() -> None:
+    breaker = Breaker(1)
+    assert breaker.try_enter()
+    order: list[int] = []
+
+    async def one(number: int) -> None:
+        await breaker.enter(5)
+        order.append(number)
+
+    tasks = [asyncio.create_task(one(n)) for n in range(5)]
+    await turn()
+    for _ in range(5):
+        breaker.leave()
+        assert not breaker.try_enter()  # the slot went to who waited
+        await turn()
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3, 4]
+    breaker.leave()
+    assert breaker.unused
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    breaker = Breaker(1, queue_length=2)
+    breaker.try_enter()
+    waiting = [asyncio.create_task(breaker.enter(5)) for _ in range(2)]
+    await turn()
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(Throttled) as raised:
+        await breaker.enter(5)
+    assert asyncio.get_running_loop().time() - began < 0.5
+    assert raised.value.reason == "ConcurrentInvocationLimitExceeded"
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert breaker.waiting == 0
+
+
+async def test_a_wait_that_is_over_is_throttled_and_leaves_the_queue() -> None:
+    breaker = Breaker(1)
+    breaker.try_enter()
+    with pytest.raises(Throttled):
+        await breaker.enter(0.01)
+    with pytest.raises(Throttled):
+        await breaker.enter(0)
+    assert (breaker.inside, breaker.waiting) == (1, 0)
+
+
+async def test_who_is_cancelled_in_the_turn_of_its_slot_hands_it_on() -> None:
+    breaker = Breaker(1)
+    breaker.try_enter()
+    first, second = (asyncio.create_task(breaker.enter(5)) for _ in range(2))
+    await turn()
+    breaker.leave()  # first's slot …
+    first.cancel()  # … which it will not take
+    await asyncio.gather(first, return_exceptions=True)
+    await asyncio.wait_for(second, 1)
+    assert breaker.inside == 1
+    breaker.leave()
+    assert breaker.unused
+
+
+async def test_the_cancelled_of_a_long_queue_lose_no_slot() -> None:
+    breaker = Breaker(2)
+    breaker.try_enter()
+    breaker.try_enter()
+    tasks = [asyncio.create_task(breaker.enter(5)) for _ in range(100)]
+    await turn()
+    for task in tasks[::2]:
+        task.cancel()
+    entered = 0
+    for _ in range(50):
+        breaker.leave()
+        await turn()
+        entered += 1
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(r is None for r in results) == entered == 50
+    assert (breaker.inside, breaker.waiting) == (2, 0)
+
+
+def test_a_revisions_limit_is_its_instances_times_their_concurrency_and_unused_breakers_are_dropped() -> None:
+    breakers = Breakers()
+    http = revision(interface="http", concurrency=20, scale={"max": 3})  # type: ignore[arg-type]
+    breaker = breakers.of(http)
+    assert breaker.limit == 60
+    assert breaker.try_enter()
+    assert breakers.of(http) is breaker
+    breakers.leave(http.key, breaker)
+    assert len(breakers) == 0
