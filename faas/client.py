@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -234,7 +234,7 @@ class Client:
         request_id: str = "",
         follow: bool = False,
         limit: int | None = None,
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncGenerator[Json, None]:
         """Log records in the order of their time; `since` is Unix time. With `follow` it goes on until cancelled."""
         params = {
             "since": "" if since is None else f"{since:.3f}",

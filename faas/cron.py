@@ -20,7 +20,9 @@ from croniter import CroniterError, croniter
 
 FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 _FIELD_PATTERN = re.compile(r"[0-9a-zA-Z*,/-]+")
-_NAMES = frozenset("jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed thu fri sat".split())
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_NAMES = frozenset((*_MONTHS, *_WEEKDAYS))
 _EXAMPLE = 'five cron fields such as "*/5 * * * *"'
 _SECOND = timedelta(seconds=1)
 _PROBE = timedelta(days=1)  # no zone changes its offset twice within a day

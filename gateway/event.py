@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import time
 from collections.abc import Iterable
@@ -31,6 +32,7 @@ _TEXT_TYPES = frozenset(
         "application/x-www-form-urlencoded",
     }
 )
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # made once: `json.dumps` makes one a call
 _JSON_BEGINS = frozenset(b'{["-0123456789tfn')
 
 
@@ -81,7 +83,7 @@ def http_event(
             "requestId": request_id,
             "routeKey": "$default",
             "stage": "$default",
-            "time": _time(now),
+            "time": _time(int(now)),
             "timeEpoch": int(now * 1000),
         },
         "isBase64Encoded": False,
@@ -101,10 +103,11 @@ def http_event(
 
 def encode(event: Any) -> bytes:
     """An event as the bytes that the function is given."""
-    return json.dumps(event, separators=(",", ":")).encode()
+    return _ENCODE(event).encode()
 
 
-def _time(now: float) -> str:
+@functools.lru_cache(maxsize=4)
+def _time(now: int) -> str:
     """`12/Mar/2020:19:03:58 +0000`, in English whatever the locale is."""
     t = time.gmtime(now)
     return f"{t.tm_mday:02}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 
-from faas.errors import InstanceExited, ResponseTooLarge, ShuttingDown
+from faas.errors import InitFailed, InstanceExited, ResponseTooLarge, ShuttingDown
 from faas.protocol import HttpRequest, HttpResponse, Invocation, InvocationResult, Lease, Trigger
 from faas.spec import Interface
 from faas.web import new_request_id
@@ -42,11 +42,15 @@ class Invoker:
         self._quiet = asyncio.Event()
         self.draining = False
 
-    async def known(self, route: Route) -> Route:
-        """`route` with its interface known: LAMBDA or HTTP. Raises InitFailed, ImageUnusable."""
-        if route.revision.interface is Interface.AUTO:
+    async def known(self, route: Route, trigger: Trigger) -> Route:
+        """`route` with its interface known: LAMBDA or HTTP. Raises InitFailed (counted), ImageUnusable."""
+        if route.revision.interface is not Interface.AUTO:
+            return route
+        try:
             return await self._discovery.known(route)
-        return route
+        except InitFailed as error:
+            self._counters.of(route, trigger).not_started(error)
+            raise
 
     async def invoke_event(
         self,
@@ -65,8 +69,7 @@ class Invoker:
         """
         if self.draining:
             raise ShuttingDown
-        if route.revision.interface is Interface.AUTO:
-            route = await self._discovery.known(route)
+        route = await self.known(route, trigger)
         invocation = Invocation(
             request_id or new_request_id(), trigger, route.revision.spec.queue_timeout, trace_id, client_context
         )

@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 
 from faas.errors import BadFunctionResponse, FaasError, InvalidInput
 from faas.protocol import HttpRequest, HttpResponse, Trigger, Tunnel
-from faas.web import REQUEST_ID_HEADER, read_body, read_chunk
+from faas.web import PROGRESS_SECONDS, REQUEST_ID_HEADER, read_body, read_chunk
 from gateway.headers import content_length, inbound, outbound
 from gateway.invoke import Invoker
 from gateway.router import Route
@@ -178,7 +178,9 @@ async def _tunnel(request: web.Request, response: HttpResponse, tunnel: Tunnel, 
 
 async def _to_function(client: _ClientBytes, tunnel: Tunnel) -> None:
     while data := await client.read():
-        await tunnel.write(data)
+        # While reading pauses, a client that has gone is not seen: without a deadline the slot would stay taken.
+        async with asyncio.timeout(PROGRESS_SECONDS):
+            await tunnel.write(data)
 
 
 async def _to_client(tunnel: Tunnel, answer: web.StreamResponse) -> None:

@@ -190,7 +190,7 @@ def function_routes(
             raise
         principal = await doorman.admit(request, route)
         try:
-            route = await invoker.known(route)
+            route = await invoker.known(route, Trigger.HTTP)
             if route.revision.interface is Interface.HTTP:
                 authorization = principal is ANONYMOUS
                 return await proxy(

@@ -55,10 +55,7 @@ def client_settings(session: Session) -> list[Json]:
 @pass_session
 def config(session: Session, data: Path | None, running: bool, output: str) -> None:
     """Show each setting of a server on this machine, and of the connection, with where it came from."""
-    if running:
-        rows = session.run(_running(session))
-    else:
-        rows = [*server_settings(data), *client_settings(session)]
+    rows = session.run(_running(session)) if running else [*server_settings(data), *client_settings(session)]
     show(output, rows, COLUMNS, lambda s: s["name"])
 
 

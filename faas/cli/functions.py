@@ -95,9 +95,12 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
     if function.get("runtime"):
         yield "Runtime", f"{function['runtime']}  {spec.get('handler') or spec.get('app') or ''}".rstrip()
     yield "Interface", str(function.get("interface") or "-")
-    yield "Limits", (
-        f"{function.get('memory')} MB memory, {function.get('timeout')} s, "
-        f"{spec.get('ephemeral_storage', '-')} MB /tmp, network {spec.get('network', '-')}"
+    yield (
+        "Limits",
+        (
+            f"{function.get('memory')} MB memory, {function.get('timeout')} s, "
+            f"{spec.get('ephemeral_storage', '-')} MB /tmp, network {spec.get('network', '-')}"
+        ),
     )
     scale = spec.get("scale") or {}
     yield "Scale", f"{scale.get('min', '-')} to {scale.get('max', '-')}, idle {scale.get('idle', '-')}"
@@ -116,7 +119,9 @@ def _rows(label: str, rows: list[str]) -> Iterator[tuple[str, str]]:
 def _instance(instance: dict[str, Any]) -> str:
     used = size(float(instance.get("memory_bytes") or 0))
     since = age(instance.get("started_at"))
-    return f"{instance.get('id')}  {instance.get('state')}  {since}  {instance.get('invocations', 0)} invocations  {used}"
+    return (
+        f"{instance.get('id')}  {instance.get('state')}  {since}  {instance.get('invocations', 0)} invocations  {used}"
+    )
 
 
 @click.command()

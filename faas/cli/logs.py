@@ -28,7 +28,7 @@ def since_when(text: str, now: float) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a duration such as 10m nor a time such as 2030-01-31T12:00") from None
+        raise click.BadParameter(f"{text!r} is neither a duration (10m) nor a time (2030-01-31T12:00)") from None
 
 
 def line(record: Json, terminal: bool) -> str:
@@ -59,7 +59,10 @@ def logs(
     lines: int | None,
     output: str,
 ) -> None:
-    """Print what a function wrote, one line per record. `-o json` gives a JSON object per line, `-o name` request ids."""
+    """Print what a function wrote, one line per record.
+
+    `-o json` gives one JSON object per line, `-o name` the request ids.
+    """
     start = None if since is None else since_when(since, time.time())
     terminal = sys.stdout.isatty()
 

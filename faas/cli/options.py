@@ -17,18 +17,13 @@ COMPLETION_SECONDS = 1.0  # a shell that waits longer feels broken
 pass_session = click.make_pass_decorator(Session, ensure=True)
 
 
-class FunctionName(click.ParamType):
-    """`name` or `name.namespace`."""
-
-    name = "function"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Names that the server knows. Whatever goes wrong, a shell gets no words and no message."""
-        try:
-            names = asyncio.run(asyncio.wait_for(_names(ctx.ensure_object(Session)), COMPLETION_SECONDS))
-        except Exception:  # completion is silent: there is nobody to tell
-            return []
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names that the server knows. Whatever goes wrong, a shell gets no words and no message."""
+    try:
+        names = asyncio.run(asyncio.wait_for(_names(ctx.ensure_object(Session)), COMPLETION_SECONDS))
+    except Exception:  # completion is silent: there is nobody to tell
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 async def _names(session: Session) -> list[str]:
@@ -39,12 +34,13 @@ async def _names(session: Session) -> list[str]:
 def full_name(function: dict[str, Any]) -> str:
     """`name`, or `name.namespace` outside `default`."""
     namespace = function.get("namespace") or "default"
-    name = str(function.get("name") or function.get("function") or "")
+    name = str(function.get("function") or function.get("name") or "")  # a schedule has both: `name` is its own
     return name if namespace == "default" else f"{name}.{namespace}"
 
 
 def function_argument(command: F) -> F:
-    return click.argument("name", type=FunctionName(), metavar="NAME")(command)
+    """NAME: `name` or `name.namespace`, completed by the shell."""
+    return click.argument("name", metavar="NAME", shell_complete=complete_names)(command)
 
 
 def revision_number(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from faas import __version__
 from faas.cli.session import Session
 
-# section -> command -> (module in faas.cli, what it does). The help is here, so that `faas --help` imports none of them.
+# section -> command -> (module in faas.cli, what it does). The help is here: `faas --help` imports none of them.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Functions": {
         "new": ("new", "Start a function from a template."),
@@ -95,7 +96,7 @@ class Root(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name in NOT_BUILT:
-            raise click.UsageError(f"faas {name} is not built yet: {NOT_BUILT[name]} are not offered by this version", ctx)
+            raise click.UsageError(f"faas {name} is not built yet ({NOT_BUILT[name]})", ctx)
         if name not in _TABLE and not name.startswith("-"):
             near = difflib.get_close_matches(name, _TABLE, 1)
             known = f"did you mean faas {near[0]}?" if near else f"known: {', '.join(_TABLE)}"
@@ -129,6 +130,8 @@ def run(args: Sequence[str] | None) -> int:
     from faas.cli import failures
 
     session = Session()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its number
     argv = sys.argv[1:] if args is None else list(args)
     try:
         result = cli.main(argv, prog_name="faas", standalone_mode=False, obj=session)

@@ -23,9 +23,8 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(default, bool):
             option = click.option(flag, setting.name, is_flag=True, default=None, help=about)
         else:
-            shown = str(default) if default != "" else None
             option = click.option(
-                flag, setting.name, default=None, metavar=_metavar(setting.name), help=about, show_default=shown or False
+                flag, setting.name, metavar=_metavar(setting.name), help=about, show_default=str(default) or False
             )
         command = option(command)
     return command

@@ -1,0 +1,1 @@
+"""The gateway's database: engine, transactions, tables, migrations. See README.md beside this file."""

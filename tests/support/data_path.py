@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from faas.auth import Authenticator, TokenFile
 from faas.metrics import Metrics
@@ -25,10 +26,12 @@ def revision(
     *,
     interface: Interface = Interface.LAMBDA,
     namespace: str = "default",
+    spec_interface: str = "auto",
     **spec: Any,
 ) -> Revision:
-    """A revision with `faas.toml`'s keys as keywords; public unless said otherwise."""
-    parsed = parse({"name": name, "public": True, **spec})
+    """A revision with `faas.toml`'s keys as keywords (`spec_interface` is its `interface`: what was declared, where
+    `interface` is what is known); public unless said otherwise."""
+    parsed = parse({"name": name, "public": True, "interface": spec_interface, **spec})
     return Revision(RevisionKey(namespace, name, number), parsed, f"{name}@sha256:{number:064}", interface)
 
 
@@ -49,8 +52,9 @@ def application(
 ) -> web.Application:
     """The functions' part of the public listener, or (`api`) of the API listener."""
     checker = authenticator or TokenFile(TOKEN)
-    middlewares = [errors, strict, authorization(checker)] if api else [errors, strict]
-    app = web.Application(middlewares=middlewares)
+    app = web.Application(middlewares=[errors, strict])
+    if api:
+        app.middlewares.append(cast("Middleware", authorization(checker)))
     app.add_routes(function_routes(path.router, path.invoker, Doorman(checker, api), domain=domain))
     return app
 

@@ -13,9 +13,9 @@ from aiohttp import web
 @asynccontextmanager
 async def serving(app: web.Application, **options: Any) -> AsyncIterator[int]:
     """Serve `app` on loopback; yields the port. `options` are `web.AppRunner`'s."""
-    runner = web.AppRunner(app, **options)
+    runner = web.AppRunner(app, **{"shutdown_timeout": 1, **options})
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=1)
+    site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
         yield runner.addresses[0][1]

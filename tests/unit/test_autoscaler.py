@@ -9,7 +9,9 @@ from gateway.autoscaler import Panic, decide
 from gateway.collector import Observed
 
 
-def observed(demand: int = 0, peak: int | None = None, stable: float = 0, panic: float = 0, instances: int = 0) -> Observed:
+def observed(
+    demand: int = 0, peak: int | None = None, stable: float = 0, panic: float = 0, instances: int = 0
+) -> Observed:
     return Observed(demand, demand if peak is None else peak, stable, panic, instances)
 
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from faas.errors import Throttled
+from faas.spec import Interface
 from gateway.breaker import Breaker, Breakers
 from tests.support.data_path import revision
 
@@ -97,7 +98,7 @@ async def test_the_cancelled_of_a_long_queue_lose_no_slot() -> None:
 
 def test_a_revisions_limit_is_its_instances_times_their_concurrency_and_unused_breakers_are_dropped() -> None:
     breakers = Breakers()
-    http = revision(interface="http", concurrency=20, scale={"max": 3})  # type: ignore[arg-type]
+    http = revision(interface=Interface.HTTP, concurrency=20, scale={"max": 3})
     breaker = breakers.of(http)
     assert breaker.limit == 60
     assert breaker.try_enter()

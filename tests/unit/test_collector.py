@@ -39,7 +39,9 @@ def test_the_peak_equals_a_plain_search_over_everything_that_happened(seed: int)
             load.enter(now)
         levels.append((now, load.in_flight))
         window = 5.0
-        inside = [v for i, (t, v) in enumerate(levels) if (levels[i + 1][0] if i + 1 < len(levels) else now) >= now - window]
+        inside = [
+            v for i, (t, v) in enumerate(levels) if (levels[i + 1][0] if i + 1 < len(levels) else now) >= now - window
+        ]
         assert load.peak(now, window) == max(inside)
 
 

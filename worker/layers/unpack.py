@@ -1,21 +1,22 @@
-"""Unpack one layer, as a program of its own: `python unpack.py FOLDER < blob`, limits as JSON in the second argument.
+"""Unpack one layer, as a program of its own: `python -m worker.layers.unpack FOLDER LIMITS < blob` (JSON limits).
 
-It assumes that the archive is hostile. Before the first byte is parsed, its root becomes the destination, its memory,
-time and file sizes are limited; `tarfile` only parses, every write is done here. Prints one JSON object: `{"digest",
-"diff_id", "bytes", "entries", "skipped"}`, or `{"error"}` and exits with 1.
+It assumes that the archive is hostile. Before the first byte is parsed, the process is in namespaces of its own with
+the destination as its root, nearly all its capabilities gone, its memory, time and file sizes limited; `tarfile` only
+parses, every write is `worker.layers.tree`'s. Prints one JSON object: `{"digest", "diff_id", "bytes", "entries",
+"skipped"}`, or `{"error"}` and exits with 1.
 
 Whiteouts become overlayfs's own (kernel, Documentation/filesystems/overlayfs.rst; image-spec, layer.md "Whiteouts").
 """
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import hashlib
 import io
 import json
 import os
 import resource
-import stat
+import struct
 import sys
 import tarfile
 import zlib
@@ -24,16 +25,23 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from worker.layers.tree import Attributes, Refused, Tree, shown, split
+
 CHUNK = 1 << 18  # bytes read at once
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 MEMORY_HEADROOM = 64 << 20  # bytes beyond what the interpreter has when it starts
 RATIO_FREE = 64 << 20  # bytes that may come out before the ratio is looked at
 ZSTD_WINDOW = 1 << 25  # bytes; common encoders stay at 8 MiB
 MAX_ID = 2**31 - 2
+MAX_TIME = 2**40  # seconds; a larger one is a mistake or an attack
 
-
-class Refused(Exception):
-    """The archive is broken or not acceptable; the text says why."""
+CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS = 0x00020000, 0x40000000, 0x08000000, 0x04000000
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+CAP_VERSION_3, CAP_LAST = 0x20080522, 40
+# chown, dac_override, dac_read_search, fowner; sys_admin for the xattr that marks opaque folders
+CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 21
 
 
 class Source(io.RawIOBase):
@@ -43,8 +51,8 @@ class Source(io.RawIOBase):
         self._chunks = self._decompressed(blob)
         self._pending = b""
         self._limits = limits
-        self.compressed = hashlib.new(limits["algorithm"])
-        self.plain = hashlib.sha256()
+        self.compressed = hashlib.new(limits["algorithms"][0])
+        self.plain = hashlib.new(limits["algorithms"][1])
         self.taken = self.given = 0
 
     def readable(self) -> bool:
@@ -136,149 +144,124 @@ class _Joined(io.RawIOBase):
 
 
 class Writer:
-    """Writes entries below the current folder, which is also the root of the file system."""
+    """Turns entries into what `tree` holds, within `limits`."""
 
-    def __init__(self, limits: dict[str, Any]) -> None:
+    def __init__(self, tree: Tree, limits: dict[str, Any]) -> None:
+        self._tree = tree
         self._limits = limits
         self.bytes = self.entries = self.skipped = 0
-        self._folders: list[tuple[str, tarfile.TarInfo]] = []  # whose times are set last
+        self._times: dict[str, int] = {}  # of folders, set last: every entry in one changes it
 
     def write(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
         self.entries += 1
         if self.entries > self._limits["entries"]:
             raise Refused(f"the layer has more than {self._limits['entries']} entries")
-        parts = [part for part in entry.name.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            raise Refused(f"the name {entry.name[:200]!r} leaves the root")
+        parts = split(entry.name)
         if len(parts) > self._limits["depth"]:
             raise Refused(f"a path is more than {self._limits['depth']} folders deep")
         if not parts:
             return
         name = parts[-1]
-        if len(parts) > 1:
-            self._make_folders(parts[:-1])
-        path = "/".join(parts)
         if name == OPAQUE:
-            os.setxattr("/".join(parts[:-1]) or ".", "trusted.overlay.opaque", b"y")
+            self._tree.opaque(parts[:-1])
         elif name.startswith(WHITEOUT + WHITEOUT):
             self.skipped += 1  # aufs's own bookkeeping
         elif name.startswith(WHITEOUT):
-            hidden = "/".join([*parts[:-1], name[len(WHITEOUT) :]])
-            if name == WHITEOUT or name[len(WHITEOUT) :] in (".", ".."):
-                raise Refused(f"the whiteout {entry.name[:200]!r} names nothing")
-            self._remove(hidden)
-            os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0))
+            hidden = name[len(WHITEOUT) :]
+            if hidden in ("", ".", ".."):
+                raise Refused(f"the whiteout {shown(entry.name)} names nothing")
+            self._tree.whiteout([*parts[:-1], hidden])
         else:
-            self._entry(archive, entry, path)
+            self._entry(archive, entry, parts)
 
-    def _entry(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
+    def _entry(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, parts: list[str]) -> None:
         if not 0 <= entry.uid <= MAX_ID or not 0 <= entry.gid <= MAX_ID:
-            raise Refused(f"{path[:200]!r} has the owner {entry.uid}:{entry.gid}")
+            raise Refused(f"{shown(entry.name)} has the owner {entry.uid}:{entry.gid}")
+        # Set-id bits have no effect inside: dropped, so that none lies on the host's disk.
+        mtime = int(entry.mtime) if abs(entry.mtime) < MAX_TIME else 0
+        attributes = Attributes(entry.uid, entry.gid, entry.mode & 0o1777, mtime)
         if entry.isdir():
-            if not (os.path.isdir(path) and not os.path.islink(path)):  # noqa: PTH112, PTH114 - no pathlib in here
-                self._remove(path)
-                os.mkdir(path)  # noqa: PTH102
-            self._folders.append((path, entry))
+            self._tree.folder(parts, attributes)
+            self._times["/".join(parts)] = mtime
         elif entry.isreg():
-            self._file(archive, entry, path)
+            self._take(entry.size)
+            content = archive.extractfile(entry)
+            assert content is not None
+            self._tree.file(parts, attributes, content)  # type: ignore[arg-type]
         elif entry.issym():
-            self._remove(path)
-            os.symlink(entry.linkname, path)  # noqa: PTH211
+            self._tree.link(parts, entry.linkname, attributes)
         elif entry.islnk():
-            self._link(entry, path)
-            return
+            self._take(self._tree.hard_link(parts, self._link_target(entry), attributes))
         else:
             self.skipped += 1  # devices and FIFOs: nothing in a sandbox may use them
-            return
-        os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
-        if not entry.issym():
-            os.chmod(path, entry.mode & 0o1777)  # noqa: PTH101 - set-id bits have no effect inside: drop them
-        if not entry.isdir():
-            _set_time(path, entry)
 
-    def _file(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
-        self.bytes += entry.size
-        if entry.size < 0 or self.bytes > self._limits["bytes"]:
+    def _take(self, size: int) -> None:
+        self.bytes += size
+        if size < 0 or self.bytes > self._limits["bytes"]:
             raise Refused(f"the layer unpacks to more than {self._limits['bytes']} bytes")
-        self._remove(path)
-        content = archive.extractfile(entry)
-        assert content is not None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(path, flags, 0o600), "wb") as target:
-            while chunk := content.read(CHUNK):
-                target.write(chunk)
 
-    def _link(self, entry: tarfile.TarInfo, path: str) -> None:
-        target = [part for part in entry.linkname.split("/") if part not in ("", ".")]
-        if ".." in target or not target:
-            raise Refused(f"the hard link {path[:200]!r} leaves the root")
-        if target != path.split("/"):
-            self._remove(path)
-            try:
-                os.link("/".join(target), path, follow_symlinks=False)
-            except FileNotFoundError:
-                raise Refused(f"the hard link {path[:200]!r} points to nothing in its layer") from None
-
-    def _make_folders(self, parts: list[str]) -> None:
-        """Parents that the archive did not name. A link among them is followed, inside this root."""
-        path = ""
-        for part in parts:
-            path = f"{path}/{part}" if path else part
-            try:
-                if not stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116
-                    self._remove(path)
-                    os.mkdir(path, 0o755)  # noqa: PTH102
-            except FileNotFoundError:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)  # noqa: PTH108 - a link to nowhere
-                os.mkdir(path, 0o755)  # noqa: PTH102
-
-    def _remove(self, path: str) -> None:
-        """A later entry replaces an earlier one of the same name."""
+    @staticmethod
+    def _link_target(entry: tarfile.TarInfo) -> list[str]:
         try:
-            mode = os.lstat(path).st_mode
-        except FileNotFoundError:
-            return
-        if not stat.S_ISDIR(mode):
-            os.unlink(path)  # noqa: PTH108
-            return
-        for folder, folders, files in os.walk(path, topdown=False):
-            for name in files:
-                os.unlink(f"{folder}/{name}")  # noqa: PTH108
-            for name in folders:
-                below = f"{folder}/{name}"
-                os.unlink(below) if os.path.islink(below) else os.rmdir(below)  # noqa: PTH106, PTH108, PTH114
-        os.rmdir(path)  # noqa: PTH106
+            target = split(entry.linkname)
+        except Refused:
+            target = []
+        if not target:
+            raise Refused(f"the hard link {shown(entry.name)} leaves the root")
+        return target
 
     def finish(self) -> None:
-        for path, entry in reversed(self._folders):
-            if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
-                _set_time(path, entry)
+        for path, mtime in self._times.items():
+            self._tree.set_folder_time(path.split("/"), mtime)
 
 
-def _set_time(path: str, entry: tarfile.TarInfo) -> None:
-    with contextlib.suppress(OSError, OverflowError, ValueError):  # a date that no file system has
-        os.utime(path, (int(entry.mtime), int(entry.mtime)), follow_symlinks=False)
+def _system(result: int, name: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
 def _confine(folder: str, limits: dict[str, Any]) -> None:
-    """From here on this process has no other files, and little of the machine."""
+    """From here on this process has no other files, no network, and little of the machine."""
     with open("/proc/self/statm") as statm:
         address_space = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY_HEADROOM
-    os.chroot(folder)
+    libc = ctypes.CDLL(None, use_errno=True)
+    target = os.fsencode(folder)
+    _system(libc.unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS), "unshare")
+    _system(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount private")
+    _system(libc.mount(target, target, None, MS_BIND, None), "bind mount")
+    flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC
+    _system(libc.mount(None, target, None, flags, None), "remount")
+    os.chdir(folder)
+    _system(libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
+    _system(libc.umount2(b".", MNT_DETACH), "umount2")
     os.chdir("/")
     os.umask(0)
+    _drop_capabilities(libc)
     resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
     resource.setrlimit(resource.RLIMIT_CPU, (limits["seconds"], limits["seconds"]))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits["bytes"], limits["bytes"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+
+def _drop_capabilities(libc: Any) -> None:
+    for capability in range(CAP_LAST + 1):
+        if not CAPABILITIES >> capability & 1:
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    _system(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+    header = struct.pack("=Ii", CAP_VERSION_3, 0)
+    low, high = CAPABILITIES & 0xFFFFFFFF, CAPABILITIES >> 32
+    _system(libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)), "capset")
 
 
 def main(folder: str, limits: dict[str, Any]) -> dict[str, Any]:
     source = Source(sys.stdin.buffer, limits)
-    writer = Writer(limits)
     _confine(folder, limits)
+    tree = Tree(os.open("/", os.O_RDONLY | os.O_DIRECTORY), limits["lowers"], limits["depth"])
+    writer = Writer(tree, limits)
     try:
         with tarfile.open(fileobj=source, mode="r|", bufsize=CHUNK, errorlevel=2) as archive:
             for entry in archive:
@@ -293,7 +276,7 @@ def main(folder: str, limits: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"error": "the layer needs more memory to parse than is allowed"}
     except OSError as error:
-        return {"error": f"the layer cannot be written: {os.strerror(error.errno or 0)}"}
+        return {"error": f"the layer cannot be written: {os.strerror(error.errno or 0)}", "errno": error.errno}
     except RecursionError:
         return {"error": "the layer is nested too deeply"}
     return {

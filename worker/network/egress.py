@@ -1,7 +1,9 @@
 """The way out of an instance: a veth pair, one firewall table of ours, masquerading.
 
-From inside, everything beyond this machine is reachable and nothing else: no address of the host, no other instance,
-no link-local (cloud metadata). Each instance is a point-to-point link with one address; all share the gateway's.
+From inside, everything beyond this machine is reachable and nothing else: no address of the host (also none that it
+would translate into a container's), no other instance, no container of a bridge here, no link-local address (cloud
+metadata). The one exception is name service, where the host's resolver has one of the host's own addresses. Each
+instance is a point-to-point link with one address; all share the gateway's.
 
     instance  eth0 100.64.x.y/32 ── vfXXXXn gateway/32  host ── masquerade ── out
 """
@@ -16,17 +18,19 @@ import logging
 import os
 import shutil
 import subprocess
+import time
 from collections import deque
 from pathlib import Path
 
 from faas.errors import Unavailable
+from worker.network.resolver import servers
 
 log = logging.getLogger("worker.network")
 
 SHARED_SPACE = ipaddress.IPv4Network("100.64.0.0/10")  # RFC 6598: on no LAN, so it hides nobody's addresses
 PREFIX = 20  # 4,094 instances
 TIMEOUT = 10.0  # seconds for one call of ip or nft
-REST = 64  # addresses that rest before they are used again: the kernel takes a dead namespace's link away late
+RECHECK_SECONDS = 10.0  # between looks at the machine's other firewall, which an engine may start or rewrite
 
 
 def run(command: list[str], text: str = "") -> str:
@@ -53,10 +57,24 @@ def choose_subnet(server_id: str, taken: list[ipaddress.IPv4Network]) -> ipaddre
 
 
 def host_networks() -> list[ipaddress.IPv4Network]:
-    """The IPv4 networks that this host has an address in."""
+    """The IPv4 networks that this host has an address in or a route to, but for the default route."""
     rows = json.loads(run(["ip", "-json", "-4", "addr", "show"]) or "[]")
-    addresses = [a for row in rows for a in row.get("addr_info", ())]
-    return [ipaddress.IPv4Network((a["local"], a["prefixlen"]), strict=False) for a in addresses if "local" in a]
+    addresses = [a for row in rows for a in row.get("addr_info", ()) if "local" in a]
+    found = [ipaddress.IPv4Network((a["local"], a["prefixlen"]), strict=False) for a in addresses]
+    for row in json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"]) or "[]"):
+        try:
+            network = ipaddress.IPv4Network(row.get("dst", "default"), strict=False)
+        except ValueError:  # "default"
+            continue
+        if network.prefixlen > 1:  # a VPN's 0.0.0.0/1 is a default route too
+            found.append(network)
+    return found
+
+
+def uplinks() -> list[str]:
+    """The interfaces that this host's own default routes leave by."""
+    rows = json.loads(run(["ip", "-json", "-4", "route", "show", "default"]) or "[]")
+    return sorted({row["dev"] for row in rows if "dev" in row})
 
 
 class Egress:
@@ -64,14 +82,14 @@ class Egress:
 
     def __init__(self, server_id: str, subnet: str = "") -> None:
         self.table = f"faas_{server_id}"
-        self.prefix = f"vf{server_id[:6]}"  # an interface's name has at most 15 characters
+        self.prefix = f"vf{server_id[:8]}"  # an interface's name has at most 15 characters
         self._server_id = server_id
         self._wanted = subnet
         self._free: deque[int] = deque()
-        self._next = 2
+        self._next = 2  # 0 is the network's own address, 1 the gateway's
         self._links = itertools.count(1)
+        self._checked = 0.0
         self.subnet = SHARED_SPACE
-        self._rules: list[list[str]] = []
 
     @property
     def gateway(self) -> ipaddress.IPv4Address:
@@ -105,18 +123,26 @@ class Egress:
 
     def _ruleset(self) -> str:
         links = f'"{self.prefix}*"'
+        names = " ".join(
+            f"iifname {links} ip daddr {a} {p} dport 53 accept;" for a in servers() for p in ("udp", "tcp")
+        )
+        # The host's own uplink may be a bridge (a hypervisor's); all others hold containers or guests.
+        not_uplink = " ".join(f'oifname != "{name}"' for name in uplinks())
+        # Before address translation, so that a published port of a container counts as the host's address that it is.
         return f"""
 table inet {self.table} {{
-    chain input {{
-        type filter hook input priority -10; policy accept;
-        iifname {links} drop
+    chain prerouting {{
+        type filter hook prerouting priority -150; policy accept;
+        {names}
+        iifname {links} meta nfproto ipv6 drop
+        iifname {links} ip saddr != {self.subnet} drop
+        iifname {links} fib daddr type {{ local, broadcast, multicast }} drop
+        iifname {links} ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, {self.subnet} }} drop
     }}
     chain forward {{
         type filter hook forward priority -10; policy accept;
         iifname {links} oifname {links} drop
-        iifname {links} ip saddr != {self.subnet} drop
-        iifname {links} meta nfproto ipv6 drop
-        iifname {links} ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, {self.subnet} }} drop
+        iifname {links} meta oifkind "bridge" {not_uplink} drop
         oifname {links} ct state established,related accept
         oifname {links} drop
     }}
@@ -135,6 +161,7 @@ table inet {self.table} {{
 
     def _pass_foreign_firewall(self) -> None:
         """Docker sets the FORWARD policy to DROP, which an accept in our own table cannot undo."""
+        self._checked = time.monotonic()
         if not shutil.which("iptables"):
             return
         listed = subprocess.run(["iptables", "-w", "-S", "FORWARD"], capture_output=True, text=True, timeout=TIMEOUT)
@@ -142,23 +169,28 @@ table inet {self.table} {{
             return
         chain = "DOCKER-USER" if "DOCKER-USER" in listed.stdout else "FORWARD"
         for rule in self._foreign_rules():
-            run(["iptables", "-w", "-I", chain, *rule])
+            command = ["iptables", "-w", "-C", chain, *rule]
+            if subprocess.run(command, capture_output=True, timeout=TIMEOUT).returncode:
+                run(["iptables", "-w", "-I", chain, *rule])
 
     def take(self) -> int:
-        """A free address, as its number in the subnet; the one that was given back longest ago."""
-        if len(self._free) > REST:
-            return self._free.popleft()
-        if self._next >= self.subnet.num_addresses - 1:
+        """A free address, as its number in the subnet.
+
+        The one that was free for longest, since others may still answer to a gone instance's.
+        """
+        if self._next < self.subnet.num_addresses - 1:
+            self._next += 1
+            return self._next - 1
+        if not self._free:
             raise Unavailable("every address of the instances' subnet is in use", hint="set a larger subnet")
-        self._next += 1
-        return self._next - 1
+        return self._free.popleft()
 
     def give_back(self, number: int) -> None:
         self._free.append(number)
 
     def link_name(self) -> str:
-        """A name for a host-side interface that no other link of this server has had."""
-        return f"{self.prefix}{next(self._links)}"
+        """A new name for the host's end: the kernel takes a gone instance's interface down in its own time."""
+        return f"{self.prefix}{next(self._links) % 0xFFFFF:x}"
 
     def link_inside(self, number: int, name: str) -> None:
         """Blocking, in the new namespace: make the pair, one end here, the other at the host, and the routes."""
@@ -172,6 +204,8 @@ table inet {self.table} {{
 
     def link_outside(self, number: int, name: str) -> None:
         """Blocking, at the host: the gateway's address and the route to the instance."""
+        if time.monotonic() - self._checked > RECHECK_SECONDS:
+            self._pass_foreign_firewall()
         run(
             ["ip", "-batch", "-"],
             f"addr add {self.gateway}/32 dev {name}\nlink set {name} up\n"

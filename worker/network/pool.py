@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections import deque
@@ -40,7 +39,7 @@ class NamespacePool:
         self._egress = egress
         self._threads = threads
         self._ready: dict[Network, deque[NetworkNamespace]] = {kind: deque() for kind in Network}
-        self._making: set[asyncio.Task[None]] = set()
+        self._making: dict[Network, asyncio.Task[None]] = {}
         self._closed = False
 
     async def open(self) -> None:
@@ -64,16 +63,14 @@ class NamespacePool:
 
     async def close(self) -> None:
         self._closed = True
-        for task in list(self._making):
-            with contextlib.suppress(FaasError, OSError):
-                await task
+        await asyncio.gather(*self._making.values())
         for ready in self._ready.values():
             while ready:
                 await self.discard(ready.popleft())
         await asyncio.get_running_loop().run_in_executor(self._threads, self._egress.close)
 
     def _refill(self, kind: Network) -> None:
-        if self._closed or len(self._ready[kind]) + len(self._making) >= READY:
+        if self._closed or kind in self._making or len(self._ready[kind]) >= READY:
             return
 
         async def fill() -> None:
@@ -84,8 +81,8 @@ class NamespacePool:
                 log.warning("cannot make a network namespace ahead: %s", error)
 
         task = asyncio.create_task(fill())
-        self._making.add(task)
-        task.add_done_callback(self._making.discard)
+        self._making[kind] = task
+        task.add_done_callback(lambda _: self._making.pop(kind, None))
 
     async def _make(self, kind: Network) -> NetworkNamespace:
         loop = asyncio.get_running_loop()

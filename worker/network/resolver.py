@@ -1,4 +1,4 @@
-"""What an instance needs to resolve names: /etc/resolv.conf and /etc/hosts, made once, mounted read-only."""
+"""What an instance needs to resolve names: the content of its /etc/resolv.conf and /etc/hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ log = logging.getLogger("worker.network")
 
 # Where systemd-resolved keeps the real servers while /etc/resolv.conf names its stub on loopback.
 RESOLV_CONFS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
-HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n"
 
 
 def resolv_conf(sources: tuple[Path, ...] = RESOLV_CONFS) -> str:
@@ -36,10 +35,11 @@ def _reachable(line: str) -> bool:
     return not address.is_loopback and address.version == 4  # instances have no IPv6
 
 
-def write_files(folder: Path) -> tuple[Path, Path]:
-    """Write both into `folder`; returns (resolv.conf, hosts)."""
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    resolver, hosts = folder / "resolv.conf", folder / "hosts"
-    resolver.write_text(resolv_conf())
-    hosts.write_text(HOSTS)
-    return resolver, hosts
+def hosts(hostname: str) -> str:
+    """/etc/hosts of an instance: itself, and nobody else."""
+    return f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+
+def servers(sources: tuple[Path, ...] = RESOLV_CONFS) -> list[str]:
+    """The addresses in `resolv_conf`, which the firewall lets through where one of them is this host's own."""
+    return [line.split()[1] for line in resolv_conf(sources).splitlines() if line.startswith("nameserver")]

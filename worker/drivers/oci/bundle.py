@@ -9,7 +9,7 @@ from worker.drivers.base import SandboxSpec
 from worker.drivers.oci.cgroups import PERIOD_MICROSECONDS, quota
 
 SHM_BYTES = 1 << 20  # enough for a semaphore; data belongs in /tmp, which is not memory
-_DEV = ["nosuid", "strictatime", "mode=755", "size=65536k"]
+_DEV = ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]
 # As Docker masks them: they tell about, or reach into, the host.
 MASKED = [
     "/proc/acpi",
@@ -41,8 +41,6 @@ def configuration(
     cgroup: str,
     seccomp: dict[str, Any],
     tmp: Path | None,
-    resolver: Path | None,
-    hosts: Path | None,
 ) -> dict[str, Any]:
     """The configuration of a sandbox whose root is mounted at `root` and whose network is at the path `namespace`.
 
@@ -60,8 +58,6 @@ def configuration(
     ]
     if tmp is not None:
         mounts.append(_bind(tmp, "/tmp", "rw"))  # noqa: S108 - a path inside
-    if resolver is not None and hosts is not None:
-        mounts += [_bind(resolver, "/etc/resolv.conf", "ro"), _bind(hosts, "/etc/hosts", "ro")]
     uid, gid = spec.user
     none: list[str] = []
     capabilities = dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), none)

@@ -7,15 +7,15 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from faas.errors import Conflict, FaasError, Unavailable
 from faas.oci.source import ImageSource
-from faas.spec import Network
 from worker.drivers.base import (
     DriverPaths,
     Exit,
@@ -26,11 +26,11 @@ from worker.drivers.base import (
     SandboxStats,
     architecture,
 )
+from worker.drivers.oci import mounts, seccomp
 from worker.drivers.oci import runtime as runtimes
-from worker.drivers.oci import seccomp
 from worker.drivers.oci.bundle import configuration
 from worker.drivers.oci.cgroups import for_machine
-from worker.drivers.oci.mounts import mount_root, mounted_below, unmount
+from worker.drivers.oci.furniture import Furniture
 from worker.drivers.oci.ownership import OwnedLayers
 from worker.drivers.oci.process import Process, become_subreaper, stream
 from worker.drivers.oci.sandbox import OciSandbox
@@ -38,36 +38,40 @@ from worker.drivers.oci.scratch import ScratchPool
 from worker.layers.store import LayerStore, UnpackedImage
 from worker.network.egress import Egress
 from worker.network.pool import NamespacePool
-from worker.network.resolver import write_files
 
 log = logging.getLogger("worker.drivers.oci")
 
 RUN = Path("/run/faas")
-THREADS = 8
+THREADS = 8  # starts, mounts, clean-up at once; a start is CPU, so more would only make each slower
+UNPACKERS = 2  # layers unpacked at once, apart: they take seconds
 KILL_SECONDS = 5.0
 T = TypeVar("T")
 
 
 class OciDriver:
-    """Implements `worker.drivers.base.Driver`."""
+    """Implements `worker.drivers.base.Driver`.
+
+    What has begun is finished: a caller that is cancelled leaves no half-made sandbox and no half-done removal.
+    """
 
     name = "oci"
 
     def __init__(self, paths: DriverPaths, source: ImageSource, *, runtime: str = "", subnet: str = "") -> None:
-        self._paths = paths
-        self._run = RUN / paths.server_id
+        self._run = run = RUN / paths.server_id
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oci")
-        self._layers = LayerStore(paths.data / "layers", source, architecture(), self._threads)
+        self._unpackers = ThreadPoolExecutor(UNPACKERS, thread_name_prefix="layers")
+        self._layers = LayerStore(paths.data / "layers", run / "l", source, architecture(), self._unpackers)
         self._cgroups = for_machine(paths.server_id)
-        self._scratch = ScratchPool(paths.data / "scratch", self._run / "scratch", self._threads)
-        self._egress = Egress(paths.server_id, subnet)
-        self._namespaces = NamespacePool(self._egress, self._threads)
-        self._owned = OwnedLayers(self._run / "owned")
+        self._scratch = ScratchPool(paths.data / "scratch", run / "scratch", self._threads)
+        self._namespaces = NamespacePool(Egress(paths.server_id, subnet), self._threads)
+        self._owned = OwnedLayers(run / "owned")
+        self._furniture = Furniture(run / "furniture")
         self._wanted_runtime = runtime
         self._runtime: runtimes.Runtime
         self._sandboxes: dict[str, OciSandbox] = {}
+        self._removals: dict[str, asyncio.Task[None]] = {}
+        self._work: set[asyncio.Task[Any]] = set()
         self._seccomp: dict[str, Any] = seccomp.profile()
-        self._resolver = self._hosts = Path()
 
     @staticmethod
     def missing(runtime: str = "") -> list[str]:
@@ -78,7 +82,9 @@ class OciDriver:
         if runtimes.find(runtime) is None:
             reasons.append(f"{runtime or 'runc'} is not installed")
         if "overlay" not in Path("/proc/filesystems").read_text():
-            reasons.append("the kernel has no overlayfs")
+            reasons.append("the kernel has no overlayfs (modprobe overlay)")
+        if not Path("/dev/loop-control").exists():
+            reasons.append("the kernel has no loop devices (modprobe loop)")
         reasons += [f"{tool} is not installed" for tool in ("nft", "ip", "mkfs.ext4") if not shutil.which(tool)]
         return reasons
 
@@ -89,39 +95,47 @@ class OciDriver:
             raise Unavailable("the oci driver cannot run: " + "; ".join(reasons), hint="run faas doctor")
         become_subreaper()
         self._runtime = runtimes.Runtime(program, self._run / "runtime")
-        await self._in_thread(lambda: self._sweep(program))
+        try:
+            await self._in_thread(lambda: self._prepare_machine(program))
+        except OSError as error:
+            raise Unavailable(f"this machine cannot run sandboxes: {error}", hint="run faas doctor") from None
         await self._namespaces.open()
 
-    def _sweep(self, program: str) -> None:
-        """Blocking. End and remove what a crashed server of this data folder left, then make the folders."""
+    def _prepare_machine(self, program: str) -> None:
+        """Blocking. End and remove what a crashed server of this data folder left, then make everything anew."""
         runtimes.warn_if_old(program)
-        for sandbox_id in self._cgroups.ids():
-            self._cgroups.kill(sandbox_id)
-            self._cgroups.remove(sandbox_id)
-        for point in mounted_below(self._run):
-            unmount(point)
-        shutil.rmtree(self._run, ignore_errors=True)
-        for folder in (self._run, self._run / "bundles", self._run / "runtime", self._run / "empty"):
-            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._resolver, self._hosts = write_files(self._run / "etc")
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._cgroups.open()
+        self._leave_nothing()
+        self._cgroups.open()
+        self._run.mkdir(mode=0o700, parents=True)
+        # A file system of its own that passes no mount on: other mount namespaces never hold an instance's root.
+        mounts.mount("faas", self._run, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0700")
+        mounts.mount("", self._run, "", mounts.MS_PRIVATE)
+        for name in ("bundles", "runtime", "empty", "furniture"):
+            (self._run / name).mkdir(mode=0o711)
         self._layers.open()
         self._scratch.open()
 
+    def _leave_nothing(self) -> None:
+        """Blocking. Processes, mounts, folders and groups of this server."""
+        self._cgroups.close()
+        for point in mounts.mounted_below(self._run):
+            mounts.unmount(point)
+        for folder in (self._run, RUN):
+            with contextlib.suppress(OSError):  # RUN may hold another server's
+                folder.rmdir()
+
     async def close(self) -> None:
         await asyncio.gather(*(self.delete(sandbox_id) for sandbox_id in list(self._sandboxes)))
+        while self._work:
+            await asyncio.gather(*self._work, return_exceptions=True)
         await self._namespaces.close()
         await self._scratch.close()
         await self._in_thread(self._leave_nothing)
         self._threads.shutdown(wait=False)
-
-    def _leave_nothing(self) -> None:
-        for point in mounted_below(self._run):
-            unmount(point)
-        shutil.rmtree(self._run, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            RUN.rmdir()
-        self._cgroups.close()
+        self._unpackers.shutdown(wait=False)
 
     async def prepare(self, reference: str) -> PreparedImage:
         image = await self._layers.image(reference)
@@ -130,56 +144,41 @@ class OciDriver:
     async def create(self, spec: SandboxSpec) -> Sandbox:
         if spec.id in self._sandboxes:
             raise Conflict(f"there is a sandbox {spec.id} already")
-        image = spec.image.handle
-        assert isinstance(image, UnpackedImage)
-        namespace = await self._namespaces.take(spec.network)
-        scratch = None
-        try:
-            if spec.tmp_bytes:
-                scratch = await self._scratch.take(spec.tmp_bytes)
-            sandbox = await self._furnish(spec, namespace, scratch)
-        except BaseException:
-            if scratch is not None:
-                await self._scratch.discard(scratch)
-            await self._namespaces.discard(namespace)
-            raise
+        sandbox = OciSandbox(spec, self._run / "bundles" / spec.id, asyncio.get_running_loop().create_future())
         self._sandboxes[spec.id] = sandbox
         try:
-            await self._in_thread(lambda: self._mount(sandbox, image))
+            await self._to_the_end(self._create(sandbox))
         except BaseException:
             await self.delete(spec.id)
             raise
         return sandbox
 
-    async def _furnish(self, spec: SandboxSpec, namespace: Any, scratch: Any) -> OciSandbox:
-        out_read, out_write = runtimes.open_pipe()
-        err_read, err_write = runtimes.open_pipe()
-        stdout, out_transport = await stream(out_read)
-        stderr, err_transport = await stream(err_read)
-        return OciSandbox(
-            spec=spec,
-            bundle=self._run / "bundles" / spec.id,
-            namespace=namespace,
-            stdout=stdout,
-            stderr=stderr,
-            transports=(out_transport, err_transport),
-            exited=asyncio.get_running_loop().create_future(),
-            outputs=[out_write, err_write],
-            scratch=scratch,
-        )
+    async def _create(self, sandbox: OciSandbox) -> None:
+        spec = sandbox.spec
+        sandbox.namespace = await self._namespaces.take(spec.network)
+        if spec.tmp_bytes:
+            sandbox.scratch = await self._scratch.take(spec.tmp_bytes)
+        for name in ("stdout", "stderr"):
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            sandbox.outputs.append(writing)
+            reader, transport = await stream(reading)
+            setattr(sandbox, name, reader)
+            sandbox.transports.append(transport)
+        await self._in_thread(lambda: self._furnish(sandbox))
 
-    def _mount(self, sandbox: OciSandbox, image: UnpackedImage) -> None:
+    def _furnish(self, sandbox: OciSandbox) -> None:
         """Blocking. The root file system and the configuration."""
-        spec, scratch = sandbox.spec, sandbox.scratch
+        spec, scratch, image = sandbox.spec, sandbox.scratch, sandbox.spec.image.handle
+        assert isinstance(image, UnpackedImage)
+        assert sandbox.namespace is not None
         sandbox.root.mkdir(parents=True)
-        layers, upper = image.layers, None
+        layers, upper = (*image.layers, self._furniture.layer(spec.hostname)), None
         if spec.writable_root:
             if scratch is None:
                 raise Unavailable("a writable root needs ephemeral_storage")
-            layers, upper = self._owned.layers(image, spec.user), scratch.folder
-            os.chown(scratch.folder / "upper", *spec.user)
-        mount_root(layers, sandbox.root, upper, self._run / "empty")
-        outbound = spec.network is Network.OUTBOUND
+            layers, upper = self._owned.layers(layers, spec.user), scratch.folder
+            os.chown(scratch.upper, *spec.user)
+        mounts.mount_root(layers, sandbox.root, upper, self._run / "empty")
         config = configuration(
             spec,
             root=sandbox.root,
@@ -187,38 +186,37 @@ class OciDriver:
             cgroup=self._cgroups.path(spec.id),
             seccomp=self._seccomp,
             tmp=scratch.tmp if scratch else None,
-            resolver=self._resolver if outbound else None,
-            hosts=self._hosts if outbound else None,
         )
-        target = sandbox.bundle / "config.json"
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)  # it holds the function's environment
-        with open(descriptor, "w") as file:
+        # It holds the function's environment: for root alone.
+        with open(os.open(sandbox.bundle / "config.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             json.dump(config, file)
 
     async def start(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, OciSandbox)
-        try:
-            pid = await self._runtime.run(sandbox.id, sandbox.bundle, *sandbox.outputs)
-        finally:
-            for descriptor in sandbox.outputs:
-                os.close(descriptor)
-            sandbox.outputs.clear()
-        sandbox.process = Process(pid, lambda: self._cgroups.oom_kills(sandbox.id) > 0)
-        sandbox.state = SandboxState.RUNNING
-        sandbox.process.exited.add_done_callback(lambda done: self._ended(sandbox, done.result()))
+        if sandbox.state is not SandboxState.CREATED or sandbox.starting:
+            raise Conflict(f"the sandbox {sandbox.id} is not merely created")
+        sandbox.starting = asyncio.create_task(self._start(sandbox))
+        await self._to_the_end(sandbox.starting)
 
-    @staticmethod
-    def _ended(sandbox: OciSandbox, outcome: Exit) -> None:
-        sandbox.state = SandboxState.STOPPED
-        if not sandbox.exited.done():
+    async def _start(self, sandbox: OciSandbox) -> None:
+        try:
+            pid = await self._in_thread(lambda: self._runtime.run(sandbox.id, sandbox.bundle, *sandbox.outputs))
+        finally:
+            sandbox.close_outputs()
+
+        def ended(outcome: Exit) -> None:
+            sandbox.state = SandboxState.STOPPED
             sandbox.exited.set_result(outcome)
+
+        sandbox.process = Process(pid, lambda: self._cgroups.oom_kills(sandbox.id), ended)
+        sandbox.state = SandboxState.RUNNING
 
     async def kill(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, OciSandbox)
+        if sandbox.starting:
+            await asyncio.wait([sandbox.starting])
         if sandbox.process is None:
-            sandbox.state = SandboxState.STOPPED
-            if not sandbox.exited.done():
-                sandbox.exited.set_result(Exit(137, 9))
+            sandbox.never_ran()
             return
         sandbox.process.kill()
         try:
@@ -229,35 +227,43 @@ class OciDriver:
 
     async def delete(self, sandbox_id: str) -> None:
         sandbox = self._sandboxes.get(sandbox_id)
-        if sandbox is None or sandbox.deleted:
+        if sandbox is None:
             return
-        sandbox.deleted = True
+        task = self._removals.get(sandbox_id)
+        if task is None:
+            task = asyncio.create_task(self._delete(sandbox))
+            self._removals[sandbox_id] = task
+            task.add_done_callback(lambda _: self._removals.pop(sandbox_id, None))
+        await self._to_the_end(task)
+
+    async def _delete(self, sandbox: OciSandbox) -> None:
         try:
             await self.kill(sandbox)
         except TimeoutError:
-            log.error("an instance does not die", extra={"instance": sandbox_id})
-        for descriptor in sandbox.outputs:
-            os.close(descriptor)
-        sandbox.outputs.clear()
+            log.error("an instance does not die", extra={"instance": sandbox.id})
+        sandbox.close_outputs()
         sandbox.close_sockets()
         await self._in_thread(lambda: self._remove(sandbox))
         if sandbox.scratch is not None:
             await self._scratch.discard(sandbox.scratch)
-        await self._namespaces.discard(sandbox.namespace)
-        self._sandboxes.pop(sandbox_id, None)
+        if sandbox.namespace is not None:
+            await self._namespaces.discard(sandbox.namespace)
+        del self._sandboxes[sandbox.id]
 
     def _remove(self, sandbox: OciSandbox) -> None:
-        """Blocking. The root, the bundle, the runtime's record, the groups."""
+        """Blocking. What a failed start left running, the root, the bundle, the runtime's record, the groups."""
+        self._cgroups.kill(sandbox.id)
         try:
-            unmount(sandbox.root)
+            mounts.unmount(sandbox.root)
         except FaasError as error:
-            log.error("cannot unmount: %s", error, extra={"instance": sandbox.id})
+            log.error("%s", error, extra={"instance": sandbox.id})
         shutil.rmtree(sandbox.bundle, ignore_errors=True)
         self._runtime.forget(sandbox.id)
         self._cgroups.remove(sandbox.id)
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
-        self._cgroups.set_cpus(sandbox.id, cpus)
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            await self._in_thread(lambda: self._cgroups.set_cpus(sandbox.id, cpus))
 
     def state(self, sandbox: Sandbox) -> SandboxState:
         assert isinstance(sandbox, OciSandbox)
@@ -271,3 +277,16 @@ class OciDriver:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T] | asyncio.Task[T]) -> T:
+        """Await `work`; where the caller is cancelled it is finished all the same, before that is heard."""
+        task = work if isinstance(work, asyncio.Task) else asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # looked at: the caller is not there to hear it
+            raise

@@ -15,8 +15,6 @@ import threading
 import time
 from pathlib import Path
 
-from worker.layers.store import UnpackedImage
-
 log = logging.getLogger("worker.drivers.oci")
 
 # mount_setattr(2), open_tree(2), move_mount(2): glibc has no wrappers before 2.36
@@ -99,17 +97,17 @@ class OwnedLayers:
         self._lock = threading.Lock()
         self._supported = True
 
-    def layers(self, image: UnpackedImage, user: tuple[int, int]) -> tuple[Path, ...]:
-        """Blocking. The image's layers with root's files as `user`'s; as they are where the kernel cannot map."""
+    def layers(self, layers: tuple[Path, ...], user: tuple[int, int]) -> tuple[Path, ...]:
+        """Blocking. These layers with root's files as `user`'s; as they are where the kernel cannot map."""
         with self._lock:
             if not self._supported:
-                return image.layers
+                return layers
             try:
-                return tuple(self._layer(layer, user) for layer in image.layers)
+                return tuple(self._layer(layer, user) for layer in layers)
             except OSError as error:
                 self._supported = False
                 log.warning("this kernel cannot map the owners of layers (%s): root's files stay root's", error)
-                return image.layers
+                return layers
 
     def _layer(self, layer: Path, user: tuple[int, int]) -> Path:
         target = self._folder / f"{user[0]}-{user[1]}" / layer.name

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from worker.drivers.base import Exit
 
 PR_SET_CHILD_SUBREAPER = 36
-STREAM_BYTES = 1 << 18  # buffered per stream before the reader must have read
+STREAM_BYTES = 1 << 18  # buffered per stream before the reader must have read: the longest log line
 
 
 def become_subreaper() -> None:
@@ -35,16 +35,15 @@ async def stream(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTra
 
 
 class Process:
-    """Watches `pid` through a pidfd, which cannot come to mean another process."""
+    """Watches `pid` through a pidfd, which cannot come to mean another process. `ended` is called once, on the loop."""
 
-    def __init__(self, pid: int, out_of_memory: Callable[[], bool]) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, pid: int, oom_kills: Callable[[], int], ended: Callable[[Exit], None]) -> None:
         self.pid = pid
-        self.exited: asyncio.Future[Exit] = loop.create_future()
-        self._out_of_memory = out_of_memory
-        self._loop = loop
+        self._oom_kills = oom_kills
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
         self._pidfd = os.pidfd_open(pid)
-        loop.add_reader(self._pidfd, self._ended)
+        self._loop.add_reader(self._pidfd, self._on_end)
 
     def kill(self) -> None:
         """SIGKILL. With the first process of a PID namespace the kernel kills all the others."""
@@ -52,7 +51,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    def _ended(self) -> None:
+    def _on_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
         try:
             status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
@@ -60,12 +59,9 @@ class Process:
             status = None
         os.close(self._pidfd)
         self._pidfd = -1
-        out_of_memory = self._out_of_memory()
-        if status is None:
-            outcome = Exit(-1, 0, out_of_memory)
-        elif status.si_code == os.CLD_EXITED:
-            outcome = Exit(status.si_status, 0, out_of_memory)
+        number = status.si_status if status is not None else signal.SIGKILL
+        if status is not None and status.si_code == os.CLD_EXITED:
+            # A process that lost a child for want of memory and gave up; one that went on and ended well did not.
+            self._ended(Exit(number, 0, number != 0 and self._oom_kills() > 0))
         else:
-            outcome = Exit(128 + status.si_status, status.si_status, out_of_memory)
-        if not self.exited.done():
-            self.exited.set_result(outcome)
+            self._ended(Exit(128 + number, number, self._oom_kills() > 0))

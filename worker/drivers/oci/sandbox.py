@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,38 +36,39 @@ def _connector() -> socket.socket:
     return connector
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class OciSandbox:
-    """Implements `worker.drivers.base.Sandbox`."""
+    """Implements `worker.drivers.base.Sandbox`. `namespace` and the streams are there when `create` is through."""
 
     spec: SandboxSpec
     bundle: Path
-    namespace: NetworkNamespace
-    stdout: asyncio.StreamReader
-    stderr: asyncio.StreamReader
-    transports: tuple[asyncio.ReadTransport, asyncio.ReadTransport]
     exited: asyncio.Future[Exit]
-    outputs: list[int]  # the writing ends of its pipes, until it runs
+    stdout: asyncio.StreamReader = field(init=False)
+    stderr: asyncio.StreamReader = field(init=False)
+    namespace: NetworkNamespace | None = None
     scratch: Scratch | None = None
     process: Process | None = None
+    starting: asyncio.Task[None] | None = None
     state: SandboxState = SandboxState.CREATED
+    transports: list[asyncio.ReadTransport] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)  # the writing ends of its pipes, until it runs
     listeners: list[socket.socket] = field(default_factory=list)
-    deleted: bool = False
 
-    @property
-    def id(self) -> str:
-        return self.spec.id
+    def __post_init__(self) -> None:
+        self.id = self.spec.id
 
     @property
     def root(self) -> Path:
         return self.bundle / "rootfs"
 
     def listen(self, port: int) -> socket.socket:
+        assert self.namespace is not None
         listener = socket_in(self.namespace.descriptor, _listener(port))
         self.listeners.append(listener)
         return listener
 
     async def connect(self, port: int) -> socket.socket:
+        assert self.namespace is not None
         connector = socket_in(self.namespace.descriptor, _connector)
         try:
             loop = asyncio.get_running_loop()
@@ -74,6 +77,17 @@ class OciSandbox:
             connector.close()
             raise
         return connector
+
+    def never_ran(self) -> None:
+        """Settle what waits for the end of one that was never started."""
+        self.state = SandboxState.STOPPED
+        if not self.exited.done():
+            self.exited.set_result(Exit(128 + signal.SIGKILL, signal.SIGKILL))
+
+    def close_outputs(self) -> None:
+        """Our copies of the writing ends: the streams end when the sandbox's own are closed."""
+        while self.outputs:
+            os.close(self.outputs.pop())
 
     def close_sockets(self) -> None:
         """An open socket would keep the namespace, and with it the link, alive."""

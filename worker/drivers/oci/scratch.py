@@ -30,6 +30,7 @@ SIZES = 8  # sizes that are kept ready: the latest asked for
 ATTEMPTS = 16  # another process may take the loop device that was free
 MKFS_SECONDS = 30.0
 OVERHEAD = 1 << 20  # bytes for superblock and groups, so that a function gets what it was promised
+BLOCK_BYTES = 4096  # of the device too, so never less in the file system
 INODE_RATIO = 16_384  # bytes per inode, ext4's usual
 INODE_BYTES = 256
 
@@ -131,9 +132,8 @@ class ScratchPool:
             try:
                 folder.mkdir(mode=0o711)
                 # Inode tables need no zeroing: the file is sparse, and lazily zeroing them would fill it.
-                options = "noinit_itable,nodelalloc" if size < OVERHEAD else "noinit_itable"
                 flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOATIME
-                mounts.mount(device, folder, "ext4", flags, options)
+                mounts.mount(device, folder, "ext4", flags, "noinit_itable")
             finally:
                 os.close(descriptor)  # from here on the mount holds the device, which frees itself after it
         except OSError as error:
@@ -158,8 +158,20 @@ def _drop(scratch: Scratch) -> None:
 def _make_file_system(image: Path, size: int) -> None:
     total = size + size // INODE_RATIO * INODE_BYTES + size // 256 + OVERHEAD
     with open(image, "xb") as file:
-        file.truncate(total // 4096 * 4096)
-    command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", str(INODE_RATIO), "-I", str(INODE_BYTES)]
+        file.truncate(total // BLOCK_BYTES * BLOCK_BYTES)
+    command = [
+        "mkfs.ext4",
+        "-q",
+        "-F",
+        "-b",
+        str(BLOCK_BYTES),
+        "-m",
+        "0",
+        "-i",
+        str(INODE_RATIO),
+        "-I",
+        str(INODE_BYTES),
+    ]
     command += ["-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=1,nodiscard", str(image)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MKFS_SECONDS)
@@ -191,7 +203,7 @@ def _loop_config(backing: int, image: Path) -> bytes:
     struct.pack_into("=I", info, 52, LO_FLAGS_AUTOCLEAR)
     name = os.fsencode(image)[-63:]
     info[56 : 56 + len(name)] = name
-    return struct.pack("=II", backing, 4096) + bytes(info) + bytes(64)
+    return struct.pack("=II", backing, BLOCK_BYTES) + bytes(info) + bytes(64)
 
 
 def free_loops(images: Path) -> None:

@@ -1,0 +1,164 @@
+"""A folder as an image layer: the same files give the same bytes, whoever packs them, wherever and whenever.
+
+Names are sorted, times and owners are zero, modes are 0644 or 0755. The archive is not compressed: what a compressor
+writes changes with its version, a function's code is kilobytes, and a layer on this machine's disk is unpacked faster.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from faas.errors import InvalidInput
+from faas.oci import media_types
+from faas.oci.descriptor import Descriptor
+from faas.oci.digest import Digest
+
+IGNORE_FILE = ".faasignore"
+ALWAYS_IGNORED = (
+    ".git",
+    ".hg",
+    ".svn",
+    "__pycache__",
+    "*.pyc",
+    ".venv",
+    "venv",
+    "node_modules",
+    ".DS_Store",
+    ".faasignore",
+)
+LAYER_BYTES = 1 << 30
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A packed layer in a file. Uncompressed, so that its digest is its diff id too."""
+
+    path: Path
+    digest: Digest
+    size: int
+    description: str
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(media_types.OCI_LAYER, self.digest, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry: `name` is its path in the image; one of `source`, `content`, `link` is set, none for a folder."""
+
+    name: str
+    source: Path | None = None
+    content: bytes | None = None
+    link: str | None = None
+    executable: bool = False
+    mode: int | None = None
+
+
+def patterns(folder: Path) -> tuple[str, ...]:
+    """What is left out: always the same litter, and what `.faasignore` names (shell patterns, # comments)."""
+    try:
+        lines = (folder / IGNORE_FILE).read_text().splitlines()
+    except FileNotFoundError:
+        return ALWAYS_IGNORED
+    written = [line.strip().rstrip("/") for line in lines]
+    return (*ALWAYS_IGNORED, *(line for line in written if line and not line.startswith("#")))
+
+
+def ignored(relative: str, rules: Iterable[str]) -> bool:
+    name = relative.rpartition("/")[2]
+    return any(fnmatch.fnmatchcase(name, rule) or fnmatch.fnmatchcase(relative, rule.lstrip("/")) for rule in rules)
+
+
+def members(folder: Path, target: str, rules: tuple[str, ...] = ()) -> Iterator[Member]:
+    """Everything below `folder`, as entries below `target`. Raises InvalidInput on what cannot be packed safely."""
+    root = folder.resolve()
+    for current, folders, files in os.walk(folder):
+        base = Path(current).relative_to(folder)
+        folders[:] = sorted(name for name in folders if not ignored((base / name).as_posix(), rules))
+        links = [name for name in folders if (Path(current) / name).is_symlink()]
+        yield from (Member(f"{target}/{(base / n).as_posix()}") for n in folders if n not in links)
+        for name in sorted(files) + links:
+            path, relative = Path(current) / name, (base / name).as_posix()
+            if ignored(relative, rules):
+                continue
+            try:
+                relative.encode()
+            except UnicodeEncodeError:
+                raise InvalidInput(f"the file name {os.fsencode(relative)!r} is not UTF-8", hint="rename it") from None
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                if not path.resolve().is_relative_to(root):
+                    raise InvalidInput(f"the link {relative} leaves the folder", hint="copy what it points to")
+                yield Member(f"{target}/{relative}", link=str(path.readlink()))
+            elif stat.S_ISREG(status.st_mode):
+                yield Member(f"{target}/{relative}", source=path, executable=bool(status.st_mode & 0o111))
+
+
+class _Hashing(io.RawIOBase):
+    """Writes through to a file, hashing; refuses past the limit."""
+
+    def __init__(self, file: io.BufferedWriter) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.size
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self.size += len(data)
+        if self.size > LAYER_BYTES:
+            raise InvalidInput(f"the layer is larger than {LAYER_BYTES >> 20} MiB", hint=f"list files in {IGNORE_FILE}")
+        self.hash.update(data)
+        return self._file.write(data)
+
+
+def pack(entries: Iterable[Member], path: Path, description: str) -> Layer:
+    """Blocking. Write the layer to `path`."""
+    rows = sorted(entries, key=lambda member: member.name)
+    known = {member.name for member in rows}
+    parents = {parent for member in rows for parent in _parents(member.name)} - known
+    with open(path, "wb") as file:
+        out = _Hashing(file)
+        # GNU's format has no times, host names or locale in extended headers.
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as archive:
+            for member in sorted([*rows, *map(Member, parents)], key=lambda m: m.name):
+                _add(archive, member)
+        return Layer(path, Digest("sha256", out.hash.hexdigest()), out.size, description)
+
+
+def _parents(name: str) -> Iterator[str]:
+    parts = name.split("/")
+    return ("/".join(parts[:count]) for count in range(1, len(parts)))
+
+
+def _add(archive: tarfile.TarFile, member: Member) -> None:
+    entry = tarfile.TarInfo(member.name)
+    if member.link is not None:
+        entry.type, entry.linkname, entry.mode = tarfile.SYMTYPE, member.link, 0o777
+        archive.addfile(entry)
+    elif member.source is not None:
+        entry.mode = member.mode or (0o755 if member.executable else 0o644)
+        with open(member.source, "rb") as file:
+            entry.size = os.fstat(file.fileno()).st_size
+            archive.addfile(entry, file)
+    elif member.content is not None:
+        entry.mode = member.mode or (0o755 if member.executable else 0o644)
+        entry.size = len(member.content)
+        archive.addfile(entry, io.BytesIO(member.content))
+    else:
+        entry.type, entry.mode = tarfile.DIRTYPE, member.mode or 0o755
+        archive.addfile(entry)

@@ -1,0 +1,167 @@
+"""`faas doctor`: what this machine can do, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from faas.cli.options import pass_session
+from faas.cli.output import as_json, output_option, size
+from faas.cli.session import Session, Target
+from faas.errors import FaasError
+from faas.settings import Address, default_data
+
+FREE_BYTES = 1_073_741_824  # below it a base image and a few functions no longer fit
+OLDEST_TIME = 1_700_000_000  # Unix time; a clock before it (November 2023) was never set
+DOCKER_SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. `state` is ok, missing (needed, and not there) or note (not there, and not needed)."""
+
+    check: str
+    state: str
+    found: str
+    fix: str = ""
+
+
+def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]:
+    """What running functions on this machine takes. Where they are not to run here, nothing is missing."""
+
+    def finding(check: str, fine: bool, found: str, fix: str, needed: bool = True) -> Finding:
+        state = "ok" if fine else "missing" if needed and hosting else "note"
+        return Finding(check, state, found, "" if fine else fix)
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield finding("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
+    root = os.geteuid() == 0
+    runtime = next((path for name in ("crun", "runc") if (path := shutil.which(name))), "")
+    engine = next((path for path in DOCKER_SOCKETS if _answers(path)), "")
+    oci = root and bool(runtime) and sys.platform == "linux"
+    yield finding("root", root, "yes" if root else "no", "run faas serve as root, or use an engine", not engine)
+    yield finding("oci runtime", bool(runtime), runtime or "none", "apt-get install runc", not engine)
+    yield finding("engine", bool(engine), engine or "no Docker Engine answers", "apt-get install docker.io", not oci)
+    needed = oci or not engine  # by the oci driver only
+    systems = _read("/proc/filesystems")
+    yield finding("overlayfs", "\toverlay" in systems, _there("\toverlay" in systems), "modprobe overlay", needed)
+    cgroup = cgroup_version()
+    yield finding("cgroup", cgroup != "none", cgroup, "mount cgroups: they are systemd's default", needed)
+    for program, package in (("nft", "nftables"), ("ip", "iproute2"), ("mkfs.ext4", "e2fsprogs")):
+        path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+        yield finding(program, bool(path), path or "none", f"apt-get install {package}", needed)
+    loop = Path("/dev/loop-control").exists()
+    yield finding("loop devices", loop, _there(loop), "modprobe loop", needed)
+    yield _disk(data, finding)
+    yield from _ports(finding) if not running else ()
+    yield finding(
+        "clock",
+        time.time() > OLDEST_TIME,
+        time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "set the clock: timedatectl set-ntp on",
+    )
+
+
+def _there(fine: bool) -> str:
+    return "there" if fine else "not there"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _answers(path: str) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            probe.connect(path)
+    except OSError:
+        return False
+    return True
+
+
+def cgroup_version() -> str:
+    """`v2`, `v1` or `none`."""
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return "v2"
+    return "v1" if Path("/sys/fs/cgroup/memory").exists() else "none"
+
+
+def _disk(data: Path, finding: Callable[..., Finding]) -> Finding:
+    folder = next(folder for folder in (data, *data.parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    return finding("disk", free >= FREE_BYTES, f"{size(free)} free for {data}", f"make room on {folder}")
+
+
+def _ports(finding: Callable[..., Finding]) -> Iterator[Finding]:
+    """The usual ports, where no server of ours runs."""
+    from faas.listener import AddressTaken, holder, listen
+
+    for port, name in ((8080, "public"), (8081, "api"), (5000, "registry")):
+        try:
+            listen(Address("127.0.0.1", port)).close()
+            yield finding(f"port {port}", True, "free", "")
+        except AddressTaken:
+            yield finding(
+                f"port {port}", False, f"taken{holder(port)}", f"stop it, or choose another {name} port", needed=False
+            )
+        except FaasError as error:
+            yield finding(f"port {port}", False, error.message, "", needed=False)
+
+
+async def server_findings(session: Session, target: Target) -> list[Finding]:
+    """Whether the server answers, and takes the token."""
+    try:
+        async with session.client() as client:
+            info = await client.info()
+    except FaasError as error:
+        fix = error.hint if error.code != "Unreachable" else "start it: faas serve (or ./deploy/up)"
+        return [Finding("server", "missing", error.message, fix)]
+    return [Finding("server", "ok", f"{target.url}, version {info.get('version')}, driver {info.get('driver')}")]
+
+
+@click.command()
+@output_option
+@pass_session
+@click.pass_context
+def doctor(ctx: click.Context, session: Session, output: str) -> None:
+    """Check this machine and the connection, one line each, with what to do.
+
+    Exit code 1: something that is needed is missing.
+    """
+    target: Target | None
+    try:
+        target = session.target
+    except FaasError:
+        target = None
+    here = target is None or Address.parse(f"{urlsplit(target.url).hostname or 'localhost'}:0").is_loopback
+    answers = session.run(server_findings(session, target)) if target else []
+    running = any(finding.state == "ok" for finding in answers)
+    data = session.settings.data or default_data()
+    findings = [*host_findings(data, here, running and here), *answers]
+    if target is None:
+        findings.append(Finding("server", "note", "none is known here", "faas serve, or faas login URL"))
+    if output == "json":
+        click.echo(as_json([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            click.echo(finding.check if output == "name" else line(finding))
+    ctx.exit(1 if any(finding.state == "missing" for finding in findings) else 0)
+
+
+def line(finding: Finding) -> str:
+    colour = {"ok": "green", "missing": "red", "note": "yellow"}[finding.state]
+    fix = f": {finding.fix}" if finding.fix else ""
+    return f"{click.style(f'{finding.state:<8}', fg=colour)}{finding.check:<14}{finding.found}{fix}"

@@ -1,0 +1,151 @@
+"""Flags for every key of `faas.toml`, made from the spec's own defaults, and back: flags → the file's form."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import shlex
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from faas.checks import format_duration
+from faas.spec import AsyncSpec, FunctionSpec, ScaleSpec
+from faas.spec_file import flag_name
+
+TABLES: dict[str, ScaleSpec | AsyncSpec] = {"scale": ScaleSpec(), "async": AsyncSpec()}
+HELP = {
+    "name": "The function's name.",
+    "runtime": "python, python3.x, node, nodeX or provided.",
+    "image": "An image instead of a folder: a tag of the registry, an OCI archive, or an image of the local engine.",
+    "handler": "module.function, called as handler(event, context).",
+    "app": "module:object, an ASGI or WSGI application.",
+    "interface": "How the container takes its work; auto finds out.",
+    "memory": "MB, 128 to 10240; 1769 MB are one CPU.",
+    "timeout": "Seconds that an invocation may take, 1 to 900.",
+    "init_timeout": "Seconds that an instance may take to become ready.",
+    "queue_timeout": "Seconds that a request may wait for an instance.",
+    "concurrency": "Requests at once in one instance; above 1 for http functions.",
+    "ephemeral_storage": "MB of /tmp.",
+    "writable_root": "Whether the root file system can be written.",
+    "network": "What the instance may reach.",
+    "port": "Where an http function listens.",
+    "health": "A path that must answer 2xx before traffic comes.",
+    "public": "Whether anyone may call it, or a token is needed.",
+    "command": "Instead of the image's command, in a shell's quoting.",
+    "entrypoint": "Instead of the image's entry point, in a shell's quoting.",
+    "workdir": "Instead of the image's working directory.",
+    "env": "One variable of the environment; may be repeated.",
+    "schedule": "NAME=CRON, or a TOML table {name = …, cron = …}; may be repeated; replaces the file's.",
+    "trigger": "FOLDER, or a TOML table {watch = …, pattern = …}; may be repeated; replaces the file's.",
+    "scale.min": "Instances kept ready.",
+    "scale.max": "Most instances.",
+    "scale.target": "Share of the concurrency that the autoscaler aims at.",
+    "scale.idle": "How long an unused instance stays.",
+    "async.retries": "Tries after the first one failed, 0 to 2.",
+    "async.max_age": "An event older than this is given up.",
+    "async.on_failure": 'A function, or "dlq".',
+}
+ARRAYS = ("schedule", "trigger")
+
+
+def keys() -> Iterator[tuple[str, Any]]:
+    """(dotted key, default) of every key, in the spec's order."""
+    for field in dataclasses.fields(FunctionSpec):
+        if field.name in ("scale", "asynchronous", "schedules", "triggers"):
+            continue
+        default = {} if field.name == "env" else "" if field.default is dataclasses.MISSING else field.default
+        yield field.name, default
+    for key in ARRAYS:
+        yield key, ()
+    for table, value in TABLES.items():
+        yield from ((f"{table}.{name}", default) for name, default in dataclasses.asdict(value).items())
+
+
+def spec_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag per key. None, or nothing, means not given."""
+    for key, default in reversed(list(keys())):
+        command = _option(key, default)(command)
+    return command
+
+
+def parameter(key: str) -> str:
+    """The name of a key's Python parameter: `spec_scale_max`."""
+    return "spec_" + key.replace(".", "_")
+
+
+def _option(key: str, default: Any) -> Callable[..., Any]:
+    flag, name, about = flag_name(key), parameter(key), HELP[key]
+    if isinstance(default, bool):
+        opposite = "--private" if key == "public" else f"--no-{flag[2:]}"
+        return click.option(f"{flag}/{opposite}", name, default=None, help=about)
+    if isinstance(default, enum.Enum):
+        shown = f"{about}  [default: {default.value}]"
+        return click.option(flag, name, type=click.Choice([str(c.value) for c in type(default)]), help=shown)
+    if key == "env":
+        return click.option(flag, name, multiple=True, metavar="NAME=VALUE", help=about)
+    if isinstance(default, tuple):
+        metavar = {"schedule": "NAME=CRON", "trigger": "FOLDER"}.get(key, "WORDS")
+        return click.option(flag, name, multiple=True, metavar=metavar, help=about)
+    if isinstance(default, timedelta):
+        return click.option(flag, name, metavar="TIME", help=f"{about}  [default: {format_duration(default)}]")
+    shown = f"{about}  [default: {default}]" if default != "" else about
+    kind = {int: click.INT, float: click.FLOAT}.get(type(default), click.STRING)
+    return click.option(flag, name, type=kind, help=shown)
+
+
+def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that were given by flags, in the file's form; takes them from a command's parameters."""
+    result: dict[str, Any] = {}
+    for key, default in keys():
+        value = parameters[parameter(key)]
+        if value is None or value == ():
+            continue
+        table, dot, name = key.partition(".")
+        if dot:
+            result.setdefault(table, {})[name] = value
+        else:
+            result[key] = _in_file(key, default, value)
+    return result
+
+
+def _in_file(key: str, default: Any, value: Any) -> Any:
+    if key == "env":
+        return dict(_variable(text) for text in value)
+    if key in ARRAYS:
+        return [_row(key, text) for text in value]
+    if isinstance(default, tuple):
+        try:
+            return [word for text in value for word in shlex.split(text)]
+        except ValueError as error:
+            raise click.UsageError(f"{flag_name(key)}: {error}") from None
+    return value
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--env must be NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def _row(key: str, text: str) -> dict[str, Any]:
+    """One schedule or trigger: a TOML table, or the short form."""
+    if text.lstrip().startswith("{"):
+        try:
+            row = tomllib.loads(f"row = {text}")["row"]
+        except tomllib.TOMLDecodeError as error:
+            reason = re.sub(r" \(at .*\)$", "", str(error))
+            raise click.UsageError(f"{flag_name(key)} is no TOML table ({reason}): {text}") from None
+        assert isinstance(row, dict)
+        return row
+    if key == "trigger":
+        return {"watch": text}
+    name, equals, cron = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--schedule must be NAME=CRON, not {text!r}")
+    return {"name": name, "cron": cron.strip()}

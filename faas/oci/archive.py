@@ -1,0 +1,168 @@
+"""Images in files: an OCI layout (folder or tar) and the archive that `docker save` writes.
+
+Nothing is unpacked to a path that the archive names: members are read through, one by one, and checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, BinaryIO
+
+from faas.errors import ImageUnusable, InvalidInput
+from faas.oci import media_types
+from faas.oci.descriptor import Descriptor
+from faas.oci.digest import Digest
+from faas.oci.manifest import CONFIG_BYTES, MANIFEST_BYTES, Manifest
+
+CHUNK = 1 << 20
+LAYER_BYTES = 10 << 30
+
+
+class Files:
+    """The members of a folder or a tar archive, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path if path.is_dir() else None
+        try:
+            self._tar = None if self._folder else tarfile.open(path, "r:*")  # noqa: SIM115 - closed by `close`
+        except (tarfile.TarError, OSError) as error:
+            raise InvalidInput(f"{path} is no image archive: {error}", hint="docker save, or an OCI layout") from None
+
+    def close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+
+    def open(self, name: str) -> IO[bytes] | None:
+        """A plain file of this name, or None."""
+        if self._folder is not None:
+            path = self._folder / name
+            inside = path.resolve().is_relative_to(self._folder.resolve())
+            return path.open("rb") if inside and path.is_file() else None
+        assert self._tar is not None
+        try:
+            return self._tar.extractfile(name)
+        except KeyError:
+            return None
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Raises InvalidInput where it is missing or larger than `limit`."""
+        member = self.open(name)
+        if member is None:
+            raise InvalidInput(f"the archive has no {name}")
+        with member:
+            data = member.read(limit + 1)
+        if len(data) > limit:
+            raise InvalidInput(f"{name} is larger than {limit} bytes")
+        return data
+
+
+@dataclass(slots=True)
+class ArchivedImage:
+    """One image of an archive; `names` maps a layer's digest to its member."""
+
+    files: Files
+    config: bytes
+    config_type: str
+    layers: tuple[Descriptor, ...]
+    names: dict[Digest, str]
+
+    def __enter__(self) -> ArchivedImage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.files.close()
+
+    def spooled(self, layer: Descriptor) -> Any:
+        """Blocking. A layer's bytes in a named temporary file, checked against its digest."""
+        member = self.files.open(self.names[layer.digest])
+        if member is None:
+            raise InvalidInput(f"the archive lacks the layer {layer.digest}")
+        spool = tempfile.NamedTemporaryFile(prefix="faas-layer-")  # noqa: SIM115 - the caller closes it
+        with member:
+            shutil.copyfileobj(member, spool, CHUNK)
+        spool.flush()
+        with open(spool.name, "rb") as written:
+            if _digest(written) != layer.digest:
+                spool.close()
+                raise ImageUnusable(f"the layer {layer.digest} is not what its digest says")
+        return spool
+
+
+def _digest(file: BinaryIO | IO[bytes]) -> Digest:
+    hasher = hashlib.sha256()
+    while chunk := file.read(CHUNK):
+        hasher.update(chunk)
+    return Digest("sha256", hasher.hexdigest())
+
+
+def open_image(path: Path) -> ArchivedImage:
+    """Blocking. The image in `path`; of several, the one for this machine's architecture.
+
+    Raises InvalidInput, ImageUnusable.
+    """
+    files = Files(path)
+    try:
+        if files.open("index.json") is not None and files.open("oci-layout") is not None:
+            return _from_layout(files)
+        return _from_docker(files)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        files.close()
+        raise InvalidInput(f"{path} is no valid image archive: {error}") from None
+    except BaseException:
+        files.close()
+        raise
+
+
+def _blob(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def _from_layout(files: Files) -> ArchivedImage:
+    """image-spec, image-layout.md."""
+    from faas.build.base import architecture
+    from faas.oci.client import for_platform
+
+    index = json.loads(files.read("index.json", MANIFEST_BYTES))
+    entries = [Descriptor.from_json(row) for row in index["manifests"]]
+    if len(entries) > 1:
+        own = [e for e in entries if e.platform and e.platform[:2] == ("linux", architecture())]
+        if len(own) != 1:
+            raise InvalidInput("the archive holds several images", hint="write one of them with skopeo copy")
+        entries = own
+    manifest = Manifest.parse(files.read(_blob(entries[0].digest), MANIFEST_BYTES), entries[0].media_type)
+    if manifest.is_index:
+        child = for_platform(manifest, architecture())
+        manifest = Manifest.parse(files.read(_blob(child.digest), MANIFEST_BYTES), child.media_type)
+    if manifest.config is None:
+        raise InvalidInput("the archive's image has no config")
+    config = files.read(_blob(manifest.config.digest), CONFIG_BYTES)
+    names = {layer.digest: _blob(layer.digest) for layer in manifest.layers}
+    return ArchivedImage(files, config, manifest.config.media_type, manifest.layers, names)
+
+
+def _from_docker(files: Files) -> ArchivedImage:
+    """`docker save`: manifest.json names the config and the layers' tar files, uncompressed."""
+    images = json.loads(files.read("manifest.json", MANIFEST_BYTES))
+    if len(images) != 1:
+        raise InvalidInput(f"the archive holds {len(images)} images", hint="save one image at a time")
+    config = files.read(images[0]["Config"], CONFIG_BYTES)
+    layers, names = [], {}
+    for name in images[0]["Layers"]:
+        member = files.open(name)
+        if member is None:
+            raise InvalidInput(f"the archive lacks {name}")
+        with member:
+            digest = _digest(member)
+            size = member.tell()
+        layers.append(Descriptor(media_types.OCI_LAYER, digest, size))
+        names[digest] = name
+    return ArchivedImage(files, config, media_types.OCI_CONFIG, tuple(layers), names)

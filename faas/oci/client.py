@@ -1,0 +1,230 @@
+"""A client of OCI registries (distribution-spec 1.1): what a push and a pull need, streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlencode, urljoin
+
+import aiohttp
+
+from faas.errors import (
+    Conflict,
+    FaasError,
+    Forbidden,
+    ImageUnusable,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    Throttled,
+    Unauthenticated,
+    Unavailable,
+)
+from faas.oci import media_types
+from faas.oci.descriptor import Descriptor
+from faas.oci.digest import Digest
+from faas.oci.manifest import MANIFEST_BYTES, Manifest
+from faas.oci.reference import Reference
+
+CHUNK = 1 << 18
+ACCEPT = ", ".join(sorted(media_types.MANIFESTS | media_types.INDEXES))
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
+ATTEMPTS = 3  # of a request that may be repeated, when the connection breaks
+_ERRORS: dict[int, type[FaasError]] = {
+    400: InvalidInput,
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: PayloadTooLarge,
+    429: Throttled,
+    503: Unavailable,
+}
+
+Progress = Callable[[int], None]
+
+
+class RegistryClient:
+    """An `async with` client of one registry. `url` is its root (http://host:port), without /v2."""
+
+    def __init__(self, url: str, user: str = "", password: str = "") -> None:
+        self._url = url.rstrip("/")
+        self._auth = aiohttp.BasicAuth(user, password) if password else None
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> RegistryClient:
+        self._session = aiohttp.ClientSession(auth=self._auth, timeout=TIMEOUT, auto_decompress=False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def get_manifest(self, repository: str, reference: str) -> Manifest:
+        """By tag or digest; the bytes are checked against the digest. Raises NotFound."""
+        async with self._call("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": ACCEPT}) as answer:
+            raw = await answer.content.read(MANIFEST_BYTES + 1)
+            while len(raw) <= MANIFEST_BYTES and (more := await answer.content.read(CHUNK)):
+                raw += more
+            content_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        algorithm = reference.partition(":")[0] if ":" in reference else "sha256"
+        try:
+            manifest = Manifest.parse(raw, content_type, algorithm)
+        except ValueError as error:
+            raise ImageUnusable(f"{repository}: {error}") from None
+        if ":" in reference and str(manifest.digest) != reference:
+            raise ImageUnusable(f"{repository}@{reference}: the registry sent another manifest")
+        return manifest
+
+    async def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> Digest:
+        headers = {"Content-Type": manifest.media_type}
+        path = f"/v2/{repository}/manifests/{reference}"
+        async with self._call("PUT", path, data=manifest.raw, headers=headers):
+            return manifest.digest
+
+    async def has_blob(self, repository: str, digest: Digest) -> bool:
+        try:
+            async with self._call("HEAD", f"/v2/{repository}/blobs/{digest}"):
+                return True
+        except NotFound:
+            return False
+
+    async def mount_blob(self, repository: str, digest: Digest, source: str) -> bool:
+        """Make a blob of `source` visible in `repository`, without its bytes. False: it must be uploaded."""
+        query = urlencode({"mount": str(digest), "from": source})
+        async with self._call("POST", f"/v2/{repository}/blobs/uploads/?{query}") as answer:
+            if answer.status == 201:
+                return True
+            location = answer.headers.get("Location", "")
+        if location:  # the registry opened an upload session instead: we do not need it
+            try:
+                async with self._call("DELETE", location):
+                    pass
+            except FaasError:
+                pass
+        return False
+
+    async def upload_blob(
+        self, repository: str, source: Path | bytes, digest: Digest, progress: Progress | None = None
+    ) -> None:
+        """Stream a blob; `progress` is told how many bytes more have been sent."""
+        async with self._call("POST", f"/v2/{repository}/blobs/uploads/") as answer:
+            location = urljoin(self._url + "/", answer.headers["Location"])
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size  # noqa: ASYNC240 - one quick call
+        joiner = "&" if "?" in location else "?"
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        body = _chunks(source, progress)
+        url = f"{location}{joiner}{urlencode({'digest': str(digest)})}"
+        async with self._call("PUT", url, data=body, headers=headers, once=True):
+            pass
+
+    async def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
+        """A small blob, checked. Raises ImageUnusable where it is larger than `limit` or not what its digest says."""
+        async with self._call("GET", f"/v2/{repository}/blobs/{digest}") as answer:
+            raw = b""
+            while len(raw) <= limit and (more := await answer.content.read(CHUNK)):
+                raw += more
+        if len(raw) > limit or Digest.of(raw, digest.algorithm) != digest:
+            raise ImageUnusable(f"the blob {digest} is not what its digest says")
+        return raw
+
+    async def download_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
+        """A blob in a temporary file at its beginning, checked."""
+        spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        hasher = hashlib.new(descriptor.digest.algorithm)
+        try:
+            async with self._call("GET", f"/v2/{repository}/blobs/{descriptor.digest}") as answer:
+                async for chunk in answer.content.iter_chunked(CHUNK):
+                    hasher.update(chunk)
+                    await asyncio.to_thread(spool.write, chunk)
+            if hasher.hexdigest() != descriptor.digest.hex:
+                raise ImageUnusable(f"the blob {descriptor.digest} is not what its digest says")
+            spool.seek(0)
+        except BaseException:
+            spool.close()
+            raise
+        return spool
+
+    @asynccontextmanager
+    async def _call(
+        self, method: str, path: str, *, once: bool = False, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request; errors of the registry and of the network become ours."""
+        url = path if path.startswith("http") else self._url + path
+        answer = await self._send(method, url, 1 if once else ATTEMPTS, options)
+        async with answer:
+            if answer.status >= 400:
+                raise await _error(method, answer)
+            try:
+                yield answer
+            except aiohttp.ClientError as error:
+                raise Unavailable(f"the registry broke off: {error}") from None
+
+    async def _send(self, method: str, url: str, attempts: int, options: dict[str, Any]) -> aiohttp.ClientResponse:
+        for attempt in range(1, attempts + 1):
+            try:
+                return await self._session.request(method, url, allow_redirects=method in ("GET", "HEAD"), **options)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                if attempt == attempts:
+                    raise Unavailable(f"the registry at {self._url} does not answer: {error}") from None
+                await asyncio.sleep(0.1 * attempt)
+        raise AssertionError("unreachable")
+
+
+async def _error(method: str, answer: aiohttp.ClientResponse) -> FaasError:
+    """The registry's own words: `{"errors": [{"code", "message"}]}`."""
+    text = (await answer.content.read(4096)).decode(errors="replace")
+    try:
+        first = json.loads(text)["errors"][0]
+        said = f"{first.get('code', '')}: {first.get('message', '')}"
+    except (ValueError, LookupError, TypeError, AttributeError):
+        said = text[:200]
+    message = f"the registry refused {method} {answer.url.path}: {answer.status} {said}".rstrip()
+    hint = "log in again: faas login" if answer.status == 401 else ""
+    return _ERRORS.get(answer.status, Unavailable)(message, hint=hint)
+
+
+async def _chunks(source: Path | bytes, progress: Progress | None) -> AsyncIterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        if progress:
+            progress(len(source))
+        return
+    with source.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK):
+            yield chunk
+            if progress:
+                progress(len(chunk))
+
+
+class HttpImageSource:
+    """`faas.oci.source.ImageSource` over a registry's HTTP."""
+
+    def __init__(self, client: RegistryClient) -> None:
+        self._client = client
+
+    async def manifest(self, reference: str, architecture: str) -> Manifest:
+        parsed = Reference.parse(reference)
+        manifest = await self._client.get_manifest(parsed.repository, parsed.target)
+        return manifest if not manifest.is_index else await self._of_index(parsed, manifest, architecture)
+
+    async def _of_index(self, reference: Reference, index: Manifest, architecture: str) -> Manifest:
+        child = for_platform(index, architecture)
+        return await self._client.get_manifest(reference.repository, str(child.digest))
+
+    async def open_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
+        return await self._client.download_blob(repository, descriptor)
+
+
+def for_platform(index: Manifest, architecture: str) -> Descriptor:
+    """The entry of an index for linux on `architecture`. Raises ImageUnusable that names what there is."""
+    for entry in index.manifests:
+        if entry.platform and entry.platform[:2] == ("linux", architecture):
+            return entry
+    offered = ", ".join(sorted({"/".join(filter(None, e.platform)) for e in index.manifests if e.platform}))
+    raise ImageUnusable(f"the image is for {offered or 'no platform'}, this machine is linux/{architecture}")

@@ -1,0 +1,219 @@
+"""The Runtime API client for Python handlers: what runs inside a function's sandbox.
+
+Run as `python3 -I -S -B bootstrap.py`. It imports next to nothing, since in a cold start imports cost more than the
+sandbox: the standard library's HTTP client alone takes 50 ms.  `_HANDLER` names the handler (`module.function`);
+`FAAS_APP` (`module:object`) an ASGI or WSGI application, served by `http_server.py`.
+"""
+
+import sys
+from _socket import IPPROTO_TCP, SOCK_STREAM, TCP_NODELAY, socket
+from os import environ
+from time import time
+
+TASK = environ.get("LAMBDA_TASK_ROOT") or "/var/task"
+DEPENDENCIES = "/opt/python"
+PREFIX = b"/2018-06-01/runtime/"
+AF_INET = 2
+
+
+class RuntimeApi:
+    """One keep-alive connection to the Runtime API; each request is one write."""
+
+    def __init__(self, address):
+        host, _, port = address.partition(":")
+        self.host = address.encode()
+        self.socket = socket(AF_INET, SOCK_STREAM)
+        self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        self.socket.connect((host, int(port or 80)))
+        self.rest = b""
+
+    def request(self, method, path, body=b"", headers=b""):
+        """(headers by lower-case name, body) of the answer. Raises OSError where the server is gone."""
+        head = b"%s %s%s HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %d\r\n\r\n" % (
+            method,
+            PREFIX,
+            path,
+            self.host,
+            headers,
+            len(body),
+        )
+        self.socket.sendall(head + body) if len(body) < 65536 else (
+            self.socket.sendall(head),
+            self.socket.sendall(body),
+        )
+        data = self.rest
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            data += self._more()
+        answer = {}
+        for line in data[:end].split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            answer[name.strip().lower()] = value.strip()
+        length = int(answer.get(b"content-length") or 0)
+        parts, have = [data[end + 4 :]], len(data) - end - 4
+        while have < length:
+            parts.append(self._more())
+            have += len(parts[-1])
+        data = b"".join(parts)
+        self.rest = data[length:]
+        return answer, data[:length]
+
+    def _more(self):
+        chunk = self.socket.recv(1 << 18)
+        if not chunk:
+            raise OSError("the Runtime API has closed the connection")
+        return chunk
+
+
+class Context:
+    """Lambda's context object (AWS, "Using the Lambda context object to retrieve Python function information")."""
+
+    def __init__(self, headers):
+        self.aws_request_id = headers.get(b"lambda-runtime-aws-request-id", b"").decode()
+        self.invoked_function_arn = headers.get(b"lambda-runtime-invoked-function-arn", b"").decode()
+        self.function_name = environ.get("AWS_LAMBDA_FUNCTION_NAME", "")
+        self.function_version = environ.get("AWS_LAMBDA_FUNCTION_VERSION", "")
+        self.memory_limit_in_mb = environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+        self.log_group_name = environ.get("AWS_LAMBDA_LOG_GROUP_NAME", "")
+        self.log_stream_name = environ.get("AWS_LAMBDA_LOG_STREAM_NAME", "")
+        self.identity = None
+        self.client_context = None
+        self._deadline = int(headers.get(b"lambda-runtime-deadline-ms") or 0)
+        given = headers.get(b"lambda-runtime-client-context")
+        if given:
+            self.client_context = _ClientContext(given)
+
+    def get_remaining_time_in_millis(self):
+        return max(0, self._deadline - int(time() * 1000))
+
+    def log(self, message):
+        sys.stdout.write(str(message))
+
+
+class _ClientContext:
+    def __init__(self, given):
+        import json
+
+        value = json.loads(given)
+        self.custom, self.env, self.client = value.get("custom"), value.get("env"), value.get("client")
+
+
+class InitError(Exception):
+    """Init failed in a way that has a name of its own."""
+
+    def __init__(self, kind, message):
+        super().__init__(message)
+        self.kind = kind
+
+
+def load(name):
+    """The handler `module.function`; the module may be a path (`package/module.function`)."""
+    path, dot, attribute = name.rpartition(".")
+    if not dot or not path:
+        raise InitError("Runtime.MalformedHandlerName", f"the handler {name!r} is not MODULE.FUNCTION")
+    module_name = path.replace("/", ".")
+    try:
+        module = __import__(module_name, fromlist=["*"])
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}"
+        raise InitError("Runtime.UserCodeSyntaxError", f"{error.msg} in {where}") from error
+    except ImportError as error:
+        raise InitError("Runtime.ImportModuleError", f"Unable to import module '{module_name}': {error}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise InitError("Runtime.HandlerNotFound", f"Handler '{attribute}' missing on module '{module_name}'") from None
+
+
+def error_body(error, kind=None):
+    """Lambda's error object; the trace begins in the function's own code."""
+    import json
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    while frames and frames[0].filename == __file__:
+        del frames[0]
+    message = str(error)
+    return json.dumps(
+        {
+            "errorMessage": message[:100_000],
+            "errorType": kind or type(error).__name__,
+            "stackTrace": traceback.format_list(frames)[-50:],
+        }
+    ).encode()
+
+
+def tell(error):
+    """The traceback, on stderr."""
+    import traceback
+
+    sys.stdout.flush()
+    traceback.print_exception(type(error), error, error.__traceback__)
+    sys.stderr.flush()
+
+
+def caller(handler):
+    """`handler` as a plain function: an `async def` one runs on a loop that is kept."""
+    code = getattr(getattr(handler, "__func__", handler), "__code__", None)
+    if code is None or not code.co_flags & 0x80:  # inspect.CO_COROUTINE, without importing inspect
+        return handler
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    return lambda event, context: loop.run_until_complete(handler(event, context))
+
+
+def serve(api, handler):
+    """Take events one after the other, for ever."""
+    import json
+
+    handler = caller(handler)
+    while True:
+        headers, payload = api.request(b"GET", b"invocation/next")
+        request_id = headers[b"lambda-runtime-aws-request-id"]
+        trace = headers.get(b"lambda-runtime-trace-id")
+        if trace:
+            environ["_X_AMZN_TRACE_ID"] = trace.decode("latin-1")
+        kind = None
+        try:
+            result = handler(json.loads(payload), Context(headers))
+            kind = "Runtime.MarshalError"
+            body = json.dumps(result).encode()
+        except Exception as error:
+            if kind is not None:
+                message = f"Unable to marshal response: {error}"
+                error = TypeError(message)
+            tell(error)
+            sys.stdout.flush()
+            api.request(b"POST", b"invocation/%s/error" % request_id, error_body(error, kind))
+        else:
+            sys.stdout.flush()
+            api.request(b"POST", b"invocation/%s/response" % request_id, body)
+
+
+def main():
+    sys.path[:0] = [TASK, DEPENDENCIES]
+    sys.stdout.reconfigure(line_buffering=True)
+    app = environ.get("FAAS_APP")
+    if app:
+        sys.path.insert(0, __file__.rpartition("/")[0])
+        import http_server
+
+        del sys.path[0]
+        http_server.main(app)
+        return
+    api = RuntimeApi(environ["AWS_LAMBDA_RUNTIME_API"])
+    try:
+        handler = load(environ.get("_HANDLER", ""))
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        kind = error.kind if isinstance(error, InitError) else f"Runtime.{type(error).__name__}"
+        cause = error.__cause__ or error
+        tell(cause)
+        api.request(b"POST", b"init/error", error_body(error, kind))
+        sys.exit(1)
+    serve(api, handler)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Brings a database to the tables of this version (Alembic, scripts in `migrations/`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from faas.errors import InvalidInput
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def migrate(connection: Connection) -> None:
+    """Run what is missing, within the caller's transaction. Raises InvalidInput on a newer version's database."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    present = MigrationContext.configure(connection).get_current_heads()
+    if unknown := [revision for revision in present if revision not in known]:
+        raise InvalidInput(
+            f"the database was written by a newer version of faas (schema {', '.join(unknown)})",
+            hint="start that version, or another data folder: a downgrade is not possible",
+        )
+    command.upgrade(config, "head")

@@ -1,0 +1,213 @@
+"""Every table of the gateway, on one page. All are keyed by namespace; times are Unix seconds.
+
+`migrations/versions` brings a database to exactly this (a test compares the two).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _name(name: str, *, key: bool = False) -> Column[str]:
+    return Column(name, String(128), primary_key=key, nullable=False)
+
+
+def _of_function(column: str = "function") -> ForeignKeyConstraint:
+    """The row goes when its function goes."""
+    return ForeignKeyConstraint(["namespace", column], ["functions.namespace", "functions.name"], ondelete="CASCADE")
+
+
+functions = Table(
+    "functions",
+    metadata,
+    _name("namespace", key=True),
+    _name("name", key=True),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+# The last number given out. It outlives the function: a name that is deleted and made again goes on counting, since
+# instances, logs and image tags of the old `v1` may still be about.
+revision_numbers = Table(
+    "revision_numbers",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    Column("last", Integer, nullable=False),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("image", Text, nullable=False),  # repository@digest
+    Column("spec", Text, nullable=False),  # JSON, as FunctionSpec.to_dict gives it
+    Column("interface", String(16), nullable=False),  # lambda | http | auto (not found out yet)
+    Column("created_at", Float, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    _of_function(),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    _name("name", key=True),
+    Column("number", Integer, nullable=False),
+    ForeignKeyConstraint(
+        ["namespace", "function", "number"],
+        ["revisions.namespace", "revisions.function", "revisions.number"],
+        ondelete="CASCADE",
+    ),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    _name("namespace", key=True),  # "*" for all
+    _name("name", key=True),
+    Column("role", String(16), nullable=False),
+    Column("functions", Text, nullable=False),  # JSON list; empty: all
+    Column("hash", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("name"),  # a token's name is also the user name of Basic credentials
+    UniqueConstraint("hash"),
+)
+
+# The queue of asynchronous invocations. Rows that ended stay for a day, without payload, to answer for their status.
+invocations = Table(
+    "invocations",
+    metadata,
+    _name("namespace", key=True),
+    _name("id", key=True),
+    _name("function"),
+    Column("qualifier", String(128), nullable=False),
+    Column("trigger", String(16), nullable=False),
+    Column("kind", String(16), nullable=False),  # event | http | file | callback
+    Column("lane", String(160), nullable=False),  # rows of one lane share a bound on what is in flight
+    Column("payload", LargeBinary, nullable=False),
+    Column("meta", Text, nullable=False),  # JSON: what else `kind` needs
+    Column("callback_url", Text, nullable=False),
+    Column("status", String(16), nullable=False),  # pending | running | success | error
+    Column("attempts", Integer, nullable=False),  # runs that failed by the function's fault
+    Column("deferrals", Integer, nullable=False),  # tries that found no capacity
+    Column("not_before", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("error_type", Text, nullable=False),
+    Column("error_message", Text, nullable=False),
+    UniqueConstraint("id"),
+    Index(None, "status", "lane", "not_before"),
+    Index(None, "status", "ended_at"),
+    Index(None, "namespace", "function"),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    _name("namespace", key=True),
+    _name("id", key=True),
+    _name("function"),
+    Column("qualifier", String(128), nullable=False),
+    Column("trigger", String(16), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("meta", Text, nullable=False),
+    Column("error_type", Text, nullable=False),
+    Column("error_message", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("died_at", Float, nullable=False),
+    UniqueConstraint("id"),
+    Index(None, "namespace", "function"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    _name("name", key=True),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("missed", String(16), nullable=False),
+    Column("overlap", String(16), nullable=False),
+    Column("input", Text, nullable=False),  # JSON
+    Column("considered_until", Float, nullable=False),  # fire times up to here are dealt with
+    _of_function(),
+)
+
+# One row per fire time: its key is what makes a schedule fire once.
+schedule_fires = Table(
+    "schedule_fires",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    _name("schedule", key=True),
+    Column("fire_time", BigInteger, primary_key=True, autoincrement=False),
+    Column("status", String(16), nullable=False),  # pending | running | success | error | skipped | missed
+    Column("invocation", String(64), nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    Column("error", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["namespace", "function", "schedule"],
+        ["schedules.namespace", "schedules.function", "schedules.name"],
+        ondelete="CASCADE",
+    ),
+    Index(None, "invocation"),
+)
+
+triggers = Table(
+    "triggers",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    Column("watch", Text, primary_key=True),
+    Column("pattern", Text, primary_key=True),
+    Column("created_at", Float, nullable=False),
+    _of_function(),
+)
+
+# Files that a trigger has dealt with, in the very state in which it did.
+trigger_files = Table(
+    "trigger_files",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    Column("watch", Text, primary_key=True),
+    Column("pattern", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("mtime_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    ForeignKeyConstraint(
+        ["namespace", "function", "watch", "pattern"],
+        ["triggers.namespace", "triggers.function", "triggers.watch", "triggers.pattern"],
+        ondelete="CASCADE",
+    ),
+)

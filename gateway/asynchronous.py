@@ -1,0 +1,84 @@
+"""`/async-function/{name}[:qualifier][/{path}]`: 202 once the request is stored durably, with its `X-Call-Id`."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from faas.auth import ANONYMOUS, Permission
+from faas.errors import NotFound, ShuttingDown
+from faas.protocol import Trigger
+from faas.web import REQUEST_ID, access, read_body
+from gateway.callback import check_url
+from gateway.dispatcher import Dispatcher
+from gateway.headers import inbound
+from gateway.invoke import ASYNC_PAYLOAD_BYTES, Invoker
+from gateway.proxy import expected
+from gateway.public import Doorman, target_of
+from gateway.router import Router, parse_name
+from gateway.store.invocations import Kind, QueuedEvent
+
+PREFIX = "/async-function/"
+CALL_ID_HEADER, CALLBACK_HEADER = "X-Call-Id", "X-Callback-Url"
+
+
+def async_routes(
+    router: Router, invoker: Invoker, dispatcher: Dispatcher, doorman: Doorman
+) -> list[web.AbstractRouteDef]:
+    """The routes of one listener; who may call is the doorman's word, as for `/function`."""
+
+    @access(Permission.INVOKE)
+    async def accept(request: web.Request) -> web.StreamResponse:
+        if invoker.draining:
+            raise ShuttingDown
+        target = target_of(request, PREFIX)
+        namespace, name, qualifier = parse_name(target.name)
+        try:
+            route = router.resolve(namespace, name, qualifier)
+        except NotFound as error:
+            if doorman.everybody_logs_in and (near := router.near(namespace, name)):
+                raise NotFound(error.message, hint=f"did you mean {' or '.join(near)}?") from None
+            raise
+        principal = await doorman.admit(request, route)
+        callback = request.headers.get(CALLBACK_HEADER, "")
+        if callback:
+            check_url(callback)
+        body = b""
+        if request.body_exists:
+            await expected(request)
+            body = await read_body(request, ASYNC_PAYLOAD_BYTES)
+        stranger = principal is ANONYMOUS
+        fields = inbound(request, request[REQUEST_ID], authorization=stranger)
+        event = QueuedEvent(
+            id=request[REQUEST_ID],
+            namespace=namespace,
+            function=name,
+            trigger=Trigger.ASYNC,
+            kind=Kind.HTTP,
+            payload=body,
+            qualifier=qualifier,
+            meta={
+                "method": request.method,
+                "path": target.path,
+                "query": target.query,
+                "fields": [field for field in fields if field[0] not in ("x-callback-url", "content-length")],
+                "source_ip": request.remote or "",
+                "account": "anonymous" if stranger else principal.name,
+                "label": route.label,
+            },
+            callback_url=callback,
+            created_at=time.time(),
+        )
+        await dispatcher.accept(event)
+        return web.Response(status=202, headers={CALL_ID_HEADER: event.id})
+
+    later = {"expect_handler": _later}
+    return [
+        web.route("*", "/async-function/{name}", accept, **later),
+        web.route("*", "/async-function/{name}/{path:.*}", accept, **later),
+    ]
+
+
+async def _later(request: web.Request) -> None:
+    """`Expect` is answered when the body is wanted."""

@@ -1,0 +1,86 @@
+"""Posts results to `X-Callback-Url`. The address is checked after resolution, at connect: no name, redirect or notation
+leads to this machine or its networks."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from aiohttp import AddrInfoType, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+
+from faas.errors import InvalidInput, Unavailable
+
+URL_CHARACTERS = 2048
+TOTAL_SECONDS = 30.0
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # leads to the IPv4 address in its last 32 bits
+
+
+class Refused(OSError):
+    """The address must not be called from here."""
+
+
+def check_url(url: str) -> str:
+    """The URL, if it is one of http or https. Raises InvalidInput."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or len(url) > URL_CHARACTERS or not url.isascii() or not url.isprintable():
+        raise InvalidInput("X-Callback-Url must be an http or https URL of at most 2,048 characters")
+    return url
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet, however it is written."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour
+        if inner is None and found in _NAT64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        found = inner or found
+    return found.is_global and not found.is_multicast
+
+
+class Callbacks:
+    """`start`ed once, `stop`ped once. `allow_private`: callbacks may stay on this machine and its networks."""
+
+    def __init__(self, *, allow_private: bool = False) -> None:
+        self._allow_private = allow_private
+        self._session: ClientSession | None = None
+
+    async def start(self) -> None:
+        connector = TCPConnector(limit=32, force_close=True, socket_factory=self._socket)
+        self._session = ClientSession(
+            connector=connector,
+            timeout=ClientTimeout(total=TOTAL_SECONDS),
+            cookie_jar=DummyCookieJar(),  # one receiver's cookies are nothing to the next call
+            auto_decompress=False,
+        )
+
+    async def stop(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Raises Unavailable where it was not taken (2xx); redirects are not followed."""
+        assert self._session is not None
+        try:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
+                status = answer.status
+        except (TimeoutError, ClientError, OSError, ValueError) as error:
+            raise Unavailable(f"the callback could not be delivered: {type(error).__name__}: {error}") from None
+        if not 200 <= status < 300:
+            raise Unavailable(f"the callback was answered with {status}")
+
+    def _socket(self, info: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, address = info
+        if not self._allow_private and not is_public(str(address[0])):
+            raise Refused(f"callbacks must not go to {address[0]}")
+        return socket.socket(family, kind, protocol)

@@ -1,0 +1,283 @@
+"""The queue's engine: accepts events durably, claims due ones, runs them, and writes down what became of them.
+
+At least once: a row is over only after its answer is committed. What was running when the server ended is claimed
+again by the next start. Nothing here counts invocations: `gateway.invoke` does, as for every trigger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+
+from faas.errors import FaasError, NotFound
+from faas.metrics import Metrics
+from faas.protocol import Trigger
+from faas.state.session import Database, Transaction
+from faas.web import new_request_id
+from gateway import destination
+from gateway.background import Background
+from gateway.delivery import Answer, Delivery
+from gateway.retries import EVENT_AGE_EXCEEDED, RETRIES_EXHAUSTED, Failure, RetryRules, expired, retried
+from gateway.router import Router, function_label
+from gateway.store import dead_letters, invocations, schedules
+from gateway.store.commits import GroupCommit
+from gateway.store.invocations import CALLBACKS, ERROR, SUCCESS, Kind, QueuedEvent
+
+log = logging.getLogger("faas.dispatcher")
+
+IN_FLIGHT = 256  # events run at once, of all functions
+LANE_IN_FLIGHT = 64  # of one function: beyond its instances they would only wait
+FILES_IN_FLIGHT = 4  # of one function: each holds a file's content in memory, several times over
+CALLBACKS_IN_FLIGHT = 16
+POLL_SECONDS = 5.0  # the longest sleep: the wall clock may be set meanwhile
+KEPT_SECONDS = 86_400.0  # how long an ended invocation answers for its status
+SWEEP_SECONDS = 600.0
+FUNCTION_OF_NOBODY = 4  # in flight for names that lead nowhere: their failing is quick
+
+
+class Dispatcher:
+    """`start`ed once, `stop`ped once. `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        database: Database,
+        router: Router,
+        delivery: Delivery,
+        metrics: Metrics,
+        *,
+        rules: RetryRules = RetryRules(),  # noqa: B008 - a frozen value
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._router = router
+        self._delivery = delivery
+        self._metrics = metrics
+        self._rules = rules
+        self._clock = clock
+        self._commits = GroupCommit(database)
+        self._in_flight: Counter[str] = Counter()
+        self._tasks = Background()
+        self._wake = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        """What was running when the server ended is pending again."""
+        async with self._database.write() as tx:
+            await invocations.recover(tx)
+            backlog = await invocations.backlog(tx)
+        for (namespace, function), count in backlog.items():
+            self._metrics.async_backlog.labels(function_label(namespace, function)).set(count)
+        await self._commits.start()
+        self._loop = asyncio.create_task(self._run(), name="dispatcher")
+
+    async def stop(self, grace_seconds: float = 0.0) -> None:
+        """Claim no more; what runs may finish. What does not runs again at the next start."""
+        self._closing = True
+        self._wake.set()
+        if self._loop is not None:
+            await self._loop
+            self._loop = None
+        await self._tasks.close(grace_seconds)
+        await self._commits.stop()
+
+    async def accept(self, event: QueuedEvent) -> str:
+        """Store the event; its id once that is durable. Raises Unavailable where it cannot be stored."""
+        await self._commits.write(lambda tx: invocations.add(tx, [event]))
+        self.added([event])
+        return event.id
+
+    async def add(self, tx: Transaction, events: Collection[QueuedEvent]) -> None:
+        """Store events within the caller's transaction; call `added` once it is committed."""
+        await invocations.add(tx, events)
+
+    def added(self, events: Collection[QueuedEvent]) -> None:
+        for event in events:
+            self._backlog(event, 1)
+        if events:
+            self._wake.set()
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
+    # The loop
+
+    async def _run(self) -> None:
+        swept = 0.0
+        while not self._closing:
+            self._wake.clear()
+            wait = POLL_SECONDS
+            try:
+                if time.monotonic() - swept > SWEEP_SECONDS:
+                    swept = time.monotonic()
+                    async with self._database.write() as tx:
+                        await invocations.remove_ended(tx, self._clock() - KEPT_SECONDS)
+                next_due = await self._claim()
+                if next_due is not None:
+                    wait = min(wait, max(0.0, next_due - self._clock()))
+            except FaasError as error:
+                log.error("the queue cannot be read: %s", error.message)
+                wait = 1.0
+            except Exception:
+                log.exception("the dispatcher goes on")
+                wait = 1.0
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+
+    async def _claim(self) -> float | None:
+        """Take what is due and has room, and start it; when the next falls due."""
+        most = IN_FLIGHT - len(self._tasks)
+        if most <= 0:
+            return None
+        now = self._clock()
+        async with self._database.write() as tx:
+            claimed, next_due = await invocations.claim(tx, now, self._room, most)
+            for event in claimed:
+                if event.trigger is Trigger.SCHEDULE:
+                    await schedules.running(tx, event.id, now)
+        for event in claimed:
+            self._in_flight[event.lane] += 1
+            self._tasks.start(self._process(event), f"event {event.id}")
+            if event.kind is not Kind.CALLBACK:
+                self._metrics.async_event_age.observe(max(0.0, now - event.created_at))
+            if "fire_time" in event.meta and not event.attempts and not event.deferrals:
+                self._metrics.schedule_lag.observe(max(0.0, now - event.meta["fire_time"]))
+        return next_due
+
+    def _room(self, lane: str) -> int:
+        if lane == CALLBACKS:
+            return CALLBACKS_IN_FLIGHT - self._in_flight[lane]
+        namespace, _, rest = lane.partition("/")
+        function, _, files = rest.partition("#")
+        try:
+            spec = self._router.resolve(namespace, function).revision.spec
+            limit = min(LANE_IN_FLIGHT, spec.scale.max * spec.concurrency)
+        except NotFound:
+            limit = FUNCTION_OF_NOBODY
+        return (min(limit, FILES_IN_FLIGHT) if files else limit) - self._in_flight[lane]
+
+    # One event
+
+    async def _process(self, event: QueuedEvent) -> None:
+        try:
+            spec, now = self._delivery.rules(event), self._clock()
+            if expired(event, spec, now):
+                kept = event.error_message or "the event waited longer than async.max_age"
+                failure = Failure(event.error_type or EVENT_AGE_EXCEEDED, kept, fault=False)
+                await self._give_up(event, Answer(failure, 504), EVENT_AGE_EXCEEDED)
+                return
+            answer = await self._delivery.run(event)
+            if answer.failure is None:
+                await self._succeeded(event, answer)
+                return
+            # Read again: a deploy may have changed the rules while it ran.
+            spec = self._delivery.rules(event)
+            again = retried(event, answer.failure, spec, self._clock(), self._rules)
+            if again is None:
+                condition = RETRIES_EXHAUSTED if answer.failure.fault else EVENT_AGE_EXCEEDED
+                await self._give_up(event, answer, condition)
+            else:
+                await self._commits.write(lambda tx: invocations.again(tx, again))
+        except FaasError as error:
+            # Its outcome could not be stored: the row stays running, and runs again at the next start.
+            log.error("event %s: %s", event.id, error.message)
+        finally:
+            self._in_flight[event.lane] -= 1
+            if not self._in_flight[event.lane]:
+                del self._in_flight[event.lane]
+            self._wake.set()
+
+    async def _succeeded(self, event: QueuedEvent, answer: Answer) -> None:
+        now = self._clock()
+        done = dataclasses.replace(event, status=SUCCESS, ended_at=now, error_type="", error_message="")
+        follow_up = _callback(event, answer, now)
+
+        async def work(tx: Transaction) -> None:
+            await invocations.end(tx, done)
+            await invocations.add(tx, follow_up)
+            if event.trigger is Trigger.SCHEDULE:
+                await schedules.ended(tx, event.id, SUCCESS, "", now)
+
+        await self._commits.write(work)
+        self._backlog(event, -1)
+
+    async def _give_up(self, event: QueuedEvent, answer: Answer, condition: str) -> None:
+        """Where `on_failure` says: a function, the dead letters, or nowhere."""
+        assert answer.failure is not None
+        failure, now = answer.failure, self._clock()
+        attempts = event.attempts + (1 if failure.fault else 0)
+        dead = dataclasses.replace(
+            event,
+            status=ERROR,
+            ended_at=now,
+            attempts=attempts,
+            error_type=failure.error_type,
+            error_message=failure.message,
+        )
+        follow_up = _callback(event, answer, now)
+        on_failure = self._delivery.rules(event).on_failure if event.kind is not Kind.CALLBACK else ""
+        if on_failure not in ("", "dlq"):
+            sent = destination.event(dead, answer, condition, on_failure, now)
+            if sent is None or self._router.state(event.namespace, on_failure) is None:
+                on_failure = "dlq"  # nowhere to send it: never lost without a trace
+            else:
+                follow_up.append(sent)
+
+        async def work(tx: Transaction) -> None:
+            await invocations.end(tx, dead)
+            await invocations.add(tx, follow_up)
+            if on_failure == "dlq":
+                await dead_letters.add(tx, dead, now)
+            if event.trigger is Trigger.SCHEDULE:
+                message = f"{failure.error_type}: {failure.message}"
+                await schedules.ended(tx, event.id, ERROR, message, now)
+
+        await self._commits.write(work)
+        self._backlog(event, -1)
+        for one in follow_up:
+            self._backlog(one, 1)
+        what = "a callback" if event.kind is Kind.CALLBACK else f"an event of {event.function}"
+        where = {"": "dropped", "dlq": "kept as a dead letter"}.get(on_failure, f"sent to {on_failure}")
+        log.warning("%s failed for good, %s: %s", what, where, failure.error_type, extra={"request_id": event.id})
+        if event.kind is not Kind.CALLBACK:
+            self._metrics.dead_letters.labels(function_label(event.namespace, event.function)).inc()
+
+    def _backlog(self, event: QueuedEvent, change: int) -> None:
+        """Count what waits or runs. A function that was deleted meanwhile has no series, and gets none again."""
+        if event.kind is not Kind.CALLBACK and self._router.state(event.namespace, event.function) is not None:
+            self._metrics.async_backlog.labels(function_label(event.namespace, event.function)).inc(change)
+
+
+def _callback(event: QueuedEvent, answer: Answer, now: float) -> list[QueuedEvent]:
+    """The row that takes the result to the event's `callback_url`, where it has one."""
+    if not event.callback_url or event.kind is Kind.CALLBACK:
+        return []
+    headers = {
+        "Content-Type": answer.content_type,
+        "X-Call-Id": event.id,
+        "X-Function-Name": function_label(event.namespace, event.function),
+        "X-Function-Status": str(answer.status),
+        "X-Duration-Seconds": f"{max(0.0, now - event.created_at):.6f}",
+    }
+    if answer.failure is not None:
+        headers["X-Error-Type"] = answer.failure.error_type
+    return [
+        QueuedEvent(
+            id=new_request_id(),
+            namespace=event.namespace,
+            function=event.function,
+            trigger=Trigger.ASYNC,
+            kind=Kind.CALLBACK,
+            payload=answer.body,
+            meta={"headers": headers},
+            callback_url=event.callback_url,
+            created_at=now,
+        )
+    ]

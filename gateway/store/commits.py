@@ -1,0 +1,68 @@
+"""`GroupCommit`: many small writes share one transaction, and so one fsync."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from faas.errors import Unavailable
+from faas.state.session import Database, Transaction
+
+Work = Callable[[Transaction], Awaitable[None]]
+MOST = 256  # writes in one transaction
+
+
+class GroupCommit:
+    """While one transaction is being committed, the next ones gather; `start`ed once, `stop`ped once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[tuple[Work, asyncio.Future[None]]] = []
+        self._more = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        self._loop = asyncio.create_task(self._run(), name="group commit")
+
+    async def stop(self) -> None:
+        """Write what waits, and end."""
+        self._closing = True
+        self._more.set()
+        if self._loop is not None:
+            await self._loop
+            self._loop = None
+
+    async def write(self, work: Work) -> None:
+        """Returns once `work` is committed; raises what it raised, or what the commit did."""
+        if self._loop is None or self._closing:
+            raise Unavailable("the server is shutting down")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, done))
+        self._more.set()
+        await done
+
+    async def _run(self) -> None:
+        while self._waiting or not self._closing:
+            await self._more.wait()
+            self._more.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                await self._commit(batch)
+
+    async def _commit(self, batch: list[tuple[Work, asyncio.Future[None]]]) -> None:
+        try:
+            async with self._database.write() as tx:
+                for work, _ in batch:
+                    await work(tx)
+        except Exception as error:
+            if len(batch) > 1:  # one may have spoilt it for all: each alone
+                for one in batch:
+                    await self._commit([one])
+                return
+            if not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        for _, done in batch:
+            if not done.done():
+                done.set_result(None)

@@ -1,0 +1,85 @@
+"""Dead letters: events given up, kept with their payload until somebody retries or deletes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, insert, select
+
+from faas.protocol import Trigger
+from faas.state.session import Transaction
+from faas.state.tables import dead_letters
+from gateway.store.invocations import Kind, QueuedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """The event as it was queued (its error and attempts too), when it died (Unix seconds), its payload's size.
+
+    A listing leaves the payload out.
+    """
+
+    event: QueuedEvent
+    died_at: float
+    size: int
+
+
+_COLUMNS = [c for c in dead_letters.c if c.name != "payload"]
+
+
+async def add(tx: Transaction, event: QueuedEvent, died_at: float) -> None:
+    await tx.execute(
+        insert(dead_letters).values(
+            namespace=event.namespace,
+            id=event.id,
+            function=event.function,
+            qualifier=event.qualifier,
+            trigger=event.trigger.value,
+            kind=event.kind.value,
+            payload=event.payload,
+            meta=json.dumps(dict(event.meta)),
+            error_type=event.error_type,
+            error_message=event.error_message,
+            attempts=event.attempts,
+            created_at=event.created_at,
+            died_at=died_at,
+        )
+    )
+
+
+async def every(tx: Transaction, namespace: str = "", function: str = "", limit: int = 1000) -> list[DeadLetter]:
+    """The newest first, without payloads; of one namespace and function where given."""
+    chosen = select(*_COLUMNS, func.length(dead_letters.c.payload).label("size"))
+    if namespace:
+        chosen = chosen.where(dead_letters.c.namespace == namespace)
+    if function:
+        chosen = chosen.where(dead_letters.c.function == function)
+    rows = await tx.execute(chosen.order_by(dead_letters.c.died_at.desc()).limit(limit))
+    return [_letter(dict(row._mapping) | {"payload": b""}) for row in rows]
+
+
+async def get(tx: Transaction, letter_id: str) -> DeadLetter | None:
+    row = (await tx.execute(select(dead_letters).where(dead_letters.c.id == letter_id))).first()
+    return _letter(dict(row._mapping) | {"size": len(row.payload)}) if row else None
+
+
+async def remove(tx: Transaction, letter_id: str) -> None:
+    await tx.execute(delete(dead_letters).where(dead_letters.c.id == letter_id))
+
+
+async def remove_of(tx: Transaction, namespace: str, function: str) -> None:
+    table = dead_letters.c
+    await tx.execute(delete(dead_letters).where(table.namespace == namespace, table.function == function))
+
+
+def _letter(values: dict[str, object]) -> DeadLetter:
+    died_at, size = values.pop("died_at"), values.pop("size")
+    values |= {
+        "trigger": Trigger(str(values["trigger"])),
+        "kind": Kind(str(values["kind"])),
+        "meta": json.loads(str(values["meta"])),
+    }
+    assert isinstance(died_at, float)
+    assert isinstance(size, int)
+    return DeadLetter(QueuedEvent(**values), died_at, size)  # type: ignore[arg-type]

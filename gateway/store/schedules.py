@@ -1,0 +1,168 @@
+"""Schedules and their fire times. A fire time is a row whose key can be written once: that is what fires once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy.dialects.sqlite import insert
+
+from faas.spec import Missed, Overlap, ScheduleSpec
+from faas.state.session import Transaction
+from faas.state.tables import schedule_fires, schedules
+
+SKIPPED, MISSED = "skipped", "missed"  # beside the statuses of `gateway.store.invocations`
+KEPT_FIRES = 100  # of each schedule
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A schedule of a function's live revision; fire times up to `considered_until` (Unix) are dealt with."""
+
+    namespace: str
+    function: str
+    spec: ScheduleSpec
+    considered_until: float
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.namespace, self.function, self.spec.name
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """One fire time (Unix) and what became of it."""
+
+    fire_time: int
+    status: str
+    invocation: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None
+    error: str = ""
+
+
+async def every(tx: Transaction) -> list[ScheduleRow]:
+    rows = await tx.execute(select(schedules).order_by(schedules.c.namespace, schedules.c.function, schedules.c.name))
+    return [
+        ScheduleRow(
+            row.namespace,
+            row.function,
+            ScheduleSpec(
+                row.name, row.cron, row.timezone, Missed(row.missed), Overlap(row.overlap), json.loads(row.input)
+            ),
+            row.considered_until,
+        )
+        for row in rows
+    ]
+
+
+async def replace(tx: Transaction, namespace: str, function: str, specs: Collection[ScheduleSpec], now: float) -> None:
+    """Make a function's schedules exactly `specs`. One whose times change counts from now; its history stays."""
+    table = schedules.c
+    mine = (table.namespace == namespace, table.function == function)
+    await tx.execute(delete(schedules).where(*mine, table.name.not_in([spec.name for spec in specs])))
+    rows = await tx.execute(select(schedules).where(*mine))
+    known = {row.name: (row.cron, row.timezone, row.considered_until) for row in rows}
+    for spec in specs:
+        cron, timezone, until = known.get(spec.name, ("", "", now))
+        values = {
+            "cron": spec.cron,
+            "timezone": spec.timezone,
+            "missed": spec.missed.value,
+            "overlap": spec.overlap.value,
+            "input": json.dumps(dict(spec.input)),
+            "considered_until": until if (cron, timezone) == (spec.cron, spec.timezone) else now,
+        }
+        key = {"namespace": namespace, "function": function, "name": spec.name}
+        await tx.execute(insert(schedules).values(key | values).on_conflict_do_update(set_=values))
+
+
+async def considered(tx: Transaction, row: ScheduleRow, until: float) -> None:
+    table = schedules.c
+    namespace, function, name = row.key
+    await tx.execute(
+        update(schedules)
+        .where(table.namespace == namespace, table.function == function, table.name == name)
+        .values(considered_until=until)
+    )
+
+
+async def record(tx: Transaction, row: ScheduleRow, fires: Iterable[Fire]) -> list[Fire]:
+    """Write fire times; returns those that were new. Old history is cut."""
+    namespace, function, name = row.key
+    new = []
+    for fire in fires:
+        values = {
+            "namespace": namespace,
+            "function": function,
+            "schedule": name,
+            "fire_time": fire.fire_time,
+            "status": fire.status,
+            "invocation": fire.invocation,
+            "started_at": fire.started_at,
+            "ended_at": fire.ended_at,
+            "error": fire.error,
+        }
+        written = await tx.execute(insert(schedule_fires).values(values).on_conflict_do_nothing())
+        if written.rowcount:
+            new.append(fire)
+    table = schedule_fires.c
+    mine = (table.namespace == namespace, table.function == function, table.schedule == name)
+    kept = select(table.fire_time).where(*mine).order_by(table.fire_time.desc()).limit(KEPT_FIRES)
+    await tx.execute(delete(schedule_fires).where(*mine, table.fire_time.not_in(kept)))
+    return new
+
+
+async def unfinished(tx: Transaction, row: ScheduleRow) -> bool:
+    """Whether an earlier fire of this schedule still waits or runs."""
+    table = schedule_fires.c
+    namespace, function, name = row.key
+    found = await tx.execute(
+        select(table.fire_time)
+        .where(table.namespace == namespace, table.function == function, table.schedule == name)
+        .where(table.status.in_(("pending", "running")))
+        .limit(1)
+    )
+    return found.first() is not None
+
+
+async def running(tx: Transaction, invocation: str, now: float) -> None:
+    """The fire's invocation has been claimed; the first time counts."""
+    table = schedule_fires.c
+    started = update(schedule_fires).where(table.invocation == invocation)
+    await tx.execute(started.values(status="running"))
+    await tx.execute(started.where(table.started_at.is_(None)).values(started_at=now))
+
+
+async def ended(tx: Transaction, invocation: str, status: str, error: str, now: float) -> None:
+    table = schedule_fires.c
+    await tx.execute(
+        update(schedule_fires).where(table.invocation == invocation).values(status=status, error=error, ended_at=now)
+    )
+
+
+async def history(tx: Transaction, namespace: str, function: str, name: str) -> list[Fire]:
+    """The newest first."""
+    table = schedule_fires.c
+    rows = await tx.execute(
+        select(table.fire_time, table.status, table.invocation, table.started_at, table.ended_at, table.error)
+        .where(table.namespace == namespace, table.function == function, table.schedule == name)
+        .order_by(table.fire_time.desc())
+    )
+    return [Fire(*row) for row in rows]
+
+
+async def last_fires(tx: Transaction) -> dict[tuple[str, str, str], Fire]:
+    """Each schedule's newest fire."""
+    table = schedule_fires.c
+    key = (table.namespace, table.function, table.schedule)
+    newest = select(*key, func.max(table.fire_time)).group_by(*key)
+    rows = await tx.execute(select(schedule_fires).where(tuple_(*key, table.fire_time).in_(newest)))
+    return {
+        (row.namespace, row.function, row.schedule): Fire(
+            row.fire_time, row.status, row.invocation, row.started_at, row.ended_at, row.error
+        )
+        for row in rows
+    }

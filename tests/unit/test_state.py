@@ -1,0 +1,135 @@
+"""The gateway's database: what is committed stays, what is not is gone, and versions do not mix."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, insert, select, text
+
+from faas.errors import Conflict, InvalidInput, Unavailable
+from faas.state.session import Database
+from faas.state.tables import functions, metadata
+
+ROW = {"namespace": "default", "name": "hello", "created_at": 1.0, "updated_at": 1.0}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "faas.db"
+
+
+@pytest.fixture
+async def database(path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(f"sqlite+aiosqlite:///{path}")
+    yield database
+    await database.close()
+
+
+async def names(database: Database) -> list[str]:
+    async with database.read() as tx:
+        return list((await tx.execute(select(functions.c.name))).scalars())
+
+
+async def test_migrations_make_exactly_the_tables_of_the_page(database: Database) -> None:
+    def difference(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    async with database.read() as tx:
+        assert await tx.run_sync(difference) == []
+
+
+def test_every_table_is_keyed_by_namespace() -> None:
+    first = {name: next(iter(table.primary_key.columns)).name for name, table in metadata.tables.items()}
+    assert set(first.values()) == {"namespace"}
+
+
+async def test_the_file_is_durable_and_checked(database: Database) -> None:
+    async with database.write() as tx:
+        found = {
+            name: (await tx.execute(text(f"PRAGMA {name}"))).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+async def test_a_second_open_keeps_what_was_written(database: Database, path: Path) -> None:
+    async with database.write() as tx:
+        await tx.execute(insert(functions).values(ROW))
+    again = await Database.open(f"sqlite+aiosqlite:///{path}")
+    assert await names(again) == ["hello"]
+    await again.close()
+
+
+async def test_a_newer_versions_database_is_refused_in_clear_words(path: Path) -> None:
+    await (await Database.open(f"sqlite+aiosqlite:///{path}")).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(InvalidInput, match="newer version of faas"):
+        await Database.open(f"sqlite+aiosqlite:///{path}")
+
+
+async def test_a_block_that_raises_writes_nothing(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with database.write() as tx:
+            await tx.execute(insert(functions).values(ROW))
+            raise ZeroDivisionError
+    assert await names(database) == []
+
+
+async def test_a_reader_cannot_write(database: Database) -> None:
+    with pytest.raises(Unavailable):
+        async with database.read() as tx:
+            await tx.execute(insert(functions).values(ROW))
+
+
+async def test_a_broken_key_is_a_conflict(database: Database) -> None:
+    with pytest.raises(Conflict):
+        async with database.write() as tx:
+            await tx.execute(insert(functions).values(ROW))
+            await tx.execute(insert(functions).values(ROW))
+
+
+async def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="cannot be used"):
+        await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'nowhere' / 'faas.db'}")
+
+
+async def test_writers_take_turns_and_readers_go_on(database: Database) -> None:
+    async def add(number: int) -> None:
+        async with database.write() as tx:
+            count = len((await tx.execute(select(functions.c.name))).all())
+            await tx.execute(insert(functions).values(ROW | {"name": f"f{count}"}))
+
+    async def look() -> None:
+        for _ in range(20):
+            await names(database)
+
+    await asyncio.gather(look(), *(add(n) for n in range(20)))
+    assert len(await names(database)) == 20
+
+
+async def test_a_cancelled_writer_leaves_the_database_usable(database: Database) -> None:
+    for delay in (0.0, 0.0005, 0.001, 0.002, 0.004):
+
+        async def work() -> None:
+            async with database.write() as tx:
+                for number in range(50):
+                    await tx.execute(insert(functions).values(ROW | {"name": f"f{number}"}))
+                await asyncio.sleep(1)
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(delay)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await names(database) == []
+    async with database.write() as tx:
+        await tx.execute(insert(functions).values(ROW))
+    assert await names(database) == ["hello"]

@@ -1,0 +1,54 @@
+"""The topmost layer of every instance: mount points, and /etc/resolv.conf and /etc/hosts of this machine.
+
+As a layer, and not as files mounted over the image's: it holds for images that have no /proc or whose resolv.conf is a
+link to somewhere, no runtime ever resolves a path inside a stranger's root for it, and it costs no mount.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from pathlib import Path
+
+from worker.network.resolver import RESOLV_CONFS, hosts, resolv_conf
+
+FOLDERS = {"proc": 0o755, "dev": 0o755, "sys": 0o755, "etc": 0o755, "tmp": 0o1777}
+
+
+class Furniture:
+    """Layers below `folder`, one per content: instances that run keep theirs when the host's resolver changes."""
+
+    def __init__(self, folder: Path, sources: tuple[Path, ...] = RESOLV_CONFS) -> None:
+        self._folder = folder
+        self._sources = sources
+        self._stamp: tuple[int, ...] = ()
+        self._layer: dict[str, Path] = {}
+
+    def layer(self, hostname: str) -> Path:
+        """Blocking, but nearly always only one stat. The layer for an instance of this name."""
+        stamp = tuple(source.stat().st_mtime_ns if source.exists() else 0 for source in self._sources)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._layer = {}
+        if hostname not in self._layer:
+            self._layer[hostname] = self._make(resolv_conf(self._sources), hosts(hostname), hostname)
+        return self._layer[hostname]
+
+    def _make(self, resolver: str, host_table: str, hostname: str) -> Path:
+        content = "\0".join((resolver, host_table, hostname))
+        final = self._folder / hashlib.sha256(content.encode()).hexdigest()[:8]
+        if final.exists():
+            return final
+        temporary = self._folder / secrets.token_hex(8)
+        temporary.mkdir(parents=True)
+        temporary.chmod(0o755)
+        for name, mode in FOLDERS.items():
+            (temporary / name).mkdir()
+            (temporary / name).chmod(mode)
+        files = {"resolv.conf": resolver, "hosts": host_table, "hostname": hostname + "\n"}
+        for name, text in files.items():
+            path = temporary / "etc" / name
+            path.write_text(text)
+            path.chmod(0o644)
+        temporary.rename(final)
+        return final

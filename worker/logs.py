@@ -1,0 +1,235 @@
+"""What functions wrote, on disk: JSON lines under `DIR/<namespace>/<function>/`, bounded by two files per function.
+
+Appending costs the loop a list's append; one thread writes batches, so the order of lines is the order of calls.
+Nothing here raises towards a function: what cannot be stored is counted and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+from faas.protocol import LogQuery, LogRecord
+
+log = logging.getLogger("worker.logs")
+
+FILE_BYTES = 16 * 1_048_576  # then it becomes the previous one, and the one before that goes
+BUFFER_BYTES = 8 * 1_048_576  # not yet written, per function: a disk that stands still costs lines, not memory
+FLUSH_SECONDS = 0.02
+FOLLOWER_LINES = 10_000  # a reader that falls behind further loses lines, and is told
+CURRENT, PREVIOUS = "current.jsonl", "previous.jsonl"
+
+
+class FunctionLog:
+    """One function's log."""
+
+    __slots__ = ("_store", "buffer", "dropped", "folder", "followers", "size")
+
+    def __init__(self, store: LogStore, folder: Path) -> None:
+        self._store = store
+        self.folder = folder
+        self.buffer: list[bytes] = []
+        self.size = 0
+        self.dropped = 0
+        self.followers: set[Follower] = set()
+
+    def append(self, record: LogRecord) -> None:
+        line = encode(record)
+        if self.size + len(line) > BUFFER_BYTES:
+            self.dropped += 1
+            return
+        self.buffer.append(line)
+        self.size += len(line)
+        self._store.changed(self)
+        for follower in self.followers:
+            follower.put(record)
+
+
+class Follower:
+    """Lines for one reader that goes on reading. Bounded: what does not fit is counted and said."""
+
+    def __init__(self) -> None:
+        self._lines: deque[LogRecord] = deque()
+        self._skipped = 0
+        self._arrived = asyncio.Event()
+
+    def put(self, record: LogRecord) -> None:
+        if len(self._lines) >= FOLLOWER_LINES:
+            self._skipped += 1
+            return
+        self._lines.append(record)
+        self._arrived.set()
+
+    async def get(self) -> LogRecord:
+        while not self._lines:
+            self._arrived.clear()
+            await self._arrived.wait()
+        record = self._lines.popleft()
+        if self._skipped and not self._lines:
+            self.put(LogRecord(record.time, f"{self._skipped} lines were skipped: read faster", "system"))
+            self._skipped = 0
+        return record
+
+
+class LogStore:
+    """All functions' logs below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._logs: dict[tuple[str, str], FunctionLog] = {}
+        self._changed: dict[FunctionLog, None] = {}
+        self._flush: asyncio.TimerHandle | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="logs")  # one: batches stay in order
+        self._complained = False
+
+    def of(self, namespace: str, function: str) -> FunctionLog:
+        found = self._logs.get((namespace, function))
+        if found is None:
+            found = self._logs[namespace, function] = FunctionLog(self, self._folder / namespace / function)
+        return found
+
+    def changed(self, function: FunctionLog) -> None:
+        self._changed[function] = None
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._write_all)
+
+    def _write_all(self) -> None:
+        self._flush = None
+        changed, self._changed = self._changed, {}
+        for function in changed:
+            batch = self._take(function)
+            self._writer.submit(self._write, function.folder, batch)
+
+    @staticmethod
+    def _take(function: FunctionLog) -> bytes:
+        if function.dropped:
+            function.buffer.append(encode(LogRecord(0.0, f"{function.dropped} lines could not be stored", "system")))
+            function.dropped = 0
+        batch = b"".join(function.buffer)
+        function.buffer.clear()
+        function.size = 0
+        return batch
+
+    def _write(self, folder: Path, batch: bytes) -> None:
+        """In the writer's thread."""
+        if not batch:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / CURRENT, "ab", buffering=0) as file:
+                size = file.tell()
+                file.write(batch)
+            if size + len(batch) > FILE_BYTES:
+                (folder / CURRENT).replace(folder / PREVIOUS)
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                self._complained = True  # once: a full disk must not fill the server's own log too
+                log.error("cannot write a function's log: %s", error)
+
+    def _snapshot(self, folder: Path, batch: bytes) -> list[tuple[BinaryIO, int]]:
+        """In the writer's thread: the files as they are after `batch`, with their sizes, oldest first."""
+        self._write(folder, batch)
+        files: list[tuple[BinaryIO, int]] = []
+        for name in (PREVIOUS, CURRENT):
+            with contextlib.suppress(OSError):
+                file = open(folder / name, "rb")  # noqa: SIM115 - closed by the reader
+                files.append((file, os.fstat(file.fileno()).st_size))
+        return files
+
+    async def query(self, query: LogQuery) -> AsyncIterator[LogRecord]:
+        """The newest `limit` lines that match, in order; with `follow` all that come after them, without a gap."""
+        function = self.of(query.namespace, query.function)
+        follower = Follower() if query.follow else None
+        if follower is not None:
+            function.followers.add(follower)  # together with taking the buffer: no line is missed, none comes twice
+        try:
+            batch = self._take(function)
+            loop = asyncio.get_running_loop()
+            files = await loop.run_in_executor(self._writer, self._snapshot, function.folder, batch)
+            for record in await asyncio.to_thread(_newest, files, query):
+                yield record
+            while follower is not None:
+                record = await follower.get()
+                if matches(record, query):
+                    yield record
+        finally:
+            if follower is not None:
+                function.followers.discard(follower)
+
+    def forget(self, namespace: str, function: str) -> None:
+        """Remove a deleted function's log; lines that still come begin a new one."""
+        known = self._logs.pop((namespace, function), None)
+        if known is not None:
+            self._changed.pop(known, None)
+        self._writer.submit(shutil.rmtree, self._folder / namespace / function, True)
+
+    async def close(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+        self._write_all()
+        await asyncio.to_thread(self._writer.shutdown)
+
+
+def encode(record: LogRecord) -> bytes:
+    """One line of JSON, ASCII: no byte that a function wrote can end it or reach a terminal."""
+    return (
+        f'{{"time":{record.time:.6f},"stream":"{record.stream}","revision":{record.revision},'
+        f'"instance":"{record.instance}","request_id":{json.dumps(record.request_id)},'
+        f'"message":{json.dumps(record.message)}}}\n'
+    ).encode()
+
+
+def decode(line: bytes) -> LogRecord | None:
+    """None for a line that a crash cut off."""
+    try:
+        value = json.loads(line)
+        return LogRecord(
+            value["time"],
+            value["message"],
+            value["stream"],
+            value["revision"],
+            value["instance"],
+            value["request_id"],
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def matches(record: LogRecord, query: LogQuery) -> bool:
+    if query.since is not None and record.time < query.since:
+        return False
+    if query.request_id and record.request_id != query.request_id:
+        return False
+    return query.contains in record.message
+
+
+def _newest(files: list[tuple[BinaryIO, int]], query: LogQuery) -> list[LogRecord]:
+    """In a thread: read snapshots; closes them."""
+    found: deque[LogRecord] = deque(maxlen=max(0, query.limit))
+    wanted = json.dumps(query.request_id).encode() if query.request_id else b""
+    with contextlib.ExitStack() as stack:
+        for file, _ in files:
+            stack.enter_context(file)
+        for file, size in files:
+            for line in _lines(file, size):
+                if wanted in line and (record := decode(line)) is not None and matches(record, query):
+                    found.append(record)
+    return list(found)
+
+
+def _lines(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Whole lines within the first `size` bytes."""
+    while (left := size - file.tell()) > 0:
+        line = file.readline(left)
+        if line.endswith(b"\n"):
+            yield line

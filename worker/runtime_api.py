@@ -1,0 +1,223 @@
+"""The Runtime API (2018-06-01) of one instance, served on 127.0.0.1:9001 inside its sandbox.
+
+    GET  /2018-06-01/runtime/invocation/next            blocks; the event with Lambda-Runtime-* headers
+    POST /2018-06-01/runtime/invocation/{id}/response   202
+    POST /2018-06-01/runtime/invocation/{id}/error      202
+    POST /2018-06-01/runtime/init/error                 202
+
+Whoever connects is hostile: every size and count is bounded, and only this instance's open event can be answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from typing import Any
+
+from faas.errors import BadFunctionResponse, InitFailed, ResponseTooLarge
+from faas.protocol import Invocation, InvocationResult
+from worker.exchange import DELIVERIES, Exchange, ExchangeState
+from worker.runtime_connection import PAYLOAD_BYTES, RuntimeConnection
+
+CONNECTIONS = 64  # of one instance; a runtime needs one or two
+PARKED = 8  # polls at once
+MESSAGE_CHARACTERS = 4096  # of an init error's own message
+
+NEXT = b"/2018-06-01/runtime/invocation/next"
+INVOCATION = b"/2018-06-01/runtime/invocation/"
+INIT_ERROR = b"/2018-06-01/runtime/init/error"
+NOT_OFFERED = (
+    b"/2020-01-01/extension/",
+    b"/2020-08-15/logs",
+    b"/2022-07-01/telemetry",
+    b"/2021-04-23/credentials",
+    b"/2018-06-01/runtime/restore/",
+)
+
+
+class RuntimeApi:
+    """Hands events to one instance and takes its answers. `function_arn` and `limit_seconds` are the revision's.
+
+    `first_poll` resolves with the first `next`; with InitFailed where the runtime reports an init error.
+    """
+
+    def __init__(self, function_arn: str, limit_seconds: int) -> None:
+        self._limit_ms = limit_seconds * 1000
+        self._head = (
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            f"Lambda-Runtime-Invoked-Function-Arn: {function_arn}\r\n"
+        )
+        self._server: asyncio.Server | None = None
+        self._connections: set[RuntimeConnection] = set()
+        self._polls: dict[RuntimeConnection, None] = {}  # parked ones, oldest first
+        self._open: Exchange | None = None
+        self._taker: RuntimeConnection | None = None  # the connection that was given the open event, while it lives
+        self.first_poll: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def serve(self, listener: socket.socket) -> None:
+        self._server = await asyncio.get_running_loop().create_server(lambda: RuntimeConnection(self), sock=listener)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in list(self._connections):
+            connection.abort()
+        if not self.first_poll.done():
+            self.first_poll.cancel()
+
+    def offer(self, exchange: Exchange) -> None:
+        """Give this event out, now if somebody polls, else to the next poll."""
+        assert self._open is None or self._open.state is ExchangeState.ENDED, "one event at a time"
+        self._open, self._taker = exchange, None
+        if not self._give_out():
+            exchange.wait_for_poll()
+
+    def _give_out(self) -> bool:
+        """Write the open event to a parked poll that is alive. A dead one is dropped, never given an event."""
+        exchange = self._open
+        if exchange is None or exchange.state is ExchangeState.ENDED or exchange.deliveries >= DELIVERIES:
+            return False
+        while self._polls:
+            connection = next(iter(self._polls))
+            del self._polls[connection]
+            if connection.is_alive():
+                exchange.handed()  # before the write: its START stands before whatever the function says
+                connection.send(self._event_head(exchange.invocation, len(exchange.event)) + exchange.event)
+                self._taker = connection
+                return True
+            connection.abort()
+        return False
+
+    def _event_head(self, invocation: Invocation, size: int) -> bytes:
+        deadline = int(time.time() * 1000) + self._limit_ms
+        more = ""
+        if invocation.trace_id:
+            more += f"Lambda-Runtime-Trace-Id: {_header_value(invocation.trace_id)}\r\n"
+        if invocation.client_context:
+            more += f"Lambda-Runtime-Client-Context: {_header_value(invocation.client_context)}\r\n"
+        return (
+            f"{self._head}Lambda-Runtime-Aws-Request-Id: {invocation.request_id}\r\n"
+            f"Lambda-Runtime-Deadline-Ms: {deadline}\r\n{more}Content-Length: {size}\r\n\r\n"
+        ).encode()
+
+    # Called by connections
+
+    def connected(self, connection: RuntimeConnection) -> bool:
+        if len(self._connections) >= CONNECTIONS:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def disconnected(self, connection: RuntimeConnection) -> None:
+        self._connections.discard(connection)
+        self._polls.pop(connection, None)
+        if self._taker is connection:
+            self._taker = None
+            self._give_out()  # to a poll that waited beside it: the process was replaced
+
+    def route(self, connection: RuntimeConnection) -> None:
+        """Answer one complete request."""
+        path, method = connection.path, connection.method
+        if path == NEXT:
+            if method == b"GET":
+                self._poll(connection)
+            else:
+                connection.send_error(405, "MethodNotAllowed", "next takes GET")
+        elif path.startswith(INVOCATION):
+            self._answered(connection, *path[len(INVOCATION) :].split(b"/", 1))
+        elif path == INIT_ERROR and method == b"POST":
+            self._init_error(connection)
+        elif path.startswith(NOT_OFFERED):
+            connection.send_error(501, "NotOffered", "extensions, telemetry and snapshots are not offered")
+        else:
+            connection.send_error(404, "NotFound", "404 page not found")
+
+    def _poll(self, connection: RuntimeConnection) -> None:
+        if len(self._polls) >= PARKED:
+            connection.send_error(429, "TooManyPolls", f"at most {PARKED} polls wait at once")
+            return
+        self._polls[connection] = None
+        if not self.first_poll.done():
+            self.first_poll.set_result(None)
+        exchange = self._open
+        if exchange is None or exchange.state is ExchangeState.ENDED:
+            return
+        # An event that was given out is given again only when the one who took it cannot answer any more: its
+        # connection is gone, or it polls itself.
+        if exchange.state is ExchangeState.OFFERED or self._taker in (None, connection):
+            self._give_out()
+
+    def _answered(self, connection: RuntimeConnection, request_id: bytes, verb: bytes = b"") -> None:
+        exchange = self._open
+        if connection.method != b"POST" or verb not in (b"response", b"error"):
+            connection.send_error(404, "NotFound", "404 page not found")
+            return
+        if (
+            exchange is None
+            or exchange.state is not ExchangeState.HANDED
+            or exchange.invocation.request_id.encode() != request_id
+        ):
+            connection.send_error(400, "InvalidRequestID", "Invalid request ID")
+            return
+        if connection.oversized:
+            message = f"Exceeded maximum allowed payload size ({PAYLOAD_BYTES} bytes)."
+            connection.send_error(413, "RequestEntityTooLarge", message)
+            exchange.fail(too_large(connection.size))
+            return
+        connection.send_accepted()
+        if verb == b"response" and not connection.error_type:
+            exchange.answer(InvocationResult(connection.body(), connection.content_type or "application/json"))
+        else:
+            payload, error_type = error_payload(connection.body(), connection.error_type)
+            exchange.answer(InvocationResult(payload, "application/json", error_type))
+
+    def truncated(self, connection: RuntimeConnection) -> None:
+        """A streamed answer broke off: what came is no answer (Lambda: Runtime.TruncatedResponse)."""
+        exchange = self._open
+        if exchange is None or exchange.state is not ExchangeState.HANDED:
+            return
+        if connection.path.startswith(INVOCATION + exchange.invocation.request_id.encode()):
+            exchange.fail(
+                BadFunctionResponse("the streamed response broke off", error_type="Runtime.TruncatedResponse")
+            )
+
+    def _init_error(self, connection: RuntimeConnection) -> None:
+        if self.first_poll.done():
+            connection.send_error(403, "InvalidStateTransition", "init is over")
+            return
+        connection.send_accepted()
+        payload, error_type = error_payload(connection.body(), connection.error_type)
+        message = str(json.loads(payload)["errorMessage"] or "the runtime reported an init error")
+        self.first_poll.set_exception(InitFailed(message[:MESSAGE_CHARACTERS], error_type=error_type))
+        self.first_poll.exception()  # seen: a launch that has given up does not look
+
+
+def too_large(size: int) -> ResponseTooLarge:
+    return ResponseTooLarge(
+        f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({PAYLOAD_BYTES} bytes)."
+    )
+
+
+def error_payload(body: bytes, header: str) -> tuple[bytes, str]:
+    """(Lambda's JSON error object, its error type) from what a runtime posted; anything but an object is wrapped."""
+    value: Any
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = {"errorMessage": body[:MESSAGE_CHARACTERS].decode("utf-8", "replace")}
+    if not isinstance(value, dict):
+        value = {"errorMessage": json.dumps(value)}
+    written = value.get("errorType")
+    error_type = written if isinstance(written, str) and written else header or "Unhandled"
+    value["errorType"] = error_type
+    value.setdefault("errorMessage", "")
+    printable = "".join(c for c in error_type if c.isascii() and c.isprintable())[:128]
+    return json.dumps(value).encode(), printable or "Unhandled"
+
+
+def _header_value(text: str) -> str:
+    """`text` as one header value: what could end the line is dropped."""
+    return "".join(c for c in text if c.isprintable())
