@@ -66,8 +66,12 @@ def check_timezone(text: object) -> str:
 
 
 def next_fire(expression: str, timezone: str, after: datetime) -> datetime:
-    """The first fire time after `after` (aware), in UTC. Raises ValueError where there is none within 50 years."""
-    zone = _zone(timezone)
+    """The first fire time after `after` (aware), in UTC. Raises ValueError where there is none within
+    50 years, or the zone is gone."""
+    try:
+        zone = _zone(timezone)
+    except (ZoneInfoNotFoundError, OSError):
+        raise ValueError(f"this machine knows no time zone {timezone}") from None
     # Whole seconds are enough: fire times are on whole minutes.
     begin = after.astimezone(UTC).replace(microsecond=0) + _SECOND
     try:

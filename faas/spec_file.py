@@ -78,9 +78,14 @@ def parse(file: SpecFile | None, flags: Mapping[str, Any] | None = None) -> spec
     try:
         return spec.parse(merged(written, given))
     except SpecError as error:
-        place = _flag(error.key, given) or (file.place(error.key) if file else "")
-        message = f"{place}: {error.message}" if place else error.message
-        raise SpecError(message, key=error.key, hint=error.hint) from None
+        raise located(error, file, given) from None
+
+
+def located(error: SpecError, file: SpecFile | None, flags: Mapping[str, Any]) -> SpecError:
+    """`error` with the flag or the `FILE:LINE` of its key before its message."""
+    place = _flag(error.key, flags) or (file.place(error.key) if file else "")
+    message = f"{place}: {error.message}" if place else error.message
+    return SpecError(message, key=error.key, hint=error.hint)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

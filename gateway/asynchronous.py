@@ -7,7 +7,7 @@ import time
 from aiohttp import web
 
 from faas.auth import ANONYMOUS, Permission
-from faas.errors import NotFound, ShuttingDown
+from faas.errors import NotFound, PayloadTooLarge, ShuttingDown
 from faas.protocol import Trigger
 from faas.web import REQUEST_ID, access, read_body
 from gateway.callback import check_url
@@ -46,6 +46,8 @@ def async_routes(
             check_url(callback)
         body = b""
         if request.body_exists:
+            if (request.content_length or 0) > ASYNC_PAYLOAD_BYTES:
+                raise PayloadTooLarge(f"the body is over {ASYNC_PAYLOAD_BYTES} bytes")
             await expected(request)
             body = await read_body(request, ASYNC_PAYLOAD_BYTES)
         stranger = principal is ANONYMOUS
@@ -62,7 +64,7 @@ def async_routes(
                 "method": request.method,
                 "path": target.path,
                 "query": target.query,
-                "fields": [field for field in fields if field[0] not in ("x-callback-url", "content-length")],
+                "fields": [field for field in fields if field[0] != "x-callback-url"],
                 "source_ip": request.remote or "",
                 "account": "anonymous" if stranger else principal.name,
                 "label": route.label,

@@ -174,11 +174,13 @@ class Scheduler:
                 for row in ahead:
                     await schedules.considered(tx, row, now)
                 self._rows = await schedules.every(tx)
-        coming = []
-        for row in self._rows:
+        coming, rows = [], self._rows
+        self._rows = []
+        for row in rows:
             try:
                 after = datetime.fromtimestamp(row.considered_until, UTC)
                 coming.append(next_fire(row.spec.cron, row.spec.timezone, after).timestamp())
+                self._rows.append(row)
             except ValueError as error:  # its zone may have gone from the machine
                 log.error("schedule %s of %s: %s", row.spec.name, row.function, error)
         self._next = min(coming, default=float("inf"))

@@ -49,7 +49,7 @@ class HttpConnection(asyncio.Protocol):
         self._bodyless = method == "HEAD"
         self._head_bytes = self._overhead = self._interim = self._header_bytes = 0
         self._touched = self._head_done = self._complete = self._until_end = False
-        self._framed = self._reusable = False
+        self._framed = self._reusable = self._beyond = False
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.upgraded = False
@@ -117,6 +117,9 @@ class HttpConnection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        self._beyond = self._complete  # a second answer: nobody asked for it
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_done:
             return  # trailers are not passed on
@@ -135,6 +138,8 @@ class HttpConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        if self._head_done:
+            return
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:
             self._interim += 1
@@ -170,7 +175,7 @@ class HttpConnection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Whether the next request may go over this connection: framed, complete, nothing beyond it."""
-        return self._complete and self._reusable and not self._lost and self._error is None
+        return self._complete and self._reusable and not (self._beyond or self._lost or self._error)
 
     def is_alive(self) -> bool:
         """One system call: an idle connection that the function has closed must not get a request."""
@@ -185,6 +190,11 @@ class HttpConnection(asyncio.Protocol):
         """Begin a request: its head, with the body where that is small."""
         assert self._transport is not None
         self._expect(method)
+        self._chunks.clear()  # what nobody read of the answer before
+        self._buffered = 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
         self._parser = httptools.HttpResponseParser(self)
         self.served += 1
         self._transport.write(data)
@@ -201,10 +211,10 @@ class HttpConnection(asyncio.Protocol):
 
     async def head(self) -> None:
         """Wait for `status` and `headers`. Raises BrokenConnection, or what `fail` was given."""
-        while self._error is None and not (self._head_done and (self.status != 101 or self.upgraded)):
+        while not (self._head_done and (self.status != 101 or self.upgraded)):
+            if self._error is not None:
+                raise self._error
             await self._wait()
-        if self._error is not None:
-            raise self._error
 
     async def read(self) -> bytes:
         """Some of the body; empty at its end. Raises BrokenConnection, or what `fail` was given."""

@@ -70,9 +70,10 @@ async def _verify(address: str, token: str, user: str) -> tuple[dict[str, Any], 
     if not info.get("registry"):
         return info, None
     timeout = aiohttp.ClientTimeout(total=REGISTRY_SECONDS)
+    headers = {"Authorization": "Basic " + basic(user, token)}
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, auth=aiohttp.BasicAuth(user, token)) as http,
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as http,
             http.get(registry_url(str(info["registry"]), address) + "/v2/") as answer,
         ):
             if answer.status == 401:
@@ -112,9 +113,14 @@ def add_docker_login(path: Path, host: str, user: str, token: str) -> str:
         raise InvalidInput(f"{path} is not JSON") from None
     if not isinstance(config, dict) or not isinstance(config.setdefault("auths", {}), dict):
         raise InvalidInput(f"{path} is not Docker's")
-    config["auths"][host] = {"auth": base64.b64encode(f"{user}:{token}".encode()).decode()}
+    config["auths"][host] = {"auth": basic(user, token)}
     write_private(path, json.dumps(config, indent=2) + "\n")
     return str((config.get("credHelpers") or {}).get(host) or config.get("credsStore") or "")
+
+
+def basic(user: str, token: str) -> str:
+    """Basic credentials (RFC 7617), as the header and Docker's file have them."""
+    return base64.b64encode(f"{user}:{token}".encode()).decode()
 
 
 def write_private(path: Path, text: str) -> None:

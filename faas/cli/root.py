@@ -7,7 +7,6 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -135,11 +134,10 @@ def run(args: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if args is None else list(args)
     try:
         result = cli.main(argv, prog_name="faas", standalone_mode=False, obj=session)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has had enough (`faas logs x | head`): that is no failure, and Python must not flush again at exit.
-        sys.stdout = Path("/dev/null").open("w")  # noqa: SIM115
-        return 0
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            return 0  # the reader has had enough (`faas logs x | head`): that is no failure
+        return ended.code if isinstance(ended.code, int) else 0
     except (KeyboardInterrupt, click.Abort):
         return failures.INTERRUPTED
     except Exception as error:

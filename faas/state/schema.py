@@ -15,10 +15,10 @@ from faas.errors import InvalidInput
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def migrate(connection: Connection) -> None:
-    """Run what is missing, within the caller's transaction. Raises InvalidInput on a newer version's database."""
+def migrate(connection: Connection, migrations: Path = MIGRATIONS) -> None:
+    """Run what is missing of the scripts in `migrations`, within the caller's transaction. Raises InvalidInput on a newer version's database."""
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     present = MigrationContext.configure(connection).get_current_heads()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -28,8 +29,8 @@ class Database:
         self._turn = asyncio.Lock()  # SQLite has one writer; waiting here is fair, waiting in SQLite is not
 
     @classmethod
-    async def open(cls, url: str) -> Database:
-        """Open or create the database at `url` (`sqlite+aiosqlite:///PATH`) and migrate it.
+    async def open(cls, url: str, migrations: Path = schema.MIGRATIONS) -> Database:
+        """Open or create the database at `url` (`sqlite+aiosqlite:///PATH`) and migrate it by these scripts.
 
         Raises InvalidInput where it was written by a newer version, Unavailable where it cannot be used.
         """
@@ -37,7 +38,7 @@ class Database:
         database = cls(reader, writer)
         try:
             async with database.write() as tx:
-                await tx.run_sync(schema.migrate)
+                await tx.run_sync(schema.migrate, migrations)
         except BaseException:
             await database.close()
             raise

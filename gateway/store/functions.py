@@ -49,3 +49,9 @@ async def next_number(tx: Transaction, namespace: str, name: str) -> int:
         .returning(table.c.last)
     )
     return int(number.scalar_one())
+
+
+async def get(tx: Transaction, namespace: str, name: str) -> FunctionRow | None:
+    found = await tx.execute(select(functions).where(functions.c.namespace == namespace, functions.c.name == name))
+    row = found.first()
+    return FunctionRow(*row) if row else None

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, insert, select, update
 from sqlalchemy.engine import Row
 
+from faas.errors import SpecError
 from faas.protocol import Revision, RevisionKey
 from faas.spec import Interface, parse
 from faas.state.session import Transaction
 from faas.state.tables import revisions
+
+log = logging.getLogger("faas.revisions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +29,29 @@ class RevisionRow:
     created_by: str
 
 
-def _row(row: Row[tuple[object, ...]]) -> RevisionRow:
-    key = RevisionKey(row.namespace, row.function, row.number)
-    revision = Revision(key, parse(json.loads(row.spec)), row.image, Interface(row.interface))
-    return RevisionRow(revision, row.created_at, row.created_by)
+def _rows(found: Iterable[Row[tuple[Any, ...]]]) -> list[RevisionRow]:
+    """A spec that this version refuses takes its own revision out of use, not the server."""
+    rows = []
+    for row in found:
+        key = RevisionKey(row.namespace, row.function, row.number)
+        try:
+            spec = parse(json.loads(row.spec))
+        except SpecError as error:
+            log.error("%s cannot be used any more: %s", key, error.message)
+            continue
+        revision = Revision(key, spec, row.image, Interface(row.interface))
+        rows.append(RevisionRow(revision, row.created_at, row.created_by))
+    return rows
 
 
 async def every(tx: Transaction) -> list[RevisionRow]:
-    return [_row(row) for row in await tx.execute(select(revisions).order_by(revisions.c.number))]
+    return _rows(await tx.execute(select(revisions).order_by(revisions.c.number)))
 
 
 async def of_function(tx: Transaction, namespace: str, function: str) -> list[RevisionRow]:
     """By number, oldest first."""
     chosen = select(revisions).where(revisions.c.namespace == namespace, revisions.c.function == function)
-    return [_row(row) for row in await tx.execute(chosen.order_by(revisions.c.number))]
+    return _rows(await tx.execute(chosen.order_by(revisions.c.number)))
 
 
 async def add(tx: Transaction, row: RevisionRow) -> None:

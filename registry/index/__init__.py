@@ -1,0 +1,1 @@
+"""The registry's database: which blobs, manifests and tags there are. Its own, so that the registry runs alone."""

@@ -1,0 +1,1 @@
+"""Where blobs lie: a port and its implementation on a file system."""

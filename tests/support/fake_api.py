@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -88,7 +89,8 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
-        self.replies: dict[tuple[str, str], Reply | Callable[[Seen], Reply]] = {("GET", "/v1/info"): Reply(INFO)}
+        self.replies: dict[tuple[str, str], Reply | Callable[[Seen], Reply | None]] = {("GET", "/v1/info"): Reply(INFO)}
+        self.otherwise: Callable[[Seen], Reply | None] = lambda seen: None  # for what `replies` does not name
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -133,13 +135,14 @@ class FakeApi:
         ):
             reply = refusal(401, "Unauthenticated", "unknown token", "log in again: faas login")
         else:
-            known = self.replies.get((request.method, request.path))
-            reply = (
-                refusal(404, "NotFound", f"there is no {request.path}")
-                if known is None
-                else (known if isinstance(known, Reply) else known(seen))
+            known = self.replies.get((request.method, request.path), self.otherwise)
+            reply = (known if isinstance(known, Reply) else known(seen)) or refusal(
+                404, "NotFound", f"there is no {request.path}"
             )
-        await asyncio.sleep(reply.delay)
+        assert self._stop is not None
+        if reply.delay:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), reply.delay)
         sent = {"X-Request-Id": REQUEST_ID, **reply.headers}
         if isinstance(reply.body, bytes):
             return web.Response(body=reply.body, status=reply.status, headers=sent)

@@ -96,14 +96,24 @@ def _children(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def _kill_all(folder: Path) -> None:
-    """SIGKILL, until none is left: a process may fork while it is being read."""
+def _kill_all(folder: Path) -> set[int]:
+    """SIGKILL, until none is left: a process may fork while it is being read. The ids of those that were there."""
     deadline = time.monotonic() + SWEEP_SECONDS
+    killed: set[int] = set()
     while (processes := _processes(folder)) and time.monotonic() < deadline:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        killed.update(processes)
         time.sleep(0.005)
+    return killed
+
+
+def _bury(processes: set[int]) -> None:
+    """Take the exit status of those that were handed to us, as a crashed server's orphans may be."""
+    for process in processes:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process, 0)
 
 
 def _remove_tree(folder: Path, seconds: float) -> None:
@@ -173,7 +183,7 @@ class CgroupsV1:
 
     def close(self) -> None:
         for tree in self._trees():
-            _kill_all(tree / self._parent)
+            _bury(_kill_all(tree / self._parent))
         for tree in self._trees():
             _remove_tree(tree / self._parent, REMOVE_SECONDS)
             with contextlib.suppress(OSError):
@@ -267,7 +277,7 @@ class CgroupsV2:
 
     def close(self) -> None:
         folder = self._root / self._parent
-        _kill_all(folder)
+        _bury(_kill_all(folder))
         _remove_tree(folder, REMOVE_SECONDS)
         with contextlib.suppress(OSError):
             (self._root / "faas").rmdir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shutil
 from pathlib import Path
 
 from worker.network.resolver import RESOLV_CONFS, hosts, resolv_conf
@@ -50,5 +51,8 @@ class Furniture:
             path = temporary / "etc" / name
             path.write_text(text)
             path.chmod(0o644)
-        temporary.rename(final)
+        try:
+            temporary.rename(final)
+        except OSError:  # another thread made the same
+            shutil.rmtree(temporary)
         return final

@@ -19,9 +19,20 @@ log = logging.getLogger("worker.drivers.oci")
 
 START_SECONDS = 30.0
 LEAST_RUNC = (1, 1, 5)  # distributions patch the later holes into it; below it, start-up warns
-# What runtimes say when the command itself is at fault, not we.
-_NOT_FOUND = re.compile(r"(executable file [^:]* not found|no such file or directory|[Nn]o such file)")
-_NOT_EXECUTABLE = re.compile(r"(exec format error|[Ee]xec format|permission denied|[Pp]ermission denied)")
+# What runtimes say when the image or the specification is at fault, not we: (their words, ours, what to do).
+FAULTS = (
+    (r"chdir|cwd|mkdir .*read-only file system", "the working directory cannot be entered", "check workdir"),
+    (
+        r"permission denied|exec format error",
+        "the command cannot be executed",
+        "wrong architecture, a missing interpreter, or no execute permission",
+    ),
+    (
+        r"executable file .*not found|no such file or directory",
+        "the command is not in the image",
+        "check command and entrypoint",
+    ),
+)
 
 
 def find(wanted: str = "") -> str | None:
@@ -92,14 +103,7 @@ def _failure(log_file: Path) -> Exception:
                 if entry.get("level") in ("error", "fatal"):
                     messages.append(str(entry.get("msg", "")))
     text = " ".join(messages)[:500] or "it said nothing"
-    if "exec" in text or "executable" in text:
-        if _NOT_EXECUTABLE.search(text):
-            return ImageUnusable(
-                f"the command cannot be executed: {text}",
-                hint="wrong architecture, a missing interpreter, or no execute permission",
-            )
-        if _NOT_FOUND.search(text):
-            return ImageUnusable(f"the command is not in the image: {text}", hint="check command and entrypoint")
-    if "chdir" in text or "cwd" in text:
-        return ImageUnusable(f"the working directory cannot be entered: {text}", hint="check workdir")
+    for words, meaning, hint in FAULTS:
+        if re.search(words, text, re.IGNORECASE):
+            return ImageUnusable(f"{meaning}: {text}", hint=hint)
     return Unavailable(f"the runtime failed: {text}")

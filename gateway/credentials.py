@@ -1,0 +1,107 @@
+"""The token store: who a token belongs to, answered from memory; the database holds hashes only."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import re
+import time
+from pathlib import Path
+
+from faas.auth import ALL_NAMESPACES, ROOT, Principal, Role, hash_token, new_token
+from faas.errors import Conflict, InvalidInput, NotFound
+from faas.spec import NAME_PATTERN
+from faas.state.session import Database
+from gateway.store import tokens
+from gateway.store.tokens import TokenRow
+
+TOKEN_NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+FUNCTIONS = 100  # that one caller's token may name
+ROLES = (Role.CALLER, Role.SCRAPER, Role.VIEWER, Role.DEPLOYER, Role.ADMIN)
+
+
+class TokenStore:
+    """Implements `faas.auth.Authenticator`. `open` it before use."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._admin_hash = ""
+        self._by_hash: dict[str, TokenRow] = {}
+
+    async def open(self) -> None:
+        async with self._database.read() as tx:
+            rows = await tokens.every(tx)
+        self._by_hash = {row.hash: row for row in rows}
+
+    async def ensure_admin(self, path: Path) -> None:
+        """Make the token in the file `path` the administrator's; the file is made (mode 0600) where it is missing."""
+        self._admin_hash = hash_token(await asyncio.to_thread(_token_in, path))
+
+    async def authenticate(self, token: str, user: str | None = None) -> Principal | None:
+        """See `faas.auth.Authenticator`. Looked up by its hash: nothing to learn from how long that takes."""
+        hashed = hash_token(token)
+        if self._admin_hash and hmac.compare_digest(hashed, self._admin_hash):
+            return ROOT if user in (None, ROOT.name) else None
+        row = self._by_hash.get(hashed)
+        if row is None or user not in (None, row.principal.name):
+            return None
+        return row.principal
+
+    def rows(self) -> list[TokenRow]:
+        return sorted(self._by_hash.values(), key=lambda row: row.principal.name)
+
+    async def create(self, principal: Principal) -> str:
+        """A new token, shown this once. Raises InvalidInput, Conflict where the name is taken."""
+        _check(principal)
+        if principal.name == ROOT.name or any(row.principal.name == principal.name for row in self.rows()):
+            raise Conflict(f"there is a token {principal.name} already")
+        token = new_token()
+        row = TokenRow(principal, hash_token(token), time.time())
+        async with self._database.write() as tx:
+            await tokens.add(tx, row)
+        self._by_hash[row.hash] = row
+        return token
+
+    def named(self, name: str) -> TokenRow:
+        """Raises NotFound."""
+        for row in self._by_hash.values():
+            if row.principal.name == name:
+                return row
+        raise NotFound(f"there is no token {name}")
+
+    async def revoke(self, name: str) -> None:
+        """From here on it opens nothing. Raises NotFound."""
+        row = self.named(name)
+        self._by_hash.pop(row.hash, None)  # first: a failing database must not keep it alive
+        async with self._database.write() as tx:
+            await tokens.remove(tx, name)
+
+
+def _check(principal: Principal) -> None:
+    if not TOKEN_NAME_PATTERN.fullmatch(principal.name):
+        raise InvalidInput("a token's name has 1 to 63 of a-z, 0-9, ., _ and -, first and last a letter or digit")
+    if principal.role not in ROLES:
+        raise InvalidInput("the role must be one of " + ", ".join(role.value for role in ROLES))
+    if principal.namespace != ALL_NAMESPACES and not NAME_PATTERN.fullmatch(principal.namespace):
+        raise InvalidInput('the namespace must be "*" or a name')
+    if principal.functions and principal.role is not Role.CALLER:
+        raise InvalidInput("functions narrow a caller's token only")
+    if len(principal.functions) > FUNCTIONS or not all(NAME_PATTERN.fullmatch(name) for name in principal.functions):
+        raise InvalidInput(f"functions must be at most {FUNCTIONS} names")
+
+
+def _token_in(path: Path) -> str:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        token = path.read_text().strip()
+        if not token:
+            raise InvalidInput(f"{path} is empty", hint="delete it: a new token is made at the next start") from None
+        return token
+    token = new_token()
+    with open(descriptor, "w") as file:
+        file.write(token + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return token

@@ -1,0 +1,380 @@
+"""Deploys: a spec and an image become a revision that is prepared and checked before `live` moves to it.
+
+What calls see changes in one step (`Router.put`), after the database has it; a deploy that fails changes nothing.
+Deploys of one function take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from faas.auth import Permission, Principal
+from faas.errors import Conflict, FaasError, ImageUnusable, InvalidInput, NotFound, Unavailable
+from faas.metrics import Metrics
+from faas.oci.reference import Reference
+from faas.oci.source import ImageSource
+from faas.protocol import CheckReport, Revision, RevisionKey, Worker
+from faas.spec import FunctionSpec, TriggerSpec, parse
+from faas.state.session import Database, Transaction
+from faas.web import require
+from gateway.background import Background
+from gateway.events.folder import FolderTriggers
+from gateway.router import DEFAULT_NAMESPACE, LIVE, FunctionState, Router, function_label
+from gateway.scaler import Scaler
+from gateway.scheduler import Scheduler
+from gateway.store import aliases, dead_letters, functions, invocations, revisions, schedules, triggers
+from gateway.store.revisions import RevisionRow
+from gateway.store.triggers import SeenFile
+
+log = logging.getLogger("faas.deploy")
+
+KEPT_REVISIONS = 10  # beside those that an alias names
+PREPARE_SECONDS = 600.0  # an image of some GB, unpacked for the first time
+SOURCE_SECONDS = 60.0
+ALIAS_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NUMBERED = re.compile(r"v?[0-9]+")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What a deploy did: `changed` is False where spec and image were live already."""
+
+    revision: Revision
+    created: bool
+    changed: bool
+    warnings: tuple[str, ...] = ()
+    check: CheckReport | None = None
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Who changes a function now, and how many are about to."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+class Deployer:
+    """Every change of a function goes through here. `registry` is the address that images may be named with."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker: Worker,
+        images: ImageSource,
+        router: Router,
+        scaler: Scaler,
+        scheduler: Scheduler,
+        folders: FolderTriggers,
+        metrics: Metrics,
+        *,
+        registry: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._images = images
+        self._router = router
+        self._scaler = scaler
+        self._scheduler = scheduler
+        self._folders = folders
+        self._metrics = metrics
+        self._registry = registry
+        self._clock = clock
+        self._turns: dict[tuple[str, str], _Turn] = {}
+        self._deploying: Counter[str] = Counter()
+        self._work = Background()
+
+    async def load(self) -> None:
+        """At start: every function becomes callable as it was."""
+        async with self._database.read() as tx:
+            rows, named = await revisions.every(tx), await aliases.every(tx)
+        states: dict[tuple[str, str], FunctionState] = {}
+        for row in rows:
+            key = row.revision.key
+            where = (key.namespace, key.function)
+            state = states.setdefault(where, FunctionState(*where, named.get(where, {}), {}))
+            state.revisions[key.number] = row.revision
+        for state in states.values():
+            self._router.put(state)
+            if (live := state.revisions.get(state.aliases.get(LIVE, 0))) is not None:
+                await self._scaler.revision_live(live)
+
+    async def close(self, grace_seconds: float) -> None:
+        await self._work.close(grace_seconds)
+
+    async def held(self) -> dict[str, list[str]]:
+        """Image digests that must not be deleted → who needs them: kept revisions, and deploys on their way."""
+        async with self._database.read() as tx:
+            rows = await revisions.every(tx)
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            found.setdefault(row.revision.image.partition("@")[2], []).append(str(row.revision.key))
+        for image in self._deploying:
+            found.setdefault(image.partition("@")[2], []).append("a deploy")
+        return found
+
+    # Deploy
+
+    async def deploy(
+        self, namespace: str, name: str, spec_data: Mapping[str, Any], image: str, *, check: bool, by: Principal
+    ) -> Deployment:
+        """Raises SpecError, ImageUnusable, InitFailed and what else says why not; `live` is then where it was.
+
+        Goes on to its end where the caller is cancelled.
+        """
+        spec = parse(spec_data)
+        if spec.name != name:
+            raise InvalidInput(f"the specification's name is {spec.name}, the URL's is {name}")
+        image = await self._pinned(image or spec.image, namespace, by)
+        return await self._complete(self._deploy(namespace, name, spec, image, check, by))
+
+    async def _deploy(
+        self, namespace: str, name: str, spec: FunctionSpec, image: str, check: bool, by: Principal
+    ) -> Deployment:
+        async with self._turn(namespace, name), self._holding(image):
+            warnings, present = await self._folders.check(spec.triggers)
+            state = self._router.state(namespace, name)
+            live = state.revisions.get(state.aliases.get(LIVE, 0)) if state else None
+            if live is not None and (live.spec, live.image) == (spec, image):
+                return Deployment(live, created=False, changed=False, warnings=tuple(warnings))
+            async with self._database.write() as tx:
+                number = await functions.next_number(tx, namespace, name)
+            revision = Revision(RevisionKey(namespace, name, number), spec, image, spec.interface)
+            report = await self._ready(revision, check)
+            if report is not None:
+                revision = Revision(revision.key, spec, image, report.interface)
+                warnings += report.warnings
+            warnings += self._doubts(spec, namespace)
+            try:
+                await self._go_live(revision, by, present)
+            except BaseException:
+                await self._worker.retire(revision.key)
+                raise
+            return Deployment(revision, created=live is None, changed=True, warnings=tuple(warnings), check=report)
+
+    async def _pinned(self, image: str, namespace: str, by: Principal) -> str:
+        """`repository@digest` of an image that is there and that `by` may use in `namespace`."""
+        if not image:
+            raise InvalidInput("a deploy needs an image", hint="faas push builds and names one")
+        try:
+            reference = Reference.parse(image)
+        except ValueError as error:
+            raise InvalidInput(f"the image's name is not valid: {error}") from None
+        if reference.host and reference.host != self._registry:
+            raise InvalidInput(
+                f"images are taken from this server's registry only, not from {reference.host}",
+                hint=f"push it here: faas push --image {image}",
+            )
+        first, slash, _ = reference.repository.partition("/")
+        if slash and first != "runtime":
+            require(by, Permission.PULL, first)
+        elif not slash and namespace != DEFAULT_NAMESPACE:
+            require(by, Permission.PULL, DEFAULT_NAMESPACE)
+        local = Reference("", reference.repository, reference.tag, reference.digest)
+        try:
+            async with asyncio.timeout(SOURCE_SECONDS):
+                manifest = await self._images.manifest(str(local), _architecture())
+        except NotFound:
+            raise ImageUnusable(f"there is no image {local} in the registry", hint="push it first") from None
+        except TimeoutError:
+            raise Unavailable("the registry does not answer") from None
+        return f"{reference.repository}@{manifest.digest}"
+
+    async def _ready(self, revision: Revision, check: bool) -> CheckReport | None:
+        """Prepare, and with `check` start one instance."""
+        try:
+            async with asyncio.timeout(PREPARE_SECONDS):
+                await self._worker.prepare(revision)
+            if not check:
+                return None
+            # The worker itself ends an init; this is for a worker that does not answer.
+            async with asyncio.timeout(revision.spec.init_timeout + PREPARE_SECONDS):
+                return await self._worker.check(revision)
+        except TimeoutError:
+            await self._worker.retire(revision.key)
+            raise Unavailable("the function's image could not be made ready in time") from None
+        except BaseException:
+            await self._worker.retire(revision.key)
+            raise
+
+    def _doubts(self, spec: FunctionSpec, namespace: str) -> list[str]:
+        target = spec.asynchronous.on_failure
+        if target not in ("", "dlq") and self._router.state(namespace, target) is None:
+            return [f"async.on_failure names {target}, which is not deployed; events go to the dead letters until it is"]
+        return []
+
+    async def _go_live(
+        self, revision: Revision, by: Principal, present: Mapping[TriggerSpec, set[SeenFile]]
+    ) -> None:
+        key, now = revision.key, self._clock()
+        async with self._database.write() as tx:
+            await functions.touch(tx, key.namespace, key.function, now)
+            await revisions.add(tx, RevisionRow(revision, now, by.name))
+            await self._point_live(tx, revision, now, present)
+            dropped = await self._prune(tx, key.namespace, key.function)
+        await self._publish(key.namespace, key.function, dropped)
+
+    async def _point_live(
+        self, tx: Transaction, revision: Revision, now: float, present: Mapping[TriggerSpec, set[SeenFile]]
+    ) -> None:
+        """`live` and what follows it: the schedules and triggers of its spec."""
+        key, spec = revision.key, revision.spec
+        await aliases.point(tx, key.namespace, key.function, LIVE, key.number)
+        await schedules.replace(tx, key.namespace, key.function, spec.schedules, now)
+        for row in await triggers.replace(tx, key.namespace, key.function, spec.triggers, now):
+            await self._folders.baseline(tx, row, present.get(row.spec, set()))
+
+    async def _prune(self, tx: Transaction, namespace: str, name: str) -> list[RevisionKey]:
+        named = set((await aliases.of_function(tx, namespace, name)).values())
+        rows = await revisions.of_function(tx, namespace, name)
+        old = [row.revision.key for row in rows[:-KEPT_REVISIONS] if row.revision.key.number not in named]
+        for key in old:
+            await revisions.remove(tx, key)
+        return old
+
+    async def _publish(self, namespace: str, name: str, dropped: list[RevisionKey] | None = None) -> None:
+        """What the database says now is what calls see from here on."""
+        async with self._database.read() as tx:
+            rows = await revisions.of_function(tx, namespace, name)
+            named = await aliases.of_function(tx, namespace, name)
+        state = FunctionState(namespace, name, named, {row.revision.key.number: row.revision for row in rows})
+        self._router.put(state)
+        if (live := state.revisions.get(named.get(LIVE, 0))) is not None:
+            await self._scaler.revision_live(live)
+        for key in dropped or ():
+            await self._scaler.retire(key)
+        self._scheduler.changed()
+        await self._folders.changed()
+
+    # Aliases
+
+    async def point(self, namespace: str, name: str, alias: str, number: int | None) -> None:
+        """Move an alias to revision `number`; None, for `live`: to the one before. Raises NotFound, Conflict."""
+        if not ALIAS_PATTERN.fullmatch(alias) or _NUMBERED.fullmatch(alias):
+            raise InvalidInput("an alias has 1 to 64 letters, digits, - and _, and is no version's number")
+        await self._complete(self._point(namespace, name, alias, number))
+
+    async def _point(self, namespace: str, name: str, alias: str, number: int | None) -> None:
+        async with self._turn(namespace, name):
+            state = self.known(namespace, name)
+            if number is None:
+                earlier = [n for n in state.revisions if n < state.aliases.get(LIVE, 0)]
+                if not earlier:
+                    raise Conflict("there is no earlier version to go back to", hint="see faas versions")
+                number = max(earlier)
+            if (revision := state.revisions.get(number)) is None:
+                raise NotFound(f"{name} has no version {number}", hint="see faas versions")
+            present: Mapping[TriggerSpec, set[SeenFile]] = {}
+            if alias == LIVE:
+                await self._ready(revision, check=False)
+                _, present = await self._folders.check(revision.spec.triggers)
+            now = self._clock()
+            async with self._database.write() as tx:
+                await functions.touch(tx, namespace, name, now)
+                if alias == LIVE:
+                    await self._point_live(tx, revision, now, present)
+                else:
+                    await aliases.point(tx, namespace, name, alias, number)
+            await self._publish(namespace, name)
+
+    async def remove_alias(self, namespace: str, name: str, alias: str) -> None:
+        if alias == LIVE:
+            raise Conflict("the alias live cannot be deleted", hint="faas rm deletes the function")
+        await self._complete(self._remove_alias(namespace, name, alias))
+
+    async def _remove_alias(self, namespace: str, name: str, alias: str) -> None:
+        async with self._turn(namespace, name):
+            if alias not in self.known(namespace, name).aliases:
+                raise NotFound(f"{name} has no alias {alias}")
+            async with self._database.write() as tx:
+                await aliases.remove(tx, namespace, name, alias)
+                dropped = await self._prune(tx, namespace, name)
+            await self._publish(namespace, name, dropped)
+
+    # Delete
+
+    async def delete(self, namespace: str, name: str) -> None:
+        """Everything: revisions, schedules, triggers, queued events, dead letters, logs, metrics."""
+        await self._complete(self._delete(namespace, name))
+
+    async def _delete(self, namespace: str, name: str) -> None:
+        async with self._turn(namespace, name):
+            state = self.known(namespace, name)
+            async with self._database.write() as tx:
+                await functions.remove(tx, namespace, name)
+                await invocations.remove_of(tx, namespace, name)
+                await dead_letters.remove_of(tx, namespace, name)
+            self._router.remove(namespace, name)
+            self._scheduler.changed()
+            await self._folders.changed()
+            for revision in state.revisions.values():
+                await self._scaler.retire(revision.key)
+            self._worker.forget_logs(namespace, name)
+            self._metrics.forget(function_label(namespace, name))
+
+    def known(self, namespace: str, name: str) -> FunctionState:
+        """A function's state. Raises NotFound, with names that are close."""
+        state = self._router.state(namespace, name)
+        if state is None:
+            near = self._router.near(namespace, name)
+            raise NotFound(
+                f"there is no function {function_label(namespace, name)}",
+                hint=f"did you mean {' or '.join(near)}?" if near else "",
+            )
+        return state
+
+    # Inside
+
+    async def _complete(self, work: Coroutine[Any, Any, T]) -> T:
+        return await self._work.complete(work)
+
+    @asynccontextmanager
+    async def _turn(self, namespace: str, name: str) -> AsyncIterator[None]:
+        """One change of a function at a time."""
+        turn = self._turns.setdefault((namespace, name), _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[namespace, name]
+
+    @asynccontextmanager
+    async def _holding(self, image: str) -> AsyncIterator[None]:
+        """The registry is not to delete `image` before a revision names it."""
+        self._deploying[image] += 1
+        try:
+            yield
+        finally:
+            self._deploying[image] -= 1
+            if not self._deploying[image]:
+                del self._deploying[image]
+
+
+async def store_interface(database: Database, revision: Revision) -> None:
+    """Keep an interface that the first use of an unchecked revision has found out."""
+    try:
+        async with database.write() as tx:
+            await revisions.found(tx, revision)
+    except FaasError as error:  # the next start finds it out again
+        log.warning("%s: %s", revision.key, error.message)
+
+
+def _architecture() -> str:
+    machine = platform.machine()
+    return _ARCHITECTURES.get(machine, machine)

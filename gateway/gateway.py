@@ -1,0 +1,148 @@
+"""`Gateway`: the parts that decide, as one value, with their start and stop in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from faas.auth import Authenticator
+from faas.metrics import Metrics
+from faas.oci.source import ImageSource
+from faas.protocol import RuntimeBase, Worker
+from faas.state.session import Database
+from gateway.callback import Callbacks
+from gateway.credentials import TokenStore
+from gateway.data_path import DataPath
+from gateway.delivery import Delivery
+from gateway.deploy import Deployer, store_interface
+from gateway.dispatcher import Dispatcher
+from gateway.events.file_event import FolderEvents
+from gateway.events.folder import FolderTriggers
+from gateway.retries import RetryRules
+from gateway.router import Router
+from gateway.scaler import Scaler
+from gateway.scheduler import Scheduler
+
+
+class RuntimeBases(Protocol):
+    """Builds and knows runtime bases; wired by the composition root."""
+
+    async def ensure(self, name: str) -> RuntimeBase:
+        """The base that `name` ("python", "python3.11", "node") means, built where it is missing.
+
+        Raises InvalidInput for a name that means nothing here.
+        """
+        ...
+
+    async def list(self) -> list[RuntimeBase]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What `/v1/info` and `/v1/settings` tell. `registry` is host:port; `settings`: name → (value, source)."""
+
+    version: str
+    public_url: str
+    api: str
+    registry: str
+    driver: str
+    domain: str = ""
+    settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Gateway:
+    """Collaborators only; what they do is theirs."""
+
+    database: Database
+    worker: Worker
+    metrics: Metrics
+    info: ServerInfo
+    path: DataPath
+    tokens: TokenStore
+    dispatcher: Dispatcher
+    scheduler: Scheduler
+    folders: FolderTriggers
+    callbacks: Callbacks
+    deployer: Deployer
+    runtimes: RuntimeBases
+    ready: bool = False
+
+    @classmethod
+    def create(
+        cls,
+        database: Database,
+        worker: Worker,
+        images: ImageSource,
+        runtimes: RuntimeBases,
+        metrics: Metrics,
+        info: ServerInfo,
+        data: Path,
+        *,
+        allow_private_callbacks: bool = False,
+        rules: RetryRules = RetryRules(),  # noqa: B008 - a frozen value
+    ) -> Gateway:
+        """Wire the parts; nothing runs yet. `data` is the server's own folder, which no trigger may watch."""
+        path = DataPath.create(worker, metrics, found=partial(store_interface, database))
+        callbacks = Callbacks(allow_private=allow_private_callbacks)
+        delivery = Delivery(path.router, path.invoker, FolderEvents(database), callbacks)
+        dispatcher = Dispatcher(database, path.router, delivery, metrics, rules=rules)
+        scheduler = Scheduler(database, dispatcher, metrics)
+        folders = FolderTriggers(database, dispatcher, data)
+        deployer = Deployer(
+            database, worker, images, path.router, path.scaler, scheduler, folders, metrics, registry=info.registry
+        )
+        return cls(
+            database,
+            worker,
+            metrics,
+            info,
+            path,
+            TokenStore(database),
+            dispatcher,
+            scheduler,
+            folders,
+            callbacks,
+            deployer,
+            runtimes,
+        )
+
+    @property
+    def router(self) -> Router:
+        return self.path.router
+
+    @property
+    def scaler(self) -> Scaler:
+        return self.path.scaler
+
+    async def start(self, admin_token_file: Path) -> None:
+        """Everything that was there is callable again before the first new event is taken."""
+        await self.tokens.open()
+        await self.tokens.ensure_admin(admin_token_file)
+        await self.path.start()
+        await self.deployer.load()
+        await self.callbacks.start()
+        await self.dispatcher.start()
+        await self.scheduler.start()
+        await self.folders.start()
+        self.ready = True
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Sources of events first, then what runs, within `grace_seconds`; what is queued stays queued."""
+        self.ready = False
+        await self.folders.stop()
+        await self.scheduler.stop()
+        # Side by side: queued events run through the same invoker as requests do.
+        await asyncio.gather(self.dispatcher.stop(grace_seconds), self.path.stop(grace_seconds))
+        await self.deployer.close(1.0)
+        await self.callbacks.stop()
+
+
+GATEWAY = web.AppKey("gateway", Gateway)
+AUTHENTICATOR: web.AppKey[Authenticator] = web.AppKey("authenticator")

@@ -1,0 +1,75 @@
+"""The registry alone: `python -m registry --data DIR --listen ADDR --auth basic|none`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from faas import __version__, log
+from faas.auth import TokenFile, new_token
+from faas.errors import FaasError, InvalidInput
+from faas.listener import bound, listen
+from faas.metrics import Metrics
+from faas.settings import Address
+from registry.app import create_app
+from registry.service import Registry
+
+
+def admin_token(path: Path) -> str:
+    """The token in `path`; a new one, readable by its owner alone, where there is none."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        token = new_token()
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(token + "\n")
+        return token
+
+
+async def run(data: Path, address: Address, login: bool) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
+    authenticator = TokenFile(admin_token(data / "admin-token")) if login else None
+    with listen(address) as listener:
+        url = f"sqlite+aiosqlite:///{data / 'registry.db'}"
+        registry = await Registry.open(data, url, authenticator=authenticator, metrics=Metrics(__version__))
+        runner = web.AppRunner(create_app(registry), access_log=None, auto_decompress=False, shutdown_timeout=30.0)
+        try:
+            await runner.setup()
+            await web.SockSite(runner, listener).start()
+            print(f"registry at {bound(listener)}", flush=True)  # noqa: T201 - the program's only output
+            stopped = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+            await stopped.wait()
+        finally:
+            await runner.cleanup()
+            await registry.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m registry", description="An OCI registry on its own.")
+    parser.add_argument("--data", type=Path, required=True, help="folder for blobs and the database")
+    parser.add_argument("--listen", default="127.0.0.1:5000", help="HOST:PORT")
+    parser.add_argument("--auth", choices=("basic", "none"), default="basic", help="none: on loopback only")
+    arguments = parser.parse_args()
+    log.configure("text")
+    try:
+        address = Address.parse(arguments.listen)
+        if arguments.auth == "none" and not address.is_loopback:
+            raise InvalidInput("a registry without login listens on loopback only")
+        asyncio.run(run(arguments.data.absolute(), address, arguments.auth == "basic"))
+    except (FaasError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""`Registry`: the registry's parts, opened and closed together. `registry.app` speaks HTTP for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from faas.auth import Authenticator
+from faas.metrics import Metrics
+from registry.holders import Holders
+from registry.index.index import Index
+from registry.storage.filesystem import FileBlobStore
+
+log = logging.getLogger("registry")
+
+UPLOAD_SECONDS = 24 * 3600.0  # an upload session that nobody touches for so long is thrown away
+SWEEP_SECONDS = 3600.0
+
+
+class Registry:
+    """Blobs on disk, rows beside them. `authenticator` None: no login at all."""
+
+    def __init__(
+        self,
+        index: Index,
+        blobs: FileBlobStore,
+        authenticator: Authenticator | None,
+        metrics: Metrics,
+        holders: Holders | None,
+    ) -> None:
+        self.index = index
+        self.blobs = blobs
+        self.authenticator = authenticator
+        self.metrics = metrics
+        self.holders = holders
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        data: Path,
+        database_url: str,
+        *,
+        authenticator: Authenticator | None,
+        metrics: Metrics,
+        holders: Holders | None = None,
+    ) -> Registry:
+        blobs = FileBlobStore(data)
+        await blobs.open()
+        registry = cls(await Index.open(database_url), blobs, authenticator, metrics, holders)
+        metrics.registry_storage.set(await registry.index.total_bytes())
+        registry._sweeper = asyncio.create_task(registry._sweep(), name="registry sweeper")
+        return registry
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        await self.index.close()
+        self.blobs.close()
+
+    async def stored(self) -> None:
+        """Say how many bytes are stored."""
+        self.metrics.registry_storage.set(await self.index.total_bytes())
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                if swept := await self.blobs.sweep(UPLOAD_SECONDS):
+                    log.info("swept %d abandoned uploads", swept)
+            except OSError as error:
+                log.warning("cannot sweep uploads: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)

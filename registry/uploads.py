@@ -1,0 +1,156 @@
+"""Uploads: end-4 (begin, single POST, mount), end-5 (chunks), end-6 (finish), end-13 (status), end-14 (cancel).
+
+Bodies are streamed to disk and hashed on the way; nothing is ever held in memory but one batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+from aiohttp import hdrs, web
+
+from faas.auth import Permission
+from faas.oci.digest import Digest
+from faas.web import PRINCIPAL, read_chunk
+from registry.errors import RegistryError
+from registry.requests import digest_of, may
+from registry.service import Registry
+from registry.storage.base import DigestMismatch
+from registry.storage.filesystem import FileUpload
+
+_RANGE = re.compile(r"(\d{1,18})-(\d{1,18})")
+
+
+async def begin(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
+    """end-4a, end-4b (`?digest=`), end-11 (`?mount=&from=`)."""
+    if argument:
+        raise RegistryError("UNSUPPORTED", status=405)
+    if mounted := request.query.get("mount"):
+        digest = digest_of(mounted)
+        if await _mount(request, registry, repository, digest):
+            return _created(repository, digest)
+    algorithm = request.query.get("digest-algorithm", "sha256")
+    if algorithm not in ("sha256", "sha512"):
+        raise RegistryError("DIGEST_INVALID", f"unsupported digest algorithm {algorithm[:40]!r}")
+    wanted = digest_of(request.query["digest"]) if "digest" in request.query else None
+    upload = await registry.blobs.begin()
+    if wanted is None:
+        return _status(upload, repository, 202)
+    try:
+        return await _commit(request, registry, repository, upload, wanted)
+    except BaseException:
+        await upload.cancel()
+        raise
+
+
+async def _mount(request: web.Request, registry: Registry, repository: str, digest: Digest) -> bool:
+    """Only from where the caller may pull; without `from`, from any such repository."""
+    principal = request[PRINCIPAL]
+    source = request.query.get("from")
+    candidates = [source] if source else await registry.index.holders_of(digest)
+    sources = [name for name in candidates if may(principal, Permission.PULL, name)]
+    return bool(sources) and await registry.index.mount(repository, digest, sources)
+
+
+async def status(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
+    """end-13."""
+    return _status(await _session(registry, argument), repository, 204)
+
+
+async def append(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
+    """end-5: with `Content-Range` in order, or streamed without one (docker, skopeo)."""
+    upload = await _session(registry, argument)
+    _exclusive(upload)
+    async with upload.lock:
+        await _take(request, registry, repository, upload)
+    return _status(upload, repository, 202)
+
+
+async def finish(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
+    """end-6, with the last chunk or without one."""
+    if "digest" not in request.query:
+        raise RegistryError("DIGEST_INVALID", "the digest parameter is missing")
+    digest = digest_of(request.query["digest"])
+    upload = await _session(registry, argument)
+    _exclusive(upload)
+    return await _commit(request, registry, repository, upload, digest)
+
+
+async def cancel(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
+    """end-14."""
+    upload = await _session(registry, argument)
+    await upload.cancel()
+    return web.Response(status=204)
+
+
+async def _session(registry: Registry, upload_id: str) -> FileUpload:
+    upload = await registry.blobs.resume(upload_id)
+    if upload is None:
+        raise RegistryError("BLOB_UPLOAD_UNKNOWN")
+    return upload
+
+
+def _exclusive(upload: FileUpload) -> None:
+    if upload.lock.locked():
+        raise RegistryError("BLOB_UPLOAD_INVALID", "another request writes to this upload", status=409)
+
+
+async def _take(request: web.Request, registry: Registry, repository: str, upload: FileUpload) -> None:
+    """Append the request's body. Raises a 416 where its range does not follow what is stored; the session stays."""
+    limit = None
+    written = request.headers.get(hdrs.CONTENT_RANGE)
+    if written is not None:
+        match = _RANGE.fullmatch(written)
+        first, last = (int(match[1]), int(match[2])) if match else (-1, -2)
+        if first != upload.size or last < first:
+            raise RegistryError(
+                "BLOB_UPLOAD_INVALID", "the range is out of order", headers=_headers(upload, repository)
+            )
+        limit = last - first + 1
+        if request.content_length is not None and request.content_length != limit:
+            raise RegistryError("SIZE_INVALID", "Content-Length and Content-Range differ")
+    before = upload.size
+    try:
+        await upload.append(_body(request), limit)
+    except OverflowError:
+        raise RegistryError("SIZE_INVALID", "more bytes came than the range has") from None
+    finally:
+        registry.metrics.registry_bytes.labels("in").inc(upload.size - before)
+
+
+async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    while chunk := await read_chunk(request):
+        yield chunk
+
+
+async def _commit(
+    request: web.Request, registry: Registry, repository: str, upload: FileUpload, digest: Digest
+) -> web.StreamResponse:
+    async with upload.lock:
+        await _take(request, registry, repository, upload)
+        try:
+            size = await upload.commit(digest)
+        except DigestMismatch:
+            raise RegistryError("DIGEST_INVALID", detail=str(digest)) from None
+        await registry.index.add_blob(repository, digest, size)
+    await registry.stored()
+    return _created(repository, digest)
+
+
+def _created(repository: str, digest: Digest) -> web.Response:
+    headers = {hdrs.LOCATION: f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": str(digest)}
+    return web.Response(status=201, headers=headers)
+
+
+def _headers(upload: FileUpload, repository: str) -> dict[str, str]:
+    """`Location` is relative: right behind any proxy. `Range` names the last byte stored; 0-0 for none, as others."""
+    return {
+        hdrs.LOCATION: f"/v2/{repository}/blobs/uploads/{upload.id}",
+        hdrs.RANGE: f"0-{max(0, upload.size - 1)}",
+        "Docker-Upload-UUID": upload.id,
+    }
+
+
+def _status(upload: FileUpload, repository: str, status: int) -> web.Response:
+    return web.Response(status=status, headers=_headers(upload, repository))

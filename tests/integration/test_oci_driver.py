@@ -1,0 +1,272 @@
+"""The oci driver on this machine: images, life of a sandbox, crashes of the server, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from faas.errors import Conflict, ImageUnusable, Unavailable
+from faas.oci.digest import Digest
+from tests.support.images import MemoryImages, program_layer, tar_of
+from tests.support.leftovers import none_left, on_this_machine
+from tests.support.sandboxes import MB, Workbench, probe, workbench
+from worker.drivers.base import DriverPaths, SandboxState
+from worker.drivers.oci.driver import OciDriver
+from worker.layers.store import UnpackedImage
+
+pytestmark = [pytest.mark.root, pytest.mark.oci]
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    with none_left():
+        async with workbench(tmp_path) as made:
+            yield made
+
+
+async def test_output_and_exit_status_arrive(bench: Workbench) -> None:
+    async with bench.running("env", "GREETING", "stderr", "oops", "exit", "3") as sandbox:
+        assert await sandbox.stdout.read() == b"hello\n"
+        assert await sandbox.stderr.read() == b"oops\n"
+        outcome = await sandbox.exited
+        assert (outcome.code, outcome.signal, outcome.out_of_memory) == (3, 0, False)
+        assert bench.driver.state(sandbox) is SandboxState.STOPPED
+
+
+async def test_a_crash_is_told_by_its_signal(bench: Workbench) -> None:
+    outcome, _ = await bench.run("abort")
+    assert (outcome.signal, str(outcome)) in ((6, "signal: aborted"), (11, "signal: segmentation fault"))
+
+
+async def test_a_slow_reader_blocks_the_writer_and_loses_nothing(bench: Workbench) -> None:
+    async with bench.running("flood", str(2 * MB)) as sandbox:
+        await asyncio.sleep(0.2)
+        assert not sandbox.exited.done()
+        assert len(await sandbox.stdout.read()) == 2 * MB // 64 * 65
+
+
+async def test_a_socket_listens_inside_before_the_start(bench: Workbench) -> None:
+    sandbox = await bench.driver.create(bench.spec("tcp", "127.0.0.1", "9001"))
+    listener = sandbox.listen(9001)
+    await bench.driver.start(sandbox)
+    loop = asyncio.get_running_loop()
+    peer, _ = await asyncio.wait_for(loop.sock_accept(listener), 5)
+    with peer:
+        assert await loop.sock_recv(peer, 5) == b"hello"
+        await loop.sock_sendall(peer, b"served")
+    assert await sandbox.stdout.read() == b"answer served\n"
+    await bench.driver.delete(sandbox.id)
+
+
+async def test_a_port_that_nobody_listens_on_refuses(bench: Workbench) -> None:
+    async with bench.running("wait") as sandbox:
+        with pytest.raises(ConnectionRefusedError):
+            await sandbox.connect(8080)
+
+
+async def test_states_ids_and_conflicts(bench: Workbench) -> None:
+    driver = bench.driver
+    spec = bench.spec("wait")
+    sandbox = await driver.create(spec)
+    assert (driver.state(sandbox), await driver.ids()) == (SandboxState.CREATED, [spec.id])
+    with pytest.raises(Conflict):
+        await driver.create(spec)
+    await driver.start(sandbox)
+    assert driver.state(sandbox) is SandboxState.RUNNING
+    with pytest.raises(Conflict):
+        await driver.start(sandbox)
+    await driver.kill(sandbox)
+    await driver.kill(sandbox)
+    assert driver.state(sandbox) is SandboxState.STOPPED
+    await asyncio.gather(driver.delete(spec.id), driver.delete(spec.id))
+    await driver.delete(spec.id)
+    assert await driver.ids() == []
+
+
+async def test_what_never_started_can_be_killed_and_deleted(bench: Workbench) -> None:
+    sandbox = await bench.driver.create(bench.spec("wait"))
+    await bench.driver.kill(sandbox)
+    assert sandbox.exited.result().signal == signal.SIGKILL
+    await bench.driver.delete(sandbox.id)
+
+
+async def test_a_caller_that_is_cancelled_leaves_nothing_half_done(bench: Workbench) -> None:
+    for delay in (0.0, 0.002, 0.01, 0.02):
+        spec = bench.spec("wait")
+
+        async def begin(spec=spec) -> None:  # type: ignore[no-untyped-def]
+            await bench.driver.start(await bench.driver.create(spec))
+
+        task = asyncio.create_task(begin())
+        await asyncio.sleep(delay)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await bench.driver.delete(spec.id)
+    assert await bench.driver.ids() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"args": ("/bin/absent",)}, "not in the image"),
+        ({"args": ("absent",)}, "not in the image"),
+        ({"args": ("/etc/hosts",)}, "cannot be executed"),
+        ({"workdir": "/absent"}, "working directory"),
+    ],
+)
+async def test_a_command_that_cannot_run_is_said_so(bench: Workbench, changes: dict[str, object], words: str) -> None:
+    sandbox = await bench.driver.create(bench.spec(**changes))
+    with pytest.raises(ImageUnusable, match=words):
+        await bench.driver.start(sandbox)
+    await bench.driver.delete(sandbox.id)
+
+
+async def test_layers_lie_on_each_other_with_whiteouts(bench: Workbench) -> None:
+    upper = tar_of({"etc/.wh.passwd": b"", "data/two": b"2", ".wh.gone": b"", "old/.wh..wh..opq": b"", "old/new": b"n"})
+    middle = tar_of({"data": None, "data/one": b"1", "gone": b"g", "old": None, "old/a": b"a"})
+    reference = bench.images.add("layers", [program_layer({"bin/probe": probe()}), middle, upper], compress=True)
+    image = await bench.driver.prepare(reference)
+    paths = ("/data/one", "/data/two", "/gone", "/etc/passwd", "/old/a", "/old/new")
+    _, text = await bench.run(*(w for p in paths for w in ("cat", p)), image=image)
+    assert text == "12ENOENT\nENOENT\nENOENT\nn"
+
+
+async def test_layers_are_unpacked_once_for_callers_at_once(bench: Workbench) -> None:
+    opened = []
+    original = bench.images.open_blob
+
+    async def counting(repository, descriptor):  # type: ignore[no-untyped-def]
+        opened.append(descriptor.media_type)
+        return await original(repository, descriptor)
+
+    bench.images.open_blob = counting  # type: ignore[method-assign]
+    reference = bench.images.add("many", [program_layer({"bin/probe": probe()}), tar_of({"x": b"x" * 1000})])
+    images = await asyncio.gather(*(bench.driver.prepare(reference) for _ in range(8)))
+    assert all(image.handle == images[0].handle for image in images)
+    assert sum("layer" in kind for kind in opened) == 1  # the first layer was there from the workbench
+
+
+async def test_knowing_a_layers_name_does_not_give_its_content(bench: Workbench) -> None:
+    secret = program_layer({"bin/probe": probe()})
+    claimed = bench.images.add("thief", [tar_of({"mine": b"other content"})], diff_ids=())
+    manifest = bench.images.manifests[claimed.partition("@")[2]]
+    config = bench.images.blobs[manifest.config.digest].replace(  # type: ignore[union-attr]
+        str(Digest.of(tar_of({"mine": b"other content"}))).encode(), str(Digest.of(secret)).encode()
+    )
+    descriptor = bench.images.blob(config, manifest.config.media_type)  # type: ignore[union-attr]
+    forged = type(manifest).image(descriptor, list(manifest.layers))
+    bench.images.manifests[str(forged.digest)] = forged
+    with pytest.raises(ImageUnusable, match="diff id"):
+        await bench.driver.prepare(f"thief@{forged.digest}")
+
+
+async def test_images_that_cannot_run_here_are_refused(bench: Workbench) -> None:
+    images, layer = bench.images, tar_of({"x": b"x"})
+    cases = {
+        "this machine is linux": images.add("a", [layer], architecture="s390x"),
+        "windows": images.add("w", [layer], os="windows"),
+        "0 layers": images.add("n", []),
+        "no image": "absent@sha256:" + "0" * 64,
+    }
+    for words, reference in cases.items():
+        with pytest.raises(ImageUnusable, match=words):
+            await bench.driver.prepare(reference)
+    gone = images.add("gone", [tar_of({"y": b"y"})])
+    del images.blobs[Digest.of(tar_of({"y": b"y"}))]
+    with pytest.raises(ImageUnusable, match="gone"):
+        await bench.driver.prepare(gone)
+    torn = images.add("torn", [tar_of({"z": b"z"})])
+    images.blobs[Digest.of(tar_of({"z": b"z"}))] = tar_of({"z": b"another"})
+    with pytest.raises(ImageUnusable, match="another content"):
+        await bench.driver.prepare(torn)
+
+
+async def test_a_writable_root_belongs_to_the_user_and_ends_at_its_size(bench: Workbench) -> None:
+    words = ["touch", "/new", "touch", "/etc/new", "touch", "/etc/passwd", "fill", "/var/big", "64"]
+    _, text = await bench.run(*words, writable_root=True, tmp_bytes=8 * MB)
+    lines = text.splitlines()
+    assert lines[:3] == ["/new allowed", "/etc/new allowed", "/etc/passwd allowed"]
+    assert lines[3].startswith("ENOSPC")
+    _, text = await bench.run("cat", "/etc/passwd", "touch", "/new")
+    assert text.startswith("root:")  # the layer itself is as it was
+    assert text.endswith("/new EROFS\n")
+
+
+async def test_hundred_layers_fit_one_mount(bench: Workbench) -> None:
+    layers = [program_layer({"bin/probe": probe()}), *(tar_of({f"n/{n}": str(n).encode()}) for n in range(60))]
+    image = await bench.driver.prepare(bench.images.add("deep", layers))
+    assert isinstance(image.handle, UnpackedImage)
+    options = sum(len(str(layer)) + 1 for layer in image.handle.layers)
+    assert options * 120 / 61 < 4000
+    _, text = await bench.run("cat", "/n/0", "cat", "/n/59", image=image)
+    assert text == "059"
+
+
+async def test_many_sandboxes_at_once_leave_nothing(bench: Workbench) -> None:
+    outcomes = await asyncio.gather(*(bench.run("ids", "exit", str(n)) for n in range(12)))
+    assert [outcome.code for outcome, _ in outcomes] == list(range(12))
+
+
+async def test_no_descriptor_is_left_open(bench: Workbench) -> None:
+    await bench.run("ids")
+    await asyncio.sleep(0.5)  # the pools are full again
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(4):
+        await bench.run("ids")
+    await asyncio.sleep(0.5)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+
+
+CRASHING = """
+import asyncio, sys
+from pathlib import Path
+from faas.spec import Network
+from tests.support.sandboxes import workbench
+
+async def main():
+    async with workbench(Path(sys.argv[1]), sys.argv[2]) as bench:
+        for network in Network:
+            sandbox = await bench.driver.create(bench.spec("tasks", "3", "wait", network=network, writable_root=True))
+            await bench.driver.start(sandbox)
+            await sandbox.stdout.readline()
+        print("running", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_after_a_kill_the_next_server_finds_and_removes_everything(tmp_path: Path) -> None:
+    server_id = "crash123"
+    with none_left():
+        crashing = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CRASHING, str(tmp_path), server_id, stdout=subprocess.PIPE, cwd=PROJECT
+        )
+        assert crashing.stdout is not None
+        assert await asyncio.wait_for(crashing.stdout.readline(), 20) == b"running\n"
+        crashing.kill()
+        await crashing.wait()
+        left = on_this_machine()
+        assert len(left["sandboxed processes"]) >= 8
+        assert any(server_id in mount for mount in left["mounts"])
+        async with workbench(tmp_path, server_id) as bench:
+            assert await bench.driver.ids() == []
+            assert not [p for p in on_this_machine()["sandboxed processes"] if "probe" in p]
+            outcome, text = await bench.run("ids")
+            assert (outcome.code, text) == (0, "65534 65534 1\n")
+
+
+async def test_a_runtime_that_is_not_there_is_said(tmp_path: Path) -> None:
+    driver = OciDriver(DriverPaths(tmp_path, "none0000"), MemoryImages(), runtime="no-such-runtime")
+    assert OciDriver.missing("no-such-runtime") == ["no-such-runtime is not installed"]
+    with pytest.raises(Unavailable, match="no-such-runtime is not installed"):
+        await driver.open()

@@ -1,0 +1,281 @@
+"""Proofs from inside: what a function can do to this machine, to the network and to its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from faas.spec import Network
+from tests.support.sandboxes import MB, Workbench, workbench
+from worker.network.namespace import new_namespace, socket_in
+
+pytestmark = [pytest.mark.root, pytest.mark.oci]
+
+UNREACHABLE = {"ECONNREFUSED", "ETIMEDOUT", "EAGAIN", "EINPROGRESS", "EHOSTUNREACH", "ENETUNREACH", "EPERM", "EACCES"}
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    async with workbench(tmp_path) as made:
+        yield made
+
+
+async def test_dangerous_system_calls_are_refused(bench: Workbench) -> None:
+    answers = await bench.table("calls")
+    assert len(answers) == 39
+    assert {name for name, answer in answers.items() if answer == "allowed"} == set()
+    assert answers["clone3"] == "ENOSYS"  # so that callers fall back to clone, whose flags can be seen
+    for name in ("unshare_user", "setns", "mount", "open_tree", "ptrace", "keyctl", "bpf", "io_uring_setup"):
+        assert answers[name] == "EPERM", name
+    assert answers["write_root"] == "EROFS"
+
+
+async def test_what_programs_need_is_allowed(bench: Workbench) -> None:
+    answers = await bench.table("good-calls")
+    assert set(answers.values()) == {"allowed"}
+
+
+async def test_there_are_no_privileges(bench: Workbench) -> None:
+    _, text = await bench.run("ids", "groups", "cat", "/proc/self/status")
+    status = dict(line.split(":", 1) for line in text.splitlines()[2:])
+    assert text.splitlines()[:2] == ["65534 65534 1", "0"]
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, name
+    assert (status["NoNewPrivs"].strip(), status["Seccomp"].strip()) == ("1", "2")
+
+
+async def test_the_users_of_a_spec_are_kept(bench: Workbench) -> None:
+    _, text = await bench.run("ids", user=(1234, 5678))
+    assert text == "1234 5678 1\n"
+
+
+async def test_nothing_of_the_host_is_visible(bench: Workbench) -> None:
+    _, text = await bench.run("cat", "/proc/self/mounts", "cat", "/proc/self/cgroup", "cat", "/proc/1/environ")
+    assert str(Path.cwd()) not in text
+    assert "/sys" not in {line.split()[1] for line in text.splitlines() if len(line.split()) == 6}
+    assert "/faas/" not in "".join(line for line in text.splitlines() if line[:1].isdigit())
+    assert os.environ.get("PATH", "-") not in text
+    root = next(line for line in text.splitlines() if line.split()[1] == "/")
+    assert root.split()[3].split(",")[0] == "ro"
+
+
+async def test_limits_on_files_and_cores_hold(bench: Workbench) -> None:
+    _, text = await bench.run("cat", "/proc/self/limits", open_files=64)
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in text.splitlines()}
+    assert limits["Max open files"] == ["64", "64"]
+    assert limits["Max core file size"] == ["0", "0"]
+
+
+@pytest.fixture
+def host_listener() -> Iterator[int]:
+    """A service on every address of this host; its port."""
+    with socket.create_server(("0.0.0.0", 0), backlog=64) as listener:
+        listener.settimeout(0.1)
+        stop = threading.Event()
+
+        def serve() -> None:
+            while not stop.is_set():
+                try:
+                    peer, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                peer.sendall(b"host")
+                peer.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        stop.set()
+        thread.join()
+
+
+def host_addresses() -> list[str]:
+    rows = json.loads(subprocess.run(["ip", "-json", "-4", "addr"], capture_output=True, text=True).stdout)
+    return sorted({a["local"] for row in rows for a in row.get("addr_info", ())})
+
+
+def instance_addresses() -> list[str]:
+    rows = json.loads(subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True).stdout)
+    return sorted(row["dst"] for row in rows if row.get("dev", "").startswith("vf"))
+
+
+async def test_no_address_of_the_host_is_reachable(bench: Workbench, host_listener: int) -> None:
+    addresses = host_addresses()
+    with socket.create_connection((addresses[0], host_listener), timeout=2) as here:  # the service is really there
+        assert here.recv(4) == b"host"
+    words = [word for address in addresses for word in ("tcp", address, str(host_listener))]
+    _, text = await bench.run(*words, network=Network.OUTBOUND)
+    assert len(text.splitlines()) == len(addresses) >= 2
+    assert set(text.split()) <= UNREACHABLE
+
+
+async def test_link_local_and_the_own_range_are_unreachable(bench: Workbench) -> None:
+    _, text = await bench.run("tcp", "169.254.169.254", "80", "udp", "169.254.1.1", "53", network=Network.OUTBOUND)
+    assert set(text.split()) <= UNREACHABLE
+
+
+async def test_another_instance_is_unreachable(bench: Workbench) -> None:
+    async with bench.running("serve", "8080", network=Network.OUTBOUND) as server:
+        assert await server.stdout.readline() == b"listening\n"
+        with await server.connect(8080) as inside:
+            loop = asyncio.get_running_loop()
+            assert await loop.sock_recv(inside, 5) == b"hello"
+        addresses = instance_addresses()
+        assert addresses
+        words = [word for address in addresses for word in ("tcp", address, "8080")]
+        own, text = await bench.run(*words, network=Network.OUTBOUND)
+        assert own.code == 0
+        assert set(text.split()) <= UNREACHABLE
+
+
+@pytest.fixture
+def outside() -> Iterator[str]:
+    """A machine beyond this one: a namespace behind a link, that answers UDP on port 53; its address."""
+    link, here, there = "faastest0", "198.51.100.1", "198.51.100.2"
+
+    def furnish() -> None:
+        subprocess.run(
+            ["ip", "-batch", "-"],
+            input=f"link add eth0 type veth peer name {link} netns {os.getpid()}\n"
+            f"addr add {there}/30 dev eth0\nlink set eth0 up\n",
+            text=True,
+            check=True,
+        )
+
+    namespace = new_namespace(furnish)
+    subprocess.run(["ip", "addr", "add", f"{here}/30", "dev", link], check=True)
+    subprocess.run(["ip", "link", "set", link, "up"], check=True)
+    service = socket_in(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    service.bind((there, 53))
+    service.settimeout(0.1)
+    stop = threading.Event()
+
+    def answer() -> None:
+        while not stop.is_set():
+            try:
+                words, peer = service.recvfrom(512)
+            except TimeoutError:
+                continue
+            service.sendto(words + f" {peer[0]}".encode(), peer)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield there
+    stop.set()
+    thread.join()
+    service.close()
+    subprocess.run(["ip", "link", "delete", link], check=True)
+    os.close(namespace)
+
+
+async def test_what_is_beyond_this_machine_is_reachable_under_the_hosts_address(bench: Workbench, outside: str) -> None:
+    _, text = await bench.run("udp", outside, "53", network=Network.OUTBOUND)
+    assert text == "answer hello 198.51.100.1\n"
+
+
+async def test_no_network_is_loopback_alone(bench: Workbench, outside: str) -> None:
+    _, text = await bench.run("cat", "/proc/net/dev", "udp", outside, "53", network=Network.NONE)
+    lines = text.splitlines()
+    assert [line.split(":")[0].strip() for line in lines[2:-1]] == ["lo"]
+    assert lines[-1] == "ENETUNREACH"
+
+
+async def test_names_can_be_resolved(bench: Workbench) -> None:
+    _, text = await bench.run("cat", "/etc/resolv.conf", "cat", "/etc/hosts", hostname="my-function")
+    servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver")]
+    assert not [server for server in servers if server.startswith("127.")]
+    assert "127.0.0.1\tlocalhost my-function" in text
+
+
+async def test_low_ports_can_be_listened_on(bench: Workbench) -> None:
+    async with bench.running("serve", "80") as sandbox:
+        assert await sandbox.stdout.readline() == b"listening\n"
+
+
+async def test_memory_over_the_limit_is_said_as_such(bench: Workbench) -> None:
+    outcome, text = await bench.run("eat", "128")
+    assert outcome.out_of_memory
+    assert (outcome.signal, text) == (9, "")
+    assert str(outcome) == "out of memory"
+
+
+async def test_a_child_out_of_memory_is_counted(bench: Workbench) -> None:
+    async with bench.running("eat-child", "128", "wait") as sandbox:
+        assert await sandbox.stdout.readline() == b"child 9\n"
+        assert bench.driver.stats(sandbox).oom_kills == 1
+
+
+async def test_memory_within_the_limit_is_measured(bench: Workbench) -> None:
+    async with bench.running("eat", "32", "wait") as sandbox:
+        assert await sandbox.stdout.readline() == b"eaten\n"
+        stats = bench.driver.stats(sandbox)
+        assert 32 * MB <= stats.memory_bytes < 40 * MB
+        assert (stats.oom_kills, stats.pids) == (0, 1)
+        assert stats.cpu_seconds > 0
+
+
+async def test_files_in_tmp_do_not_count_as_memory(bench: Workbench) -> None:
+    async with bench.running("fill", "/tmp/big", "100", "wait", tmp_bytes=128 * MB) as sandbox:
+        assert await sandbox.stdout.readline() == b"written %d\n" % (100 * MB)
+        stats = bench.driver.stats(sandbox)
+        assert stats.memory_bytes < 16 * MB
+        assert stats.oom_kills == 0
+
+
+async def test_tmp_is_full_at_its_size(bench: Workbench) -> None:
+    _, text = await bench.run("fill", "/tmp/big", "64", tmp_bytes=8 * MB)
+    error, size = text.split()
+    assert error == "ENOSPC"
+    assert 8 * MB <= int(size) < 10 * MB
+
+
+async def test_tmp_is_never_anothers(bench: Workbench) -> None:
+    for _ in range(3):
+        _, text = await bench.run("touch", "/tmp/x", "cat", "/tmp/left", "fill", "/tmp/left", "1")
+        assert text.splitlines()[:2] == ["/tmp/x allowed", "ENOENT"]
+
+
+async def test_no_ephemeral_storage_is_no_tmp(bench: Workbench) -> None:
+    _, text = await bench.run("touch", "/tmp/x", tmp_bytes=0)
+    assert text == "/tmp/x EROFS\n"
+
+
+async def test_shared_memory_is_small(bench: Workbench) -> None:
+    _, text = await bench.run("fill", "/dev/shm/big", "8")
+    assert text == f"ENOSPC {MB}\n"
+
+
+async def test_a_fork_bomb_stops_at_the_limit(bench: Workbench) -> None:
+    async with bench.running("forks", "wait", pids=64) as sandbox:
+        assert await sandbox.stdout.readline() == b"forks 63 EAGAIN\n"
+        assert bench.driver.stats(sandbox).pids == 64
+
+
+async def test_a_kill_leaves_none_of_64_stubborn_tasks(bench: Workbench) -> None:
+    async with bench.running("tasks", "64", "wait") as sandbox:
+        assert await sandbox.stdout.readline() == b"ready\n"
+        assert bench.driver.stats(sandbox).pids == 65
+        began = asyncio.get_running_loop().time()
+        await bench.driver.kill(sandbox)
+        assert asyncio.get_running_loop().time() - began < 2
+        assert sandbox.exited.result().signal == 9
+        assert bench.driver.stats(sandbox).pids == 0
+
+
+async def test_the_cpu_limit_holds_and_can_be_changed(bench: Workbench) -> None:
+    async with bench.running("spin", cpus=0.1) as sandbox:
+        await asyncio.sleep(1.0)
+        slow = bench.driver.stats(sandbox).cpu_seconds
+        await bench.driver.set_cpus(sandbox, 0.5)
+        await asyncio.sleep(1.0)
+        fast = bench.driver.stats(sandbox).cpu_seconds - slow
+        assert slow < 0.25
+        assert slow * 1.5 < fast < 0.7

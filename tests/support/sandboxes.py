@@ -1,0 +1,88 @@
+"""Sandboxes of the real oci driver for tests, from an image with one static program: tests/support/probe.c."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import secrets
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from faas.spec import Network
+from tests.support.images import MemoryImages, program_layer
+from worker.drivers.base import DriverPaths, Exit, PreparedImage, Sandbox, SandboxSpec
+from worker.drivers.oci.driver import OciDriver
+
+MB = 1024 * 1024
+DEADLINE_SECONDS = 20.0
+
+
+@functools.cache
+def probe() -> Path:
+    """The compiled program."""
+    program = Path(tempfile.mkdtemp(prefix="faas-probe-")) / "probe"
+    source = Path(__file__).with_name("probe.c")
+    subprocess.run(["gcc", "-static", "-O1", "-w", "-o", program, source], check=True)
+    return program
+
+
+@dataclass
+class Workbench:
+    """A driver with the probe's image prepared."""
+
+    driver: OciDriver
+    images: MemoryImages
+    image: PreparedImage
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def spec(self, *words: str, **changes: Any) -> SandboxSpec:
+        values: dict[str, Any] = {
+            "id": f"t{next(self.numbers)}",
+            "image": self.image,
+            "args": ("/bin/probe", *words),
+            "env": {"GREETING": "hello"},
+            "workdir": "/",
+            "memory_bytes": 64 * MB,
+            "cpus": 1.0,
+            "tmp_bytes": 4 * MB,
+            "network": Network.NONE,
+        }
+        return SandboxSpec(**{**values, **changes})
+
+    @contextlib.asynccontextmanager
+    async def running(self, *words: str, **changes: Any) -> AsyncIterator[Sandbox]:
+        sandbox = await self.driver.create(self.spec(*words, **changes))
+        try:
+            await self.driver.start(sandbox)
+            yield sandbox
+        finally:
+            await self.driver.delete(sandbox.id)
+
+    async def run(self, *words: str, **changes: Any) -> tuple[Exit, str]:
+        """To the end: how it ended, and what it wrote to stdout."""
+        async with self.running(*words, **changes) as sandbox, asyncio.timeout(DEADLINE_SECONDS):
+            text, outcome = await asyncio.gather(sandbox.stdout.read(), sandbox.exited)
+            return outcome, text.decode()
+
+    async def table(self, *words: str, **changes: Any) -> dict[str, str]:
+        """What it wrote, as `name value` lines."""
+        _, text = await self.run(*words, **changes)
+        return dict(line.split(maxsplit=1) for line in text.splitlines())
+
+
+@contextlib.asynccontextmanager
+async def workbench(data: Path, server_id: str = "") -> AsyncIterator[Workbench]:
+    images = MemoryImages()
+    driver = OciDriver(DriverPaths(data, server_id or secrets.token_hex(4)), images)
+    await driver.open()
+    try:
+        reference = images.add("probe", [program_layer({"bin/probe": probe()})])
+        yield Workbench(driver, images, await driver.prepare(reference))
+    finally:
+        await driver.close()

@@ -1,0 +1,227 @@
+"""`faas push` against a real HTTP server that is API and registry in one: stages, tags, flags, refused starts."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cli import CommandLine
+from tests.support.fake_api import HELLO, INFO, REQUEST_ID, TOKEN, FakeApi, Reply, Seen, refusal
+from tests.support.fake_registry import FakeRegistry
+
+URL = "http://127.0.0.1:8080/function/hello"
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    return FakeRegistry()
+
+
+@pytest.fixture
+def faas(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, registry: FakeRegistry
+) -> Iterator[CommandLine]:
+    with FakeApi() as api:
+        base = {"name": "python3.11", "reference": registry.add_base(), "version": "3.11", "architecture": "amd64"}
+        api.otherwise = registry
+        api.replies["GET", "/v1/info"] = Reply({**INFO, "registry": api.url.removeprefix("http://")})
+        api.replies["PUT", "/v1/runtimes/python"] = Reply({**base, "platforms": ["manylinux_2_17_x86_64"]})
+        api.replies["PUT", "/v1/functions/hello"] = deployed
+        monkeypatch.chdir(tmp_path)
+        yield CommandLine(api, tmp_path, capsys, monkeypatch)
+
+
+def deployed(seen: Seen) -> Reply:
+    check = {"interface": "lambda", "init_seconds": 0.18}
+    return Reply({**HELLO, "url": URL, "warnings": [], "check": check, "public": seen.json()["spec"]["public"]}, 201)
+
+
+def code(folder: Path, toml: str = "public = true") -> Path:
+    target = folder / "hello"
+    target.mkdir()
+    (target / "app.py").write_text("def handler(event, context): ...\n")
+    (target / "faas.toml").write_text(f'name = "hello"\nruntime = "python"\nhandler = "app.handler"\n{toml}\n')
+    return target
+
+
+def deploy_of(faas: CommandLine) -> dict[str, Any]:
+    seen = next(s for s in reversed(faas.api.seen) if s.path.startswith("/v1/functions/") and s.method == "PUT")
+    return seen.json()  # type: ignore[no-any-return]
+
+
+def test_a_folder_is_built_pushed_deployed_and_its_url_printed_last(
+    faas: CommandLine, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    done = faas("push", code(tmp_path))
+    assert done.out == URL + "\n"
+    stages = [line.split()[0] for line in done.err.splitlines()]
+    assert stages == ["runtime", "dependencies", "code", "upload", "deploy"]
+    assert "v7, lambda, init 0.18 s" in done.err
+    sent = deploy_of(faas)
+    digest = registry.digest("hello", "latest")
+    assert sent["image"] == f"hello@{digest}"
+    assert sent["check"] is True
+    assert (sent["spec"]["name"], sent["spec"]["memory"], sent["spec"]["image"]) == ("hello", 128, "")
+    assert registry.digest("hello", "v7") == digest
+    layers = json.loads(registry.manifests["hello", "latest"])["layers"]
+    assert len(layers) == 2
+    assert all(size < 20_000 for _, size in registry.uploaded)
+
+
+def test_the_registry_gets_the_token_as_password(faas: CommandLine, tmp_path: Path) -> None:
+    import base64
+
+    faas("push", code(tmp_path))
+    asked = next(s for s in faas.api.seen if s.path.startswith("/v2/"))
+    assert base64.b64decode(asked.headers["authorization"].removeprefix("Basic ")).decode() == f"admin:{TOKEN}"
+
+
+def test_flags_win_over_the_file_and_namespaces_have_their_own_repositories(
+    faas: CommandLine, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    faas.api.replies["PUT", "/v1/functions/hello.team"] = deployed
+    folder = code(tmp_path, 'memory = 256\n[env]\nA = "1"')
+    faas("push", folder, "--namespace", "team", "--memory", 512, "--env", "B=x=y", "--scale-max", 3, "--public",
+         "--schedule", "tick=*/5 * * * *", "--trigger", "/srv/in", "--command", "a 'b c'", "--scale-idle", "30s",
+         "--schedule", "{name = 'tock', cron = '0 1,2 * * *', missed = 'skip'}", "--no-check")  # fmt: skip
+    sent = deploy_of(faas)
+    spec = sent["spec"]
+    assert sent["check"] is False
+    assert sent["image"].startswith("team/hello@sha256:")
+    assert ("team/hello", "v7") in registry.manifests
+    assert (spec["memory"], spec["env"], spec["scale"]["max"], spec["scale"]["idle"], spec["public"]) == (
+        512, {"A": "1", "B": "x=y"}, 3, "30s", True,
+    )  # fmt: skip
+    assert [(s["name"], s["cron"], s["missed"]) for s in spec["schedule"]] == [
+        ("tick", "*/5 * * * *", "once"), ("tock", "0 1,2 * * *", "skip"),
+    ]  # fmt: skip
+    assert spec["trigger"][0]["watch"] == "/srv/in"
+    assert spec["command"] == ["a", "b c"]
+
+
+def test_without_a_deploy_the_reference_is_printed(faas: CommandLine, registry: FakeRegistry, tmp_path: Path) -> None:
+    done = faas("push", code(tmp_path), "--no-deploy")
+    host = faas.api.url.removeprefix("http://")
+    assert done.last_line == f"{host}/hello@{registry.digest('hello', 'latest')}"
+    assert not any(s.path == "/v1/functions/hello" for s in faas.api.seen)
+
+
+def test_an_image_of_the_registry_needs_no_folder(faas: CommandLine, registry: FakeRegistry, tmp_path: Path) -> None:
+    (tmp_path / "faas.toml").write_text('name = "other"\nruntime = "python"\n')  # of this folder: not asked for
+    reference = registry.add_base("hello")
+    done = faas("push", "--image", "hello:3.11", "--name", "hello")
+    assert done.last_line == URL
+    assert deploy_of(faas)["image"] == reference
+    assert "not public" in done.err
+    assert registry.digest("hello", "v7") == reference.partition("@")[2]
+
+
+def test_an_archive_named_in_the_file_is_relative_to_it(
+    faas: CommandLine, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hello"
+    folder.mkdir()
+    (folder / "faas.toml").write_text('name = "hello"\nimage = "image.tar"\n')
+    donor = FakeRegistry()
+    donor.add_base("x")
+    oci_archive(donor, folder / "image.tar")
+    assert faas("push", folder).last_line == URL
+    assert deploy_of(faas)["image"].startswith("hello@sha256:")
+    assert deploy_of(faas)["spec"]["image"] == ""
+
+
+def oci_archive(donor: FakeRegistry, path: Path) -> None:
+    """What skopeo writes for `oci-archive:`."""
+    raw = donor.manifests["x", "3.11"]
+    descriptor = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": donor.digest("x", "3.11"),
+        "size": len(raw),
+    }
+    files = {
+        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+        "index.json": json.dumps({"schemaVersion": 2, "manifests": [descriptor]}).encode(),
+        "blobs/sha256/" + descriptor["digest"].partition(":")[2]: raw,
+        **{"blobs/sha256/" + digest.partition(":")[2]: data for (_, digest), data in donor.blobs.items()},
+    }
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def test_a_start_that_fails_shows_the_diagnosis_and_what_the_function_wrote(faas: CommandLine, tmp_path: Path) -> None:
+    faas.api.replies["PUT", "/v1/functions/hello"] = refusal(
+        502,
+        "Runtime.ImportModuleError",
+        "no module named 'x'",
+        "add x to requirements.txt",
+        log_tail="Traceback\nboom\n",
+    )
+    done = faas("push", code(tmp_path), code=1)
+    assert done.out == ""
+    assert "  deploy" in done.err
+    assert "failed" in done.err
+    assert "  | boom\nerror: no module named 'x'\n  add x to requirements.txt\n" in done.err
+    assert f"faas logs hello --request-id {REQUEST_ID}" in done.err
+
+
+def test_the_servers_warnings_are_shown(faas: CommandLine, tmp_path: Path) -> None:
+    faas.api.replies["PUT", "/v1/functions/hello"] = Reply({**HELLO, "warnings": ["old \x1b[31mbase"]}, 201)
+    assert "warning: old \\x1b[31mbase" in faas("push", code(tmp_path)).err
+
+
+@pytest.mark.parametrize(
+    ("toml", "flags", "code_", "words"),
+    [
+        ("memroy = 1", (), 2, "faas.toml:4: unknown key memroy"),
+        ("", ("--memory", "1"), 2, "--memory: memory must be a whole number from 128"),
+        ('[[schedule]]\nname = "a"\ncron = "0 0 * * * *"', (), 2, "faas.toml:6: schedule[0].cron must be"),
+        ('[secrets]\nA = "a"', (), 2, "secrets are not offered yet"),
+        ("", ("--env", "NOVALUE"), 2, "--env must be NAME=VALUE"),
+        ("", ("--schedule", "daily"), 2, "--schedule must be NAME=CRON"),
+        ("", ("--schedule", "{name"), 2, "--schedule is no TOML table"),
+        ("", ("--command", "'open"), 2, "--command"),
+        ("", ("--namespace", "No"), 2, "no namespace"),
+        ("", ("--network", "host"), 2, "--network"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_sent(
+    faas: CommandLine, tmp_path: Path, toml: str, flags: tuple[str, ...], code_: int, words: str
+) -> None:
+    done = faas("push", code(tmp_path, toml), *flags, code=code_)
+    assert words in done.err
+    assert faas.api.seen == []
+
+
+def test_a_folder_that_does_not_say_what_runs_is_refused(faas: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "faas.toml").write_text('name = "hello"\n')
+    done = faas("push", code=2)
+    assert "nothing says what to run" in done.err
+    assert "Dockerfile" in done.err
+
+
+def test_a_folder_without_a_file_says_how_to_begin(faas: CommandLine) -> None:
+    assert "faas new" in faas("push", code=3).err
+
+
+def test_every_key_of_the_spec_has_a_flag_with_a_help_text() -> None:
+    from faas.cli.push import push
+    from faas.cli.spec_options import ARRAYS, HELP, TABLES, keys, parameter
+    from faas.spec import FunctionSpec
+
+    outside = FunctionSpec("x").to_dict()
+    expected = {k for k in outside if k not in TABLES} | {f"{t}.{k}" for t in TABLES for k in outside[t]}
+    assert {key for key, _ in keys()} == expected == set(HELP)
+    assert set(ARRAYS) < expected
+    parameters = {p.name: p for p in push.params}
+    for key in expected:
+        flag = "--" + key.replace(".", "-").replace("_", "-")
+        assert flag in parameters[parameter(key)].opts

@@ -1,0 +1,235 @@
+"""`Instance`: one running sandbox of a revision, from its start to its end.
+
+STARTING ──ready──▶ IDLE ──claim──▶ BUSY          BUSY: at least one slot is taken; an instance of an http
+    │                ▲ │◀──release── │            function with concurrency > 1 may still have free ones
+    └──────stop──────┴─┴─────────────┴──stop──▶ STOPPING ──died──▶ DEAD
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from faas.errors import FaasError, FunctionError, InstanceExited, OutOfMemory, TimedOut
+from faas.protocol import ColdStart, InstanceStatus, Report, Revision
+from faas.spec import Interface
+from worker import metering
+from worker.diagnosis import out_of_memory_hint
+from worker.drivers.base import Driver, Exit, Sandbox
+from worker.exchange import Exchange, ExchangeState, Undelivered
+from worker.http import HttpClient
+from worker.metering import MEGABYTE, SAMPLE_SECONDS, Sampler
+from worker.output import Output
+from worker.runtime_api import RuntimeApi
+
+SETTLE_ITERATIONS = 3  # of the loop, until what was written before an answer has come through the pipes
+
+
+class InstanceState(enum.StrEnum):
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    DEAD = "dead"
+
+
+class Instance:
+    """Made STARTING and empty; the launcher gives it its sandbox, the pool claims and releases its slots."""
+
+    def __init__(self, instance_id: str, revision: Revision, driver: Driver, output: Output, sampler: Sampler) -> None:
+        self.id = instance_id
+        self.revision = revision
+        self.output = output
+        self.state = InstanceState.STARTING
+        self.interface = Interface.AUTO
+        self.slots = 1
+        self.executing = 0
+        self.invocations = 0
+        self.started_at = time.time()
+        self.idle_since = time.monotonic()
+        self.cold_start: ColdStart | None = None
+        self.init_seconds: float | None = None
+        self.sandbox: Sandbox | None = None
+        self.api: RuntimeApi | None = None
+        self.http: HttpClient | None = None
+        self.exchange: Exchange | None = None
+        self.outcome: Exit | None = None
+        self.memory_bytes = 0  # the last sample
+        self.oom_kills = 0
+        self._peak_bytes = 0  # since the invocation began
+        self._sampled_at = 0.0
+        self._oom_kills_before = 0
+        self._driver = driver
+        self._sampler = sampler
+        self._unsettled: list[list[str]] = []  # [request id, line, line …] of ended invocations
+
+    # States
+
+    def _move(self, state: InstanceState, *sources: InstanceState) -> None:
+        assert self.state in sources, f"instance {self.id}: {self.state} to {state}"
+        self.state = state
+
+    def ready(self, interface: Interface, slots: int) -> None:
+        self._move(InstanceState.IDLE, InstanceState.STARTING)
+        self.interface = interface
+        self.slots = slots
+        self.idle_since = time.monotonic()
+
+    def claim(self) -> None:
+        """Take a slot."""
+        assert self.executing < self.slots
+        if self.executing == 0:
+            self._move(InstanceState.BUSY, InstanceState.IDLE)
+        self.executing += 1
+        self.invocations += 1
+
+    def release(self) -> None:
+        """Give a slot back."""
+        assert self.executing > 0
+        self.executing -= 1
+        if self.executing == 0 and self.state is InstanceState.BUSY:
+            self._move(InstanceState.IDLE, InstanceState.BUSY)
+            self.idle_since = time.monotonic()
+
+    def stop(self) -> None:
+        """No more slots from here on."""
+        self._move(InstanceState.STOPPING, InstanceState.STARTING, InstanceState.IDLE, InstanceState.BUSY)
+
+    def died(self) -> None:
+        self._move(InstanceState.DEAD, InstanceState.STOPPING)
+
+    @property
+    def free_slots(self) -> int:
+        return self.slots - self.executing if self.state in (InstanceState.IDLE, InstanceState.BUSY) else 0
+
+    def status(self, now: float) -> InstanceStatus:
+        idle = now - self.idle_since if self.state is InstanceState.IDLE else 0.0
+        self.sample(now)
+        return InstanceStatus(self.id, self.state.value, self.started_at, idle, self.invocations, self.memory_bytes)
+
+    # Invocations
+
+    def begin(self, request_id: str) -> None:
+        """An invocation reaches the function."""
+        if self._unsettled:
+            self.settle()
+        self._peak_bytes = self.memory_bytes
+        self._oom_kills_before = self.oom_kills
+        self._sampler.add(self)
+        output = self.output
+        if self.slots == 1:
+            output.begin(request_id)
+        output.system(f"START RequestId: {request_id} Version: {self.revision.key.number}", request_id)
+
+    def end(self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None) -> Report:
+        """It is over, `error` being what the caller gets; the report is made and the log's lines are on their way."""
+        now = time.monotonic()
+        if now - self._sampled_at >= SAMPLE_SECONDS:
+            self.sample(now)
+        if self.executing <= 1:
+            self._sampler.discard(self)
+        limit = self.revision.spec.memory_bytes
+        init, self.init_seconds = self.init_seconds, None  # billed once
+        peak = limit if isinstance(error, OutOfMemory) else min(self._peak_bytes, limit)
+        report = Report(seconds, metering.billed(seconds, init), limit, peak, init)
+        self._end_lines(request_id, report, error, error_type)
+        return report
+
+    def _end_lines(self, request_id: str, report: Report, error: BaseException | None, error_type: str | None) -> None:
+        lines, status = [request_id], ""
+        if isinstance(error, TimedOut):
+            status, error_type = "timeout", None
+            stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+            lines.append(f"{stamp}Z {request_id} {error.message}")
+        elif isinstance(error, FaasError):
+            status = "error"
+            error_type = error.error_type if isinstance(error, FunctionError) else error.code
+            lines.append(f"RequestId: {request_id} Error: {error.message}")
+        elif error_type:
+            status = "error"
+        lines.append(f"END RequestId: {request_id}")
+        lines.append(metering.report_line(request_id, report, status, error_type or ""))
+        self._unsettled.append(lines)
+        if not isinstance(error, TimedOut | InstanceExited):  # else when it is dead and its pipes have ended
+            asyncio.get_running_loop().call_soon(self._settle_in, SETTLE_ITERATIONS - 1)
+
+    def _settle_in(self, iterations: int) -> None:
+        if iterations:
+            asyncio.get_running_loop().call_soon(self._settle_in, iterations - 1)
+        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write the last lines of ended invocations, after what the function wrote before its answer."""
+        if not self._unsettled:
+            return
+        self.output.take_now()
+        for request_id, *lines in self._unsettled:
+            for line in lines:
+                self.output.system(line, request_id)
+        self._unsettled.clear()
+        if self.exchange is None or self.exchange.state is ExchangeState.ENDED:
+            self.output.request_id = ""
+
+    @property
+    def is_settled(self) -> bool:
+        return not self._unsettled
+
+    # Memory
+
+    def sample(self, now: float) -> None:
+        """Ask the kernel. Also says so in the log when a process inside was killed for want of memory."""
+        if self.sandbox is None or self.state is InstanceState.DEAD or now - self._sampled_at < SAMPLE_SECONDS / 2:
+            return
+        self._sampled_at = now
+        stats = self._driver.stats(self.sandbox)
+        self.memory_bytes = stats.memory_bytes
+        self._peak_bytes = max(self._peak_bytes, stats.memory_bytes)
+        if stats.oom_kills > self.oom_kills:
+            self.oom_kills = stats.oom_kills
+            self.output.system(
+                f"a process was killed: out of memory (limit {self.revision.spec.memory} MB)", self.output.request_id
+            )
+
+    def had_oom_kill(self) -> bool:
+        """Whether a process was killed for want of memory since the invocation began, which has failed."""
+        self._sampled_at = 0.0
+        self.sample(time.monotonic())
+        return self.oom_kills > self._oom_kills_before
+
+    # Its end
+
+    def watch(self, sandbox: Sandbox, on_exit: Callable[[Instance], None]) -> None:
+        """From now on `on_exit` is called when the sandbox's first process has ended."""
+        self.sandbox = sandbox
+
+        def ended(exited: asyncio.Future[Exit]) -> None:
+            if not exited.cancelled():
+                self.outcome = exited.result()
+                self.fail_open()
+                on_exit(self)
+
+        sandbox.exited.add_done_callback(ended)
+
+    def fail_open(self) -> None:
+        """Tell the open exchange that the instance has ended; an event that was never taken may go elsewhere."""
+        exchange = self.exchange
+        if exchange is not None and exchange.state is not ExchangeState.ENDED:
+            taken = exchange.state is ExchangeState.HANDED
+            exchange.fail(self.exit_error() if taken else Undelivered("the instance ended before it took the event"))
+
+    def exit_error(self) -> InstanceExited:
+        """What a caller is told whose function's instance ended."""
+        outcome = self.outcome or Exit(137, 9)
+        if outcome.out_of_memory:
+            return self.out_of_memory()
+        return InstanceExited(f"Runtime exited with error: {outcome}")
+
+    def out_of_memory(self) -> OutOfMemory:
+        memory = self.revision.spec.memory
+        hint = out_of_memory_hint(memory, self._peak_bytes)
+        peak = f", {self._peak_bytes // MEGABYTE} MB at the last look" if self._peak_bytes else ""
+        return OutOfMemory(f"the function used more memory than its limit of {memory} MB{peak}: {hint}", hint=hint)

@@ -1,0 +1,83 @@
+"""Launching an instance: image, sandbox, Runtime API inside it, process, first sign of life; each part timed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+
+from faas.errors import Unavailable
+from faas.protocol import ColdStart, Revision
+from faas.spec import Interface
+from worker import sandbox_spec
+from worker.drivers.base import Driver
+from worker.http import HttpClient
+from worker.instance import Instance
+from worker.readiness import Readiness
+from worker.runtime_api import RuntimeApi
+from worker.sandbox_spec import RUNTIME_API_PORT
+
+PREPARE_SECONDS = 300.0  # an image of some GB, unpacked for the first time
+CREATE_SECONDS = 30.0
+START_SECONDS = 30.0
+IDLE_CONNECTIONS = 64  # kept per instance of an http function
+
+
+class Launcher:
+    """Brings instances up. What a failed launch leaves is the caller's to destroy."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def launch(self, instance: Instance, on_exit: Callable[[Instance], None]) -> None:
+        """Make a STARTING instance ready. Raises InitFailed, ImageUnusable, Unavailable."""
+        revision, driver = instance.revision, self._driver
+        clock = time.perf_counter
+        times = [clock()]
+        async with _within(PREPARE_SECONDS, "the image could not be made ready in time"):
+            image = await driver.prepare(revision.image)
+        times.append(clock())
+        spec = sandbox_spec.sandbox_spec(revision, image, instance.id, now=time.time())
+        async with _within(CREATE_SECONDS, "a sandbox could not be created in time"):
+            sandbox = await driver.create(spec)
+        instance.watch(sandbox, on_exit)
+        instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout)
+        await api.serve(sandbox.listen(RUNTIME_API_PORT))  # before the start: the function cannot take the port
+        instance.output.open(sandbox.stdout, sandbox.stderr)
+        times.append(clock())
+        async with _within(START_SECONDS, "the sandbox did not start in time"):
+            await driver.start(sandbox)
+        times.append(clock())
+        idle = min(revision.spec.concurrency, IDLE_CONNECTIONS)
+        instance.http = http = HttpClient(sandbox, revision.spec.port, idle)
+        wanted = revision.interface if revision.interface is not Interface.AUTO else revision.spec.interface
+        exposed = tuple(_ports(image.config.exposed_ports))
+        found = await Readiness(sandbox, api, http, instance.output, revision.spec, wanted, exposed).wait()
+        times.append(clock())
+        if spec.cpus != sandbox_spec.cpus(revision):
+            with contextlib.suppress(OSError):  # it has just ended: `on_exit` says so
+                await driver.set_cpus(sandbox, sandbox_spec.cpus(revision))
+        instance.cold_start = ColdStart("cold", *(after - before for before, after in itertools.pairwise(times)))
+        instance.init_seconds = instance.cold_start.init
+        instance.ready(found, revision.spec.concurrency if found is Interface.HTTP else 1)
+
+
+def function_arn(revision: Revision) -> str:
+    return f"arn:aws:lambda:local:000000000000:function:{revision.key.function}"
+
+
+def _ports(exposed: tuple[str, ...]) -> list[int]:
+    """`8080/tcp` → 8080."""
+    numbers = (text.partition("/")[0] for text in exposed[:16])
+    return [int(number) for number in numbers if number.isascii() and number.isdigit() and 0 < int(number) < 65_536]
+
+
+@contextlib.asynccontextmanager
+async def _within(seconds: float, message: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise Unavailable(message) from None

@@ -1,0 +1,359 @@
+"""`RevisionPool`: the instances of one revision: how many there should be, who has a slot, who waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from faas.errors import FaasError, InitFailed, NotFound
+from faas.metrics import Metrics
+from faas.protocol import InstanceStatus, Revision, RevisionStats
+from worker.drivers.base import Driver
+from worker.instance import Instance, InstanceState
+from worker.janitor import Janitor
+from worker.launch import Launcher
+from worker.logs import LogStore
+from worker.metering import RecentPeak, Sampler
+from worker.output import Output
+from worker.sandbox_spec import label
+from worker.waiters import Waiters
+
+log = logging.getLogger("worker.pool")
+
+BACKOFF_FIRST_SECONDS = 1.0
+BACKOFF_MOST_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all revisions' pools share."""
+
+    driver: Driver
+    launcher: Launcher
+    janitor: Janitor
+    sampler: Sampler
+    logs: LogStore
+    metrics: Metrics
+    at_once: asyncio.Semaphore  # launches
+
+
+class RevisionPool:
+    """`on_empty` is called when nothing is left of a revision that should have no instances."""
+
+    def __init__(self, revision: Revision, parts: Parts, on_empty: Callable[[RevisionPool], None]) -> None:
+        self.revision = revision
+        self.label = label(revision)
+        self.desired = 0
+        self.retired = False
+        self.recent_peak = RecentPeak()
+        self.billed = parts.metrics.billed_gb_seconds.labels(self.label)
+        self._parts = parts
+        self._on_empty = on_empty
+        self._starting: dict[Instance, asyncio.Future[None]] = {}  # resolves when it is ready
+        self._queued: set[Instance] = set()  # of them those whose launch still waits for its turn
+        self._checking: set[Instance] = set()
+        self._launches: dict[Instance, asyncio.Task[None]] = {}
+        self._ready: dict[Instance, None] = {}  # idle and busy ones
+        self._free: dict[Instance, None] = {}  # of them those with a free slot: longest unused first
+        self._stopping: dict[Instance, None] = {}
+        self._removing: set[Instance] = set()  # of them those that the janitor has
+        self._busy = 0
+        self._executing = 0
+        self._waiters = Waiters(lambda: len(self._starting) * revision.spec.concurrency)
+        self._failures = 0  # launches that failed and idle instances that died, since the last success
+        self._not_before = 0.0  # the loop's clock: no start without a waiter earlier
+        self._retry: asyncio.TimerHandle | None = None
+        self._quiet: asyncio.Event | None = None
+
+    # Slots
+
+    def try_take(self) -> Instance | None:
+        """A slot of the most recently used instance that has one."""
+        if not self._free or len(self._waiters):
+            return None
+        return self._claim_newest()
+
+    async def take(self, wait_seconds: float) -> Instance:
+        """A slot, waited for. Raises Throttled, InitFailed, what else a launch failed with, NotFound."""
+        if (instance := self.try_take()) is not None:
+            return instance
+        if self.retired:
+            raise NotFound(f"{self.revision.key} is gone")
+        waiter = self._waiters.add(wait_seconds)
+        self._reconcile()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            self._waiters.remove(waiter)
+            future = waiter.future
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.release(future.result())  # it came together with the cancellation
+            raise
+
+    def _claim_newest(self) -> Instance:
+        instance = next(reversed(self._free))
+        if instance.state is InstanceState.IDLE:
+            self._busy += 1
+        instance.claim()
+        self._executing += 1
+        if not instance.free_slots:
+            del self._free[instance]
+        return instance
+
+    def release(self, instance: Instance) -> None:
+        """Give a slot back; it goes to the oldest waiter, if there is one."""
+        instance.release()
+        self._executing -= 1
+        if not self._executing and self._quiet is not None:
+            self._quiet.set()
+        if instance in self._ready:
+            if instance.state is InstanceState.IDLE:
+                self._busy -= 1
+            self._free.setdefault(instance)
+            self._serve()
+            self._reconcile()
+        elif instance.executing == 0 and instance in self._stopping:
+            self._remove(instance)
+
+    def _serve(self) -> None:
+        while self._free and (waiter := self._waiters.pop()) is not None:
+            waiter.future.set_result(self._claim_newest())
+
+    def succeeded(self) -> None:
+        """An invocation went well: whatever failed before is over."""
+        self._failures = 0
+        self._not_before = 0.0
+
+    # How many
+
+    def scale(self, desired: int) -> None:
+        self.desired = desired
+        if desired:
+            self.retired = False
+        self._reconcile()
+
+    def retire(self) -> None:
+        """Nothing new: waiting invocations are told, idle instances go, busy ones finish."""
+        self.retired = True
+        self.desired = 0
+        self._waiters.fail_all(NotFound(f"{self.revision.key} is gone"))
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Bring what there is to what there should be."""
+        surplus = len(self._starting) + len(self._ready) - self.desired
+        if surplus < 0:
+            self._start_missing(-surplus)
+            return
+        if surplus and not len(self._waiters):
+            self._stop_surplus()
+        if not (self.desired or self._ready or self._starting or self._stopping or len(self._waiters)):
+            self._cancel_retry()
+            self._on_empty(self)
+
+    def _start_missing(self, missing: int) -> None:
+        loop = asyncio.get_running_loop()
+        held_back = self._not_before - loop.time()
+        if held_back > 0:
+            # What fails again and again is retried slowly, but for whoever waits at once.
+            wanted = -(-len(self._waiters) // self.revision.spec.concurrency) - len(self._starting)
+            missing = min(missing, max(0, wanted))
+            if self._retry is None:
+                self._retry = loop.call_later(held_back, self._retry_now)
+        for _ in range(missing):
+            self.start()
+
+    def _retry_now(self) -> None:
+        self._retry = None
+        self._not_before = 0.0
+        self._reconcile()
+
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def _stop_surplus(self) -> None:
+        for instance, task in list(self._launches.items()):
+            # A launch that still waits for its turn costs nothing to call off.
+            if len(self._starting) + len(self._ready) <= self.desired:
+                return
+            if instance in self._queued and instance not in self._checking:
+                del self._starting[instance]
+                task.cancel()
+        surplus = len(self._ready) - self.desired
+        idle = [instance for instance in self._free if instance.state is InstanceState.IDLE]
+        for instance in idle[: max(0, surplus)]:
+            self.destroy(instance)
+
+    # Launching
+
+    def start(self, *, checking: bool = False) -> asyncio.Future[None]:
+        """Launch one more; the future resolves when it is ready, or with what its launch failed with."""
+        parts, revision = self._parts, self.revision
+        instance_id = secrets.token_hex(8)
+        function_log = parts.logs.of(revision.key.namespace, revision.key.function)
+        output = Output(function_log, revision.key.number, instance_id)
+        instance = Instance(instance_id, revision, parts.driver, output, parts.sampler)
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._starting[instance] = ready
+        if checking:
+            self._checking.add(instance)
+        parts.janitor.know(instance_id)
+        self._queued.add(instance)
+        task = asyncio.get_running_loop().create_task(self._launch(instance), name=f"launch of {instance_id}")
+        self._launches[instance] = task
+        task.add_done_callback(lambda done: self._launched(instance, ready, done))
+        return ready
+
+    async def _launch(self, instance: Instance) -> None:
+        async with self._parts.at_once:
+            self._queued.discard(instance)
+            await self._parts.launcher.launch(instance, self._exited)
+        if instance.outcome is not None:
+            raise InitFailed(f"the instance ended right after its init: {instance.outcome}")
+
+    def _launched(self, instance: Instance, ready: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+        """A launch is over, one way or the other."""
+        checked = instance in self._checking
+        self._starting.pop(instance, None)
+        self._launches.pop(instance, None)
+        self._checking.discard(instance)
+        self._queued.discard(instance)
+        if task.cancelled():
+            ready.cancel()
+            self._stop(instance)
+            return
+        error = task.exception()
+        if error is None:
+            self._started(instance, checked=checked)
+            ready.set_result(None)
+            return
+        if not isinstance(error, FaasError):
+            log.error("a launch failed", exc_info=error, extra={"instance": instance.id})
+            error = FaasError(f"our fault: the instance could not be launched ({type(error).__name__})")
+        ready.set_exception(error)
+        ready.exception()  # seen: where nobody checks, the waiters are told
+        self._failed(instance, error, checked=checked)
+
+    def _started(self, instance: Instance, *, checked: bool) -> None:
+        cold, metrics = instance.cold_start, self._parts.metrics
+        assert cold is not None
+        for phase in ("prepare", "create", "start", "init"):
+            metrics.cold_start.labels(self.label, phase).observe(getattr(cold, phase))
+        metrics.cold_starts.labels(self.label, cold.path).inc()
+        metrics.init_duration.labels(self.label).observe(cold.init)
+        if checked:
+            self.desired = max(self.desired, 1)  # kept, until somebody says otherwise
+        self._ready[instance] = None
+        self._free[instance] = None
+        self._serve()
+        self._waiters.expire()
+        self._reconcile()
+
+    def _failed(self, instance: Instance, failure: FaasError, *, checked: bool) -> None:
+        self._stop(instance)
+        self._hold_back()
+        told = len(self._waiters) > 0
+        if isinstance(failure, InitFailed) or self._ready:
+            self._waiters.fail_oldest(failure)
+        else:  # no image, no room: the next launch would fail alike
+            self._waiters.fail_all(failure)
+        if not told and not checked:
+            log.warning("%s: %s", self.revision.key, failure, extra={"instance": instance.id})
+        self._waiters.expire()
+        self._reconcile()
+
+    def _hold_back(self) -> None:
+        self._failures += 1
+        pause = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(self._failures - 1, 10))
+        self._not_before = asyncio.get_running_loop().time() + pause
+        self._cancel_retry()
+
+    # Ending
+
+    def _exited(self, instance: Instance) -> None:
+        """Its first process has ended, by itself or by us."""
+        if instance not in self._ready:
+            return  # its launch sees it, or we did it
+        if instance.state is InstanceState.IDLE:
+            log.info("an idle instance ended: %s", instance.outcome, extra={"instance": instance.id})
+            self._hold_back()
+        self.destroy(instance)
+
+    def destroy(self, instance: Instance) -> None:
+        """Take it out of use: killed at once, or, where other invocations run in it, when they have ended."""
+        if instance not in self._ready:
+            return
+        del self._ready[instance]
+        self._free.pop(instance, None)
+        if instance.state is InstanceState.BUSY:
+            self._busy -= 1
+        self._stop(instance)
+        self._reconcile()
+
+    def _stop(self, instance: Instance) -> None:
+        instance.stop()
+        self._stopping[instance] = None
+        if instance.executing <= 1 or instance.outcome is not None:
+            self._remove(instance)
+
+    def _remove(self, instance: Instance) -> None:
+        if instance not in self._removing:
+            self._removing.add(instance)
+            self._parts.janitor.remove(instance, lambda: self._gone(instance))
+
+    def _gone(self, instance: Instance) -> None:
+        self._stopping.pop(instance, None)
+        self._removing.discard(instance)
+        self._reconcile()
+
+    async def drain(self, seconds: float) -> None:
+        """Stop everything: idle ones now, busy ones when they have ended, `seconds` at most, then all."""
+        self.retired = True
+        self.desired = 0
+        launches = list(self._launches.values())
+        for task in launches:
+            task.cancel()
+        await asyncio.gather(*launches, return_exceptions=True)
+        self._cancel_retry()
+        self._reconcile()
+        if self._executing:
+            self._quiet = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), seconds)
+        for instance in list(self._ready):
+            self.destroy(instance)
+        for instance in list(self._stopping):
+            self._remove(instance)
+
+    def refuse_waiters(self, error: FaasError) -> None:
+        self._waiters.fail_all(error)
+
+    # What is observed
+
+    def stats(self) -> RevisionStats:
+        return RevisionStats(
+            len(self._starting), len(self._ready) - self._busy, self._busy, self._executing, len(self._waiters)
+        )
+
+    def instances(self) -> list[InstanceStatus]:
+        now = time.monotonic()
+        return [instance.status(now) for instance in (*self._starting, *self._ready, *self._stopping)]
+
+    def count(self, state: InstanceState) -> int:
+        return {
+            InstanceState.STARTING: len(self._starting),
+            InstanceState.IDLE: len(self._ready) - self._busy,
+            InstanceState.BUSY: self._busy,
+            InstanceState.STOPPING: len(self._stopping),
+        }[state]
+
+    @property
+    def is_settled(self) -> bool:
+        return all(instance.is_settled for instance in (*self._ready, *self._stopping))

@@ -1,0 +1,90 @@
+"""`Waiters`: invocations that wait for a slot, first come first served.
+
+A wait that is over ends in Throttled, unless an instance that is starting will serve it by its position: that one is
+waited for, as long as its launch takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from faas.errors import Throttled
+from worker.instance import Instance
+
+
+class Waiter:
+    """One of them; `future` resolves with the instance whose slot it has."""
+
+    __slots__ = ("future", "overdue", "timer", "wait_seconds")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wait_seconds: float) -> None:
+        self.future: asyncio.Future[Instance] = loop.create_future()
+        self.wait_seconds = wait_seconds
+        self.overdue = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Waiters:
+    """`coming` says how many slots are on their way."""
+
+    def __init__(self, coming: Callable[[], int]) -> None:
+        self._queue: deque[Waiter] = deque()
+        self._coming = coming
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, wait_seconds: float) -> Waiter:
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(loop, wait_seconds)
+        self._queue.append(waiter)
+        waiter.timer = loop.call_later(wait_seconds, self._over, waiter)
+        return waiter
+
+    def remove(self, waiter: Waiter) -> None:
+        """It went away."""
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+
+    def pop(self) -> Waiter | None:
+        """The oldest that still waits."""
+        while self._queue:
+            waiter = self._queue.popleft()
+            if waiter.timer is not None:
+                waiter.timer.cancel()
+            if not waiter.future.done():
+                return waiter
+        return None
+
+    def fail_oldest(self, error: BaseException) -> bool:
+        waiter = self.pop()
+        if waiter is None:
+            return False
+        waiter.future.set_exception(error)
+        return True
+
+    def fail_all(self, error: BaseException) -> None:
+        while self.fail_oldest(error):
+            pass
+
+    def expire(self) -> None:
+        """Throttle those whose wait is over and whom no starting instance will serve. After each change of that."""
+        coming = self._coming()
+        for position, waiter in enumerate(list(self._queue)):
+            if waiter.overdue and position >= coming:
+                self._queue.remove(waiter)
+                if not waiter.future.done():
+                    waiter.future.set_exception(
+                        Throttled(
+                            f"no instance was free within {waiter.wait_seconds:g} s",
+                            hint="try again, or raise scale.max or queue_timeout",
+                        )
+                    )
+
+    def _over(self, waiter: Waiter) -> None:
+        waiter.overdue = True
+        self.expire()
