@@ -42,6 +42,7 @@ CALL_SECONDS = 30.0
 DEPLOY_SECONDS = 1200.0  # unpacking a large image, and an init of up to 900 s
 INVOKE_SECONDS = 2700.0  # queue_timeout, init_timeout and timeout may be 900 s each
 ERROR_BYTES = 1_048_576
+LOG_HEADER = "X-Faas-Log-Result"  # base64 of an invocation's last 4 KB
 
 
 class Unreachable(Unavailable):
@@ -116,7 +117,8 @@ def _error(status: int, headers: Mapping[str, str], body: bytes, url: str, funct
         error.__cause__ = Refusal(status, headers.get("X-Request-Id", ""), function)
         return error
     kind = next((kind for kind in _tree(FaasError) if kind.code == code), None) or _BY_STATUS.get(status, FaasError)
-    hint, tail = str(written.get("hint") or ""), str(written.get("log_tail") or "")
+    hint = str(written.get("hint") or "")
+    tail = str(written.get("log_tail") or "") or _decoded(headers.get(LOG_HEADER, ""))
     if issubclass(kind, FunctionError):
         kind_of_error = headers.get("X-Error-Type")
         error = (
@@ -279,7 +281,7 @@ class Client:
                 response.content_type,
                 response.headers.get("X-Request-Id", ""),
                 error_type,
-                _decoded(response.headers.get("X-Faas-Log-Result", "")),
+                _decoded(response.headers.get(LOG_HEADER, "")),
             )
 
     # Events

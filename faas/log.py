@@ -53,5 +53,6 @@ def configure(log_format: str, level: int = logging.INFO) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     # aiohttp prints a traceback with the client's bytes for every malformed request; the 400 is enough.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

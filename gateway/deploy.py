@@ -213,12 +213,12 @@ class Deployer:
     def _doubts(self, spec: FunctionSpec, namespace: str) -> list[str]:
         target = spec.asynchronous.on_failure
         if target not in ("", "dlq") and self._router.state(namespace, target) is None:
-            return [f"async.on_failure names {target}, which is not deployed; events go to the dead letters until it is"]
+            return [
+                f"async.on_failure names {target}, which is not deployed; events go to the dead letters until it is"
+            ]
         return []
 
-    async def _go_live(
-        self, revision: Revision, by: Principal, present: Mapping[TriggerSpec, set[SeenFile]]
-    ) -> None:
+    async def _go_live(self, revision: Revision, by: Principal, present: Mapping[TriggerSpec, set[SeenFile]]) -> None:
         key, now = revision.key, self._clock()
         async with self._database.write() as tx:
             await functions.touch(tx, key.namespace, key.function, now)

@@ -20,7 +20,6 @@ from gateway.operations import (
     Operation,
     a_list,
     a_text,
-    allow,
     an_object,
     answer,
     function_name,

@@ -9,6 +9,7 @@ The event stays leased to the server until it is answered: a poll that took it a
 from __future__ import annotations
 
 import asyncio
+import time
 import enum
 from collections.abc import Callable
 
@@ -86,7 +87,7 @@ class Exchange:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(self._limit, self._over_time)
-        self.handed_at = self._loop.time()
+        self.handed_at = time.perf_counter()
         self.on_handed(self)
 
     def answer(self, result: InvocationResult) -> None:
@@ -101,7 +102,7 @@ class Exchange:
     def _end(self, result: InvocationResult | None, error: BaseException | None) -> None:
         if self.state is ExchangeState.ENDED:
             return
-        self.ended_at = self._loop.time()
+        self.ended_at = time.perf_counter()
         if self.state is ExchangeState.OFFERED:
             self.handed_at = self.ended_at
         self.state = ExchangeState.ENDED

@@ -62,7 +62,7 @@ class HttpClient:
         try:
             return await self.connect()
         except OSError as error:
-            raise BrokenConnection(f"nothing listens on port {self._port}: {error.strerror or error}") from None
+            raise BrokenConnection(f"does not listen on port {self._port}: {error}", no_listener=True) from None
 
     async def request(self, request: HttpRequest, exchange: HttpExchange) -> None:
         """Send `request` and await the response's head, in `exchange`. Raises BrokenConnection, InvalidInput.

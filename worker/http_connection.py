@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
+from typing import cast
 
 import httptools
 
@@ -19,12 +20,14 @@ LOW_BYTES = 65_536
 
 
 class BrokenConnection(Exception):
-    """The function's side of HTTP broke: the reason in words. `untouched`: not one byte had come back."""
+    """The function's side of HTTP broke: the reason in words, as what the function did. `untouched`: not one byte had
+    come back; `no_listener`: not even a connection was had."""
 
-    def __init__(self, reason: str, *, untouched: bool = False) -> None:
+    def __init__(self, reason: str, *, untouched: bool = False, no_listener: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.untouched = untouched
+        self.no_listener = no_listener
 
 
 class HttpConnection(asyncio.Protocol):
@@ -57,7 +60,7 @@ class HttpConnection(asyncio.Protocol):
     # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -109,11 +112,11 @@ class HttpConnection(asyncio.Protocol):
         if in_head and not self._head_done:
             self._head_bytes += size
             if self._head_bytes > HEAD_BYTES:
-                self.fail(BrokenConnection(f"its answer's head has more than {HEAD_BYTES} bytes"))
+                self.fail(BrokenConnection(f"answered with a head of more than {HEAD_BYTES} bytes"))
         elif not in_head and not self._complete:
             self._overhead = 0 if body else self._overhead + size
             if self._overhead > OVERHEAD_BYTES:
-                self.fail(BrokenConnection("its answer's chunks have more framing than body"))
+                self.fail(BrokenConnection("answered with more framing than body"))
 
     # httptools
 
@@ -125,7 +128,7 @@ class HttpConnection(asyncio.Protocol):
             return  # trailers are not passed on
         self._header_bytes += len(name) + len(value)
         if len(self.headers) >= FIELDS or self._header_bytes > HEAD_BYTES:
-            self.fail(BrokenConnection(f"its answer's head has more than {FIELDS} fields or {HEAD_BYTES} bytes"))
+            self.fail(BrokenConnection(f"answered with more than {FIELDS} header fields or {HEAD_BYTES} bytes of them"))
             return
         lower = name.lower()
         if lower == b"content-length":
@@ -133,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
         elif lower == b"transfer-encoding":
             self._framed = True
             if value.strip().lower() != b"chunked":
-                self.fail(BrokenConnection("its answer has a Transfer-Encoding other than chunked"))
+                self.fail(BrokenConnection("answered with a Transfer-Encoding other than chunked"))
         self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
@@ -144,12 +147,12 @@ class HttpConnection(asyncio.Protocol):
         if 100 <= status < 200 and status != 101:
             self._interim += 1
             if self._interim > INTERIM_RESPONSES:
-                self.fail(BrokenConnection("it sent too many interim answers"))
+                self.fail(BrokenConnection("sent too many interim answers"))
             self.headers.clear()
             self._framed = False
             return
         if not (status == 101 or 200 <= status <= 599):
-            self.fail(BrokenConnection(f"it answered with status {status}"))
+            self.fail(BrokenConnection(f"answered with status {status}"))
             return
         self.status = status
         self._head_done = True

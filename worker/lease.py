@@ -32,6 +32,7 @@ class PoolLease:
         "_began",
         "_exchange",
         "_failure",
+        "_has_slot",
         "_http",
         "_instance",
         "_invocation",
@@ -49,6 +50,7 @@ class PoolLease:
         self._invocation = invocation
         self._background = background
         self._instance: Instance
+        self._has_slot = False
         self._exchange: Exchange | None = None
         self._http: HttpExchange | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -71,6 +73,7 @@ class PoolLease:
 
     def _holds(self, instance: Instance) -> None:
         self._instance = instance
+        self._has_slot = True
         self.instance_id = instance.id
         self.interface = instance.interface
         self.cold_start = instance.cold_start if instance.invocations == 1 else None
@@ -88,7 +91,12 @@ class PoolLease:
                 self._background.start(self._see_out(call), "request without a caller")
                 return
             await call.end()  # an answer that streams on, or one of several: the function sees its caller gone
-        self._pool.release(instance)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._has_slot:
+            self._has_slot = False
+            self._pool.release(self._instance)
 
     # Runtime API functions
 
@@ -114,13 +122,8 @@ class PoolLease:
 
     async def _take_another(self) -> None:
         """The instance ended before it took the event: nothing has happened yet."""
-        pool = self._pool
-        pool.release(self._instance)
-        try:
-            self._holds(await pool.take(self._invocation.wait_seconds))
-        except BaseException:
-            pool.release_nothing(self)
-            raise
+        self._give_back()
+        self._holds(await self._pool.take(self._invocation.wait_seconds))
 
     def _handed(self, exchange: Exchange) -> None:
         self._instance.begin(self._invocation.request_id)
@@ -128,19 +131,21 @@ class PoolLease:
     def _event_ended(self, exchange: Exchange) -> None:
         """The answer, or what came instead of it; called before whoever waits gets it."""
         instance, error = self._instance, exchange.error
-        if exchange.deliveries:
+        if not exchange.deliveries and isinstance(error, TimedOut):
+            instance.begin(self._invocation.request_id)  # it never came for its event: that is an invocation too
+        if exchange.deliveries or isinstance(error, TimedOut):
             error_type = exchange.result.error_type if exchange.result is not None else None
-            if (error is not None or error_type) and not isinstance(error, TimedOut) and instance.outcome is None:
-                if instance.had_oom_kill():
-                    exchange.result, exchange.error = None, instance.out_of_memory()
-                    error = exchange.error
+            failed = (error is not None or error_type) and not isinstance(error, TimedOut)
+            if failed and instance.outcome is None and instance.had_oom_kill():
+                exchange.result, exchange.error = None, instance.out_of_memory()
+                error = exchange.error
             self._account(exchange.ended_at - exchange.handed_at, error, error_type)
         if isinstance(error, TimedOut):
             self._pool.destroy(instance)
 
     def _left_event_ended(self, exchange: Exchange) -> None:
         self._event_ended(exchange)
-        self._pool.release(self._instance)
+        self._give_back()
 
     # Http functions
 
@@ -151,7 +156,7 @@ class PoolLease:
             raise FaasError("a function of the Runtime API takes no HTTP requests")
         loop = asyncio.get_running_loop()
         self._http = call = HttpExchange(instance.http, self._request_ended)
-        self._began = loop.time()
+        self._began = time.perf_counter()
         self._timer = loop.call_later(instance.revision.spec.timeout, self._request_over_time)
         instance.begin(self._invocation.request_id)
         try:
@@ -195,7 +200,7 @@ class PoolLease:
     def _request_ended(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._account(asyncio.get_running_loop().time() - self._began, self._failure, None)
+        self._account(time.perf_counter() - self._began, self._failure, None)
 
     async def _see_out(self, call: HttpExchange) -> None:
         """The caller has gone, the function is at work: its one slot is free when it has answered."""
@@ -208,7 +213,7 @@ class PoolLease:
             await self._translated(error)
         finally:
             await call.end()
-            self._pool.release(self._instance)
+            self._give_back()
 
     # Both
 

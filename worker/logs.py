@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -146,7 +146,7 @@ class LogStore:
                 files.append((file, os.fstat(file.fileno()).st_size))
         return files
 
-    async def query(self, query: LogQuery) -> AsyncIterator[LogRecord]:
+    async def query(self, query: LogQuery) -> AsyncGenerator[LogRecord, None]:
         """The newest `limit` lines that match, in order; with `follow` all that come after them, without a gap."""
         function = self.of(query.namespace, query.function)
         follower = Follower() if query.follow else None

@@ -193,7 +193,7 @@ class RevisionPool:
 
     # Launching
 
-    def start(self, *, checking: bool = False) -> asyncio.Future[None]:
+    def start(self, *, checking: bool = False) -> tuple[Instance, asyncio.Future[None]]:
         """Launch one more; the future resolves when it is ready, or with what its launch failed with."""
         parts, revision = self._parts, self.revision
         instance_id = secrets.token_hex(8)
@@ -209,7 +209,7 @@ class RevisionPool:
         task = asyncio.get_running_loop().create_task(self._launch(instance), name=f"launch of {instance_id}")
         self._launches[instance] = task
         task.add_done_callback(lambda done: self._launched(instance, ready, done))
-        return ready
+        return instance, ready
 
     async def _launch(self, instance: Instance) -> None:
         async with self._parts.at_once:

@@ -7,7 +7,7 @@ import json
 import select
 import socket
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -59,7 +59,7 @@ class RuntimeConnection(asyncio.Protocol):
     # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._transport = transport
         if not self._api.connected(self):
             transport.abort()

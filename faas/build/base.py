@@ -30,7 +30,7 @@ from faas.oci.manifest import CONFIG_BYTES, ImageConfig, Manifest
 from faas.protocol import RuntimeBase
 
 INPUTS_LABEL = "faas.base.inputs"
-BUILDER = "2"  # changes when the same inputs would give another base
+BUILDER = "3"  # changes when the same inputs would give another base
 NAME = re.compile(r"(python|node|provided)(\d+(?:\.\d+)?)?")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _ENV = ("PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt")

@@ -22,7 +22,7 @@ def _count(function: Json) -> str:
 
 def _made_of(function: Json) -> str:
     """The runtime, or the image without its digest's 64 digits."""
-    if function.get("runtime"):
+    if function.get("runtime") not in (None, "", "image"):
         return str(function["runtime"])
     repository, _, digest = str(function.get("image") or "").partition("@")
     return f"{repository}@{digest.removeprefix('sha256:')[:12]}" if digest else repository
@@ -92,7 +92,7 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
     also = ", ".join(f"{alias} v{number}" for alias, number in sorted(aliases.items()))
     yield "Revision", f"v{function.get('revision')}" + (f"  ({also})" if also else "")
     yield "Image", str(function.get("image") or "-")
-    if function.get("runtime"):
+    if function.get("runtime") not in (None, "", "image"):
         yield "Runtime", f"{function['runtime']}  {spec.get('handler') or spec.get('app') or ''}".rstrip()
     yield "Interface", str(function.get("interface") or "-")
     yield (

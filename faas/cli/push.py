@@ -171,7 +171,9 @@ async def _deploy(
 
 
 def deployed(function: Json) -> str:
-    """`v7, lambda, init 0.18 s`."""
+    """`v7, lambda, init 0.18 s`, or `v7, unchanged`."""
+    if function.get("changed") is False:
+        return f"v{function['revision']}, unchanged"
     seen = function.get("check") or {}
     words = [f"v{function['revision']}", str(seen.get("interface") or function.get("interface") or "")]
     if isinstance(seen.get("init_seconds"), int | float):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -76,8 +77,20 @@ def _with_debug(command: click.Command) -> click.Command:
     return command
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has had enough (`faas logs x | head`): that is no failure."""
+
+
 class Root(click.Group):
     """Commands are looked up in the table and imported when they are used."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ReaderGone from None
+        return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_TABLE)
@@ -134,11 +147,13 @@ def run(args: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if args is None else list(args)
     try:
         result = cli.main(argv, prog_name="faas", standalone_mode=False, obj=session)
-    except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):
-            return 0  # the reader has had enough (`faas logs x | head`): that is no failure
+    except ReaderGone:
+        # What is still buffered has nowhere to go, and Python would complain about that at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as ended:  # click ends so after a shell's completion
         return ended.code if isinstance(ended.code, int) else 0
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, EOFError, click.Abort):
         return failures.INTERRUPTED
     except Exception as error:
         return failures.report(error, session)

@@ -12,6 +12,7 @@ COLUMNS: tuple[Column, ...] = (
     ("FUNCTION", full_name),
     ("FOLDER", lambda t: t.get("watch")),
     ("PATTERN", lambda t: t.get("pattern")),
+    ("PROBLEM", lambda t: t.get("problem")),
 )
 
 

@@ -88,6 +88,10 @@ class FolderTriggers:
         rows = self._problems.items()
         return [text for row, text in rows if (row.namespace, row.function) == (namespace, function)]
 
+    def problem(self, row: TriggerRow) -> str:
+        """Why this folder cannot be watched now; "" where it can."""
+        return self._problems.get(row, "")
+
     async def check(self, specs: tuple[TriggerSpec, ...]) -> tuple[list[str], dict[TriggerSpec, set[SeenFile]]]:
         """Before a deploy: warnings, and the files that lie there already. Raises InvalidInput for a forbidden one."""
         warnings, present = [], {}

@@ -64,8 +64,9 @@ async def get(tx: Transaction, letter_id: str) -> DeadLetter | None:
     return _letter(dict(row._mapping) | {"size": len(row.payload)}) if row else None
 
 
-async def remove(tx: Transaction, letter_id: str) -> None:
-    await tx.execute(delete(dead_letters).where(dead_letters.c.id == letter_id))
+async def remove(tx: Transaction, letter_id: str) -> bool:
+    """Whether it was there."""
+    return bool((await tx.execute(delete(dead_letters).where(dead_letters.c.id == letter_id))).rowcount)
 
 
 async def remove_of(tx: Transaction, namespace: str, function: str) -> None:

@@ -170,6 +170,10 @@ async def get(tx: Transaction, invocation_id: str) -> QueuedEvent | None:
     return _event(row) if row else None
 
 
+async def remove(tx: Transaction, invocation_id: str) -> None:
+    await tx.execute(delete(invocations).where(invocations.c.id == invocation_id))
+
+
 async def remove_of(tx: Transaction, namespace: str, function: str) -> None:
     """Forget everything queued for a function."""
     table = invocations.c

@@ -216,14 +216,18 @@ async def test_many_sandboxes_at_once_leave_nothing(bench: Workbench) -> None:
     assert [outcome.code for outcome, _ in outcomes] == list(range(12))
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_no_descriptor_is_left_open(bench: Workbench) -> None:
     await bench.run("ids")
     await asyncio.sleep(0.5)  # the pools are full again
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     for _ in range(4):
         await bench.run("ids")
     await asyncio.sleep(0.5)
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+    assert open_descriptors() <= before + 1
 
 
 CRASHING = """

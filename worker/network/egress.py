@@ -23,6 +23,7 @@ from collections import deque
 from pathlib import Path
 
 from faas.errors import Unavailable
+from worker.network.namespace import own_namespace
 from worker.network.resolver import servers
 
 log = logging.getLogger("worker.network")
@@ -89,6 +90,7 @@ class Egress:
         self._next = 2  # 0 is the network's own address, 1 the gateway's
         self._links = itertools.count(1)
         self._checked = 0.0
+        self._host_namespace = -1
         self.subnet = SHARED_SPACE
 
     @property
@@ -98,6 +100,7 @@ class Egress:
     def open(self) -> None:
         """Blocking. Choose addresses, turn forwarding on, install the table. Raises Unavailable."""
         self.close()
+        self._host_namespace = own_namespace()
         if self._wanted:
             try:
                 self.subnet = ipaddress.IPv4Network(self._wanted)
@@ -111,6 +114,9 @@ class Egress:
 
     def close(self) -> None:
         """Blocking. Take the table, the rules and left-over links away; nothing there is no error."""
+        if self._host_namespace >= 0:
+            os.close(self._host_namespace)
+            self._host_namespace = -1
         for rule in self._foreign_rules():
             if shutil.which("iptables"):
                 for chain in ("DOCKER-USER", "FORWARD"):
@@ -193,11 +199,15 @@ table inet {self.table} {{
         return f"{self.prefix}{next(self._links) % 0xFFFFF:x}"
 
     def link_inside(self, number: int, name: str) -> None:
-        """Blocking, in the new namespace: make the pair, one end here, the other at the host, and the routes."""
-        address = self.subnet[number]
+        """Blocking, in the new namespace: make the pair, one end here, the other at the host, and the routes.
+
+        The host's namespace goes by a descriptor: a process id would mean where its main thread is at the moment,
+        which may be inside an instance, for a socket.
+        """
+        address, home = self.subnet[number], f"/proc/{os.getpid()}/fd/{self._host_namespace}"
         run(
             ["ip", "-batch", "-"],
-            f"link add eth0 type veth peer name {name} netns {os.getpid()}\n"
+            f"link add eth0 type veth peer name {name} netns {home}\n"
             f"addr add {address}/32 dev eth0\nlink set eth0 up\n"
             f"route add {self.gateway} dev eth0\nroute add default via {self.gateway}\n",
         )

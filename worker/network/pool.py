@@ -17,6 +17,7 @@ from worker.network.namespace import new_namespace
 log = logging.getLogger("worker.network")
 
 READY = 4  # namespaces of each kind kept ready
+PATIENCE_SECONDS = 0.1  # before one is made ahead: whoever took the last is starting an instance on the same cores
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class NamespacePool:
 
         async def fill() -> None:
             try:
+                if self._ready[kind]:
+                    await asyncio.sleep(PATIENCE_SECONDS)
                 while len(self._ready[kind]) < READY and not self._closed:
                     self._ready[kind].append(await self._make(kind))
             except (FaasError, OSError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 from worker.drivers.base import SandboxSpec
 from worker.drivers.oci.cgroups import PERIOD_MICROSECONDS, quota
 
+OOM_SCORE = 500  # where the machine itself runs out of memory, a function goes before the server
 SHM_BYTES = 1 << 20  # enough for a semaphore; data belongs in /tmp, which is not memory
 _DEV = ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]
 # As Docker masks them: they tell about, or reach into, the host.
@@ -39,12 +40,13 @@ def configuration(
     root: Path,
     namespace: str,
     cgroup: str,
+    memory: dict[str, Any],
     seccomp: dict[str, Any],
     tmp: Path | None,
 ) -> dict[str, Any]:
     """The configuration of a sandbox whose root is mounted at `root` and whose network is at the path `namespace`.
 
-    No capability in any set, no new privileges, a numeric user; swap is off by being equal to the memory limit.
+    No capability in any set, no new privileges, a numeric user. `memory` is the cgroups' part of the resources.
     """
     mounts: list[dict[str, Any]] = [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
@@ -72,6 +74,7 @@ def configuration(
             "cwd": spec.workdir or "/",
             "capabilities": capabilities,
             "noNewPrivileges": True,
+            "oomScoreAdj": OOM_SCORE,
             "rlimits": [
                 {"type": "RLIMIT_NOFILE", "hard": spec.open_files, "soft": spec.open_files},
                 {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
@@ -92,7 +95,7 @@ def configuration(
             ],
             "resources": {
                 "devices": [{"allow": False, "access": "rwm"}],
-                "memory": {"limit": spec.memory_bytes, "swap": spec.memory_bytes},
+                **memory,
                 "cpu": {"quota": quota(spec.cpus), "period": PERIOD_MICROSECONDS},
                 "pids": {"limit": spec.pids},
             },

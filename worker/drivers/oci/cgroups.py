@@ -8,11 +8,12 @@ one, below our own group where systemd has delegated that to us.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from worker.drivers.base import SandboxStats
 
@@ -33,6 +34,10 @@ class Cgroups(Protocol):
 
     def path(self, sandbox_id: str) -> str:
         """`linux.cgroupsPath` of a runtime-spec config."""
+        ...
+
+    def memory(self, limit: int) -> dict[str, Any]:
+        """The part of `linux.resources` that limits memory to `limit` bytes, without swap."""
         ...
 
     def stats(self, sandbox_id: str) -> SandboxStats: ...
@@ -154,6 +159,11 @@ class CgroupsV1:
     def path(self, sandbox_id: str) -> str:
         return f"/{self._parent}/{sandbox_id}"
 
+    def memory(self, limit: int) -> dict[str, Any]:
+        if (self._root / "memory" / "memory.memsw.limit_in_bytes").exists():
+            return {"memory": {"limit": limit, "swap": limit}}
+        return {"memory": {"limit": limit}}  # the kernel does not account for swap: runtimes would refuse
+
     def stats(self, sandbox_id: str) -> SandboxStats:
         memory = self._folder("memory", sandbox_id)
         table = _table(memory / "memory.stat")
@@ -238,7 +248,14 @@ class CgroupsV2:
     def _enable(self, folder: Path) -> None:
         control = folder / "cgroup.subtree_control"
         wanted = [name for name in self.CONTROLLERS if name not in control.read_text().split()]
-        if wanted:
+        if not wanted:
+            return
+        try:
+            control.write_text(" ".join(f"+{name}" for name in wanted))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            self._move_into(folder)  # the root of a container's cgroup namespace is no real root
             control.write_text(" ".join(f"+{name}" for name in wanted))
 
     def _folder(self, sandbox_id: str) -> Path:
@@ -246,6 +263,10 @@ class CgroupsV2:
 
     def path(self, sandbox_id: str) -> str:
         return f"/{self._parent}/{sandbox_id}"
+
+    def memory(self, limit: int) -> dict[str, Any]:
+        # The group dies as a whole: half an instance would hang instead of being replaced.
+        return {"memory": {"limit": limit, "swap": limit}, "unified": {"memory.oom.group": "1"}}
 
     def stats(self, sandbox_id: str) -> SandboxStats:
         folder = self._folder(sandbox_id)

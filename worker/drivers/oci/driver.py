@@ -184,6 +184,7 @@ class OciDriver:
             root=sandbox.root,
             namespace=sandbox.namespace.path,
             cgroup=self._cgroups.path(spec.id),
+            memory=self._cgroups.memory(spec.memory_bytes),
             seccomp=self._seccomp,
             tmp=scratch.tmp if scratch else None,
         )

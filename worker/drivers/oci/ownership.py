@@ -23,7 +23,7 @@ AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 4
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 0x1, 0x100000
-IDS = 65_536
+IDS = 2**32 - 1  # every id that a file can have: what is not mapped could not be copied up
 UNSHARE_SECONDS = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -26,6 +26,7 @@ from worker.drivers.oci import mounts
 log = logging.getLogger("worker.oci")
 
 READY = 2  # kept ready per size
+PATIENCE_SECONDS = 0.1  # before one is made ahead: whoever took the last is starting an instance on the same cores
 SIZES = 8  # sizes that are kept ready: the latest asked for
 ATTEMPTS = 16  # another process may take the loop device that was free
 MKFS_SECONDS = 30.0
@@ -111,6 +112,8 @@ class ScratchPool:
 
     async def _fill(self, size: int) -> None:
         try:
+            if self._ready[size]:
+                await asyncio.sleep(PATIENCE_SECONDS)
             while len(self._ready[size]) < READY and not self._closed:
                 self._ready[size].append(await self._make(size))
             for old in [s for s in self._ready if s not in self._recent]:

@@ -1,0 +1,87 @@
+"""Tokens: listed by name, made (shown once), revoked. Whoever makes one holds what it grants."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from faas.auth import ALL_NAMESPACES, Permission, Principal, Role
+from faas.errors import InvalidInput
+from faas.web import access, json_body
+from gateway.credentials import ROLES
+from gateway.gateway import GATEWAY
+from gateway.operations import (
+    TEXT,
+    TIME,
+    Operation,
+    a_list,
+    a_text,
+    allow,
+    an_object,
+    answer,
+    known_keys,
+    may,
+    path_text,
+    stamp,
+)
+
+
+@access(Permission.ADMIN)
+async def listed(request: web.Request) -> web.Response:
+    rows = [
+        row for row in request.app[GATEWAY].tokens.rows() if may(request, Permission.ADMIN, row.principal.namespace)
+    ]
+    return answer(
+        {
+            "tokens": [
+                {
+                    "name": row.principal.name,
+                    "role": row.principal.role.value,
+                    "namespace": row.principal.namespace,
+                    "functions": list(row.principal.functions),
+                    "created_at": stamp(row.created_at),
+                }
+                for row in rows
+            ]
+        }
+    )
+
+
+@access(Permission.ADMIN)
+async def made(request: web.Request) -> web.Response:
+    body = await json_body(request)
+    known_keys(body, "name", "role", "namespace", "functions")
+    named = body.get("functions", [])
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise InvalidInput("functions must be a list of names")
+    try:
+        role = Role(a_text(body, "role"))
+    except ValueError:
+        raise InvalidInput("the role must be one of " + ", ".join(role.value for role in ROLES)) from None
+    principal = Principal(a_text(body, "name"), role, a_text(body, "namespace", ALL_NAMESPACES), tuple(named))
+    allow(request, Permission.ADMIN, principal.namespace)  # an administrator of one namespace makes none for others
+    token = await request.app[GATEWAY].tokens.create(principal)
+    return answer({"name": principal.name, "token": token}, 201)
+
+
+@access(Permission.ADMIN)
+async def revoked(request: web.Request) -> web.Response:
+    tokens, name = request.app[GATEWAY].tokens, path_text(request, "token")
+    allow(request, Permission.ADMIN, tokens.named(name).principal.namespace)
+    await tokens.revoke(name)
+    return web.Response(status=204)
+
+
+_TOKEN = an_object(
+    ("name", "role", "namespace"), name=TEXT, role=TEXT, namespace=TEXT, functions=a_list(TEXT), created_at=TIME
+)
+_NEW = an_object(
+    ("name", "role"), name=TEXT, role={"type": "string", "enum": [role.value for role in ROLES]}, namespace=TEXT,
+    functions=a_list(TEXT),
+)  # fmt: skip
+OPERATIONS = (
+    Operation("GET", "/v1/tokens", listed, "Tokens, without what opens",
+              {200: an_object(("tokens",), tokens=a_list(_TOKEN))}),
+    Operation("POST", "/v1/tokens", made, "Make a token; it is shown this once",
+              {201: an_object(("name", "token"), name=TEXT, token=TEXT)}, body=_NEW),
+    Operation("DELETE", "/v1/tokens/{token}", revoked, "Revoke a token", {204: None}),
+)  # fmt: skip

@@ -1,0 +1,7 @@
+"""Runs over its time limit."""
+
+import time
+
+
+def handler(event, context):
+    time.sleep(3600)

@@ -1,0 +1,150 @@
+"""cgroup v1 and v2 against folders that look like them: no root, and v2 where the machine has v1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker.drivers.base import SandboxStats
+from worker.drivers.oci.cgroups import CgroupsV1, CgroupsV2, for_machine, is_v2, quota
+
+V2_FILES = {
+    "memory.stat": "anon 1000\nfile 999999\nkernel 200\nshmem 30\nslab 100\n",
+    "memory.events": "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 1\n",
+    "pids.current": "7\n",
+    "cpu.stat": "usage_usec 2500000\nuser_usec 1\nsystem_usec 2\n",
+    "cpu.max": "max 100000\n",
+    "cgroup.procs": "",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def v2(tmp_path: Path) -> Path:
+    return write(
+        tmp_path / "cgroup", {"cgroup.controllers": "cpuset cpu io memory pids\n", "cgroup.subtree_control": ""}
+    )
+
+
+def own_group(tmp_path: Path, path: str) -> Path:
+    file = tmp_path / "self-cgroup"
+    file.write_text(f"0::{path}\n")
+    return file
+
+
+def test_the_version_is_told_by_the_root(v2: Path, tmp_path: Path) -> None:
+    assert is_v2(v2)
+    assert isinstance(for_machine("id", v2), CgroupsV2)
+    assert isinstance(for_machine("id", tmp_path), CgroupsV1)
+
+
+@pytest.mark.parametrize(("cpus", "microseconds"), [(1.0, 100_000), (0.072, 7_200), (2.5, 250_000), (0.001, 1_000)])
+def test_cpus_become_a_quota_above_the_kernels_least(cpus: float, microseconds: int) -> None:
+    assert quota(cpus) == microseconds
+
+
+def test_v2_counts_memory_without_file_cache(v2: Path, tmp_path: Path) -> None:
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    write(v2 / "faas/abcd/i1", V2_FILES)
+    assert groups.stats("i1") == SandboxStats(1230, 2, 7, 2.5)
+    assert groups.oom_kills("i1") == 2
+    assert groups.path("i1") == "/faas/abcd/i1"
+    assert groups.ids() == ["i1"]
+
+
+def test_v2_before_linux_5_18_has_no_sum_of_kernel_memory(v2: Path, tmp_path: Path) -> None:
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    write(v2 / "faas/abcd/i1", {"memory.stat": "anon 1000\nshmem 30\nslab 100\n"})
+    assert groups.stats("i1").memory_bytes == 1130
+
+
+def test_v2_writes_the_quota_with_its_period(v2: Path, tmp_path: Path) -> None:
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    folder = write(v2 / "faas/abcd/i1", V2_FILES)
+    groups.set_cpus("i1", 0.25)
+    assert (folder / "cpu.max").read_text() == "25000 100000"
+
+
+def test_v2_kills_the_group_at_one_stroke(v2: Path, tmp_path: Path) -> None:
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    folder = write(v2 / "faas/abcd/i1", V2_FILES)
+    groups.kill("i1")
+    assert (folder / "cgroup.kill").read_text() == "1"
+
+
+def test_v2_opens_below_the_root_where_nothing_is_delegated(v2: Path, tmp_path: Path) -> None:
+    for folder in ("faas", "faas/abcd"):
+        write(v2 / folder, {"cgroup.subtree_control": ""})
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/user.slice/session-1.scope"))
+    groups.open()
+    for folder in ("", "faas", "faas/abcd"):
+        assert (v2 / folder / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+
+
+def test_v2_opens_below_the_own_group_where_it_is_delegated(
+    v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = write(v2 / "system.slice/faas.service", {"cgroup.procs": "1\n2\n", "cgroup.subtree_control": ""})
+    write(v2 / "system.slice", {"cgroup.subtree_control": "cpu memory pids"})
+    write(own / "instances", {"cgroup.subtree_control": ""})
+    monkeypatch.setattr("os.getxattr", lambda path, name: b"1" if path == own else b"0")
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/system.slice/faas.service"))
+    groups.open()
+    assert groups.path("i1") == "/system.slice/faas.service/instances/i1"
+    assert (own / "server/cgroup.procs").read_text() == "2"  # each write moves one process
+    assert (own / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    # A server that starts again is in `server` already.
+    again = CgroupsV2("abcd", v2, own_group(tmp_path, "/system.slice/faas.service/server"))
+    again.open()
+    assert again.path("i1") == "/system.slice/faas.service/instances/i1"
+
+
+def test_v2_says_which_controllers_are_missing(v2: Path, tmp_path: Path) -> None:
+    (v2 / "cgroup.controllers").write_text("cpu pids\n")
+    with pytest.raises(OSError, match="memory"):
+        CgroupsV2("abcd", v2, own_group(tmp_path, "/")).open()
+
+
+def test_v2_ends_an_instance_as_a_whole_when_memory_is_out(v2: Path, tmp_path: Path) -> None:
+    resources = CgroupsV2("abcd", v2, own_group(tmp_path, "/")).memory(64)
+    assert resources == {"memory": {"limit": 64, "swap": 64}, "unified": {"memory.oom.group": "1"}}
+
+
+def test_v1_reads_a_file_in_each_tree(tmp_path: Path) -> None:
+    groups = CgroupsV1("abcd", tmp_path)
+    write(
+        tmp_path / "memory/faas/abcd/i1",
+        {
+            "memory.stat": "rss 1\ncache 999\ntotal_rss 1000\ntotal_shmem 30\ntotal_cache 999\n",
+            "memory.kmem.usage_in_bytes": "200\n",
+            "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n",
+        },
+    )
+    write(tmp_path / "pids/faas/abcd/i1", {"pids.current": "3\n"})
+    write(tmp_path / "cpuacct/faas/abcd/i1", {"cpuacct.usage": "1500000000\n"})
+    write(tmp_path / "cpu/faas/abcd/i1", {"cpu.cfs_quota_us": "-1\n"})
+    assert groups.stats("i1") == SandboxStats(1230, 4, 3, 1.5)
+    groups.set_cpus("i1", 0.5)
+    assert (tmp_path / "cpu/faas/abcd/i1/cpu.cfs_quota_us").read_text() == "50000"
+    assert groups.ids() == ["i1"]
+
+
+def test_v1_limits_swap_only_where_the_kernel_counts_it(tmp_path: Path) -> None:
+    groups = CgroupsV1("abcd", tmp_path)
+    (tmp_path / "memory").mkdir()
+    assert groups.memory(64) == {"memory": {"limit": 64}}
+    (tmp_path / "memory/memory.memsw.limit_in_bytes").touch()
+    assert groups.memory(64) == {"memory": {"limit": 64, "swap": 64}}
+
+
+def test_what_has_ended_counts_nothing(v2: Path, tmp_path: Path) -> None:
+    nothing = SandboxStats(0, 0, 0, 0.0)
+    assert CgroupsV2("abcd", v2, own_group(tmp_path, "/")).stats("gone") == nothing
+    assert CgroupsV1("abcd", tmp_path).stats("gone") == nothing

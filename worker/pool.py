@@ -1,0 +1,189 @@
+"""`Pool`: the worker. Implements `faas.protocol.Worker` over any `Driver`.
+
+It is told how many instances of each revision there should be and keeps that number; who asks for a slot gets the
+most recently used instance, or waits for one. Nothing is stored: a restart begins with no instances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncGenerator
+from functools import partial
+from pathlib import Path
+
+from faas.errors import ShuttingDown
+from faas.metrics import Metrics
+from faas.protocol import (
+    CheckReport,
+    InstanceStatus,
+    Invocation,
+    LogQuery,
+    LogRecord,
+    Revision,
+    RevisionKey,
+    RevisionStats,
+)
+from worker import sandbox_spec
+from worker.background import Background
+from worker.drivers.base import Driver
+from worker.instance import Instance, InstanceState
+from worker.janitor import Janitor
+from worker.launch import PREPARE_SECONDS, Launcher
+from worker.lease import PoolLease
+from worker.logs import LogStore
+from worker.metering import Sampler
+from worker.revision_pool import Parts, RevisionPool
+
+REMOVAL_SECONDS = 20.0  # at the end: for instances to be killed and deleted
+SETTLE_SECONDS = 0.6  # the last lines of an invocation that has just ended are worth this wait to a reader
+SETTLE_LOOKS = 200
+SLOW_INIT_SHARE = 0.5  # of init_timeout: a deploy is warned
+GAUGED = (InstanceState.STARTING, InstanceState.IDLE, InstanceState.BUSY, InstanceState.STOPPING)
+
+
+class Pool:
+    """Owns `driver`: `open` opens it and `close` closes it. `logs_dir` holds the functions' logs."""
+
+    def __init__(self, driver: Driver, logs_dir: Path, metrics: Metrics) -> None:
+        self._driver = driver
+        self._metrics = metrics
+        self._logs = LogStore(logs_dir)
+        self._sampler = Sampler()
+        self._janitor = Janitor(driver)
+        self._background = Background()
+        at_once = 2 * (os.cpu_count() or 1) + 2  # launches are mostly waiting for the kernel and the function's init
+        self._parts = Parts(
+            driver,
+            Launcher(driver),
+            self._janitor,
+            self._sampler,
+            self._logs,
+            metrics,
+            asyncio.Semaphore(at_once),
+        )
+        self._pools: dict[RevisionKey, RevisionPool] = {}
+        self._closing = False
+
+    async def open(self) -> None:
+        """Raises Unavailable where the driver cannot run."""
+        await self._driver.open()
+        self._sampler.open()
+        self._janitor.open()
+
+    async def close(self, grace_seconds: float) -> None:
+        """Refuse what waits, let what runs finish within `grace_seconds`, then kill it; leave nothing behind."""
+        self._closing = True
+        pools = list(self._pools.values())
+        for pool in pools:
+            pool.refuse_waiters(ShuttingDown())
+        await asyncio.gather(*(pool.drain(grace_seconds) for pool in pools))
+        await self._background.cancel()
+        await self._janitor.close(REMOVAL_SECONDS)
+        await self._sampler.close()
+        await self._logs.close()
+        await self._driver.close()
+
+    # Worker
+
+    async def prepare(self, revision: Revision) -> None:
+        """The image's layers, unpacked, and whether it can be run at all. Raises ImageUnusable, Unavailable."""
+        async with asyncio.timeout(PREPARE_SECONDS):
+            image = await self._driver.prepare(revision.image)
+        sandbox_spec.sandbox_spec(revision, image, "check", now=time.time())
+
+    async def check(self, revision: Revision) -> CheckReport:
+        """Start one instance and keep it, idle. Raises InitFailed with diagnosis and log tail, ImageUnusable."""
+        pool = self._of(revision)
+        pool.retired = False
+        instance, ready = pool.start(checking=True)
+        await asyncio.shield(ready)
+        cold = instance.cold_start
+        assert cold is not None
+        instance.output.take_now()
+        warnings = await self._warnings(revision, instance, cold.init)
+        return CheckReport(instance.interface, cold.init, instance.output.tail(), warnings)
+
+    async def _warnings(self, revision: Revision, instance: Instance, init_seconds: float) -> tuple[str, ...]:
+        spec = revision.spec
+        image = await self._driver.prepare(revision.image)
+        found = [sandbox_spec.user_warning(image.config.user)]
+        if init_seconds > spec.init_timeout * SLOW_INIT_SHARE:
+            found.append(f"init took {init_seconds:.1f} s of the {spec.init_timeout} s it may take")
+        instance.sample(time.monotonic())
+        if instance.memory_bytes > spec.memory_bytes * 0.8:
+            found.append(f"init alone uses {instance.memory_bytes // 1_048_576} MB of {spec.memory} MB")
+        return tuple(filter(None, found))
+
+    def acquire(self, revision: Revision, invocation: Invocation) -> PoolLease:
+        if self._closing:
+            raise ShuttingDown
+        return PoolLease(self._of(revision), invocation, self._background)
+
+    async def scale(self, revision: Revision, desired: int) -> None:
+        if self._closing:
+            return
+        if desired or revision.key in self._pools:
+            self._of(revision).scale(desired)
+
+    async def retire(self, key: RevisionKey) -> None:
+        if (pool := self._pools.get(key)) is not None:
+            pool.retire()
+
+    def stats(self, key: RevisionKey) -> RevisionStats:
+        pool = self._pools.get(key)
+        return pool.stats() if pool is not None else RevisionStats()
+
+    def instances(self, key: RevisionKey) -> list[InstanceStatus]:
+        pool = self._pools.get(key)
+        return pool.instances() if pool is not None else []
+
+    async def logs(self, query: LogQuery) -> AsyncGenerator[LogRecord, None]:
+        for _ in range(SETTLE_LOOKS):
+            if self._is_settled(query.namespace, query.function):
+                break
+            await asyncio.sleep(SETTLE_SECONDS / SETTLE_LOOKS)
+        async with contextlib.aclosing(self._logs.query(query)) as records:
+            async for record in records:
+                yield record
+
+    def forget_logs(self, namespace: str, function: str) -> None:
+        self._logs.forget(namespace, function)
+
+    # Inside
+
+    def _of(self, revision: Revision) -> RevisionPool:
+        pool = self._pools.get(revision.key)
+        if pool is None:
+            pool = self._pools[revision.key] = RevisionPool(revision, self._parts, self._empty)
+            self._gauge(pool.label)
+        elif pool.revision is not revision:
+            pool.revision = revision  # its interface may have become known
+        return pool
+
+    def _empty(self, pool: RevisionPool) -> None:
+        if self._pools.get(pool.revision.key) is pool:
+            del self._pools[pool.revision.key]
+
+    def _is_settled(self, namespace: str, function: str) -> bool:
+        return all(
+            pool.is_settled
+            for key, pool in self._pools.items()
+            if key.namespace == namespace and key.function == function
+        )
+
+    def _gauge(self, label: str) -> None:
+        """The gauges of a function count when they are read: an invocation costs them nothing."""
+        for state in GAUGED:
+            self._metrics.instances.labels(label, state.value).set_function(partial(self._count, label, state))
+        self._metrics.memory_max.labels(label).set_function(partial(self._recent_peak, label))
+
+    def _count(self, label: str, state: InstanceState) -> int:
+        return sum(pool.count(state) for pool in self._pools.values() if pool.label == label)
+
+    def _recent_peak(self, label: str) -> int:
+        now = time.monotonic()
+        peaks = (pool.recent_peak.value(now) for pool in self._pools.values() if pool.label == label)
+        return max(peaks, default=0)
