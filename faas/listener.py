@@ -62,7 +62,7 @@ def holder(port: int) -> str:
         if not process.name.isdigit():
             continue
         try:
-            if any(os.readlink(entry) in inodes for entry in (process / "fd").iterdir()):
+            if any(str(entry.readlink()) in inodes for entry in (process / "fd").iterdir()):
                 return f" by {(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:
             continue  # ended meanwhile, or another user's

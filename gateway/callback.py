@@ -3,6 +3,7 @@ leads to this machine or its networks."""
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import socket
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ class Callbacks:
         """Raises Unavailable where it was not taken (2xx); redirects are not followed."""
         assert self._session is not None
         try:
-            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
+            async with self._session.post(url, data=io.BytesIO(body), headers=headers, allow_redirects=False) as answer:
                 status = answer.status
         except (TimeoutError, ClientError, OSError, ValueError) as error:
             raise Unavailable(f"the callback could not be delivered: {type(error).__name__}: {error}") from None

@@ -7,7 +7,7 @@ from aiohttp import web
 from faas.auth import ALL_NAMESPACES, Permission
 from faas.errors import ShuttingDown
 from faas.metrics import CONTENT_TYPE
-from faas.web import access
+from faas.web import PRINCIPAL, access
 from gateway.gateway import GATEWAY
 from gateway.operations import TEXT, Operation, allow, an_object, answer
 
@@ -34,6 +34,7 @@ async def info(request: web.Request) -> web.Response:
             "registry": told.registry,
             "api": told.api,
             "driver": told.driver,
+            "user": request[PRINCIPAL].name,  # what to log in to the registry with
         }
     )
 
@@ -61,8 +62,8 @@ async def settings(request: web.Request) -> web.Response:
     return answer({name: {"value": value, "source": source} for name, (value, source) in told.items()})
 
 
-_INFO = an_object(("version", "public_url", "registry", "api", "driver"), version=TEXT, public_url=TEXT, registry=TEXT,
-                  api=TEXT, driver=TEXT)  # fmt: skip
+_INFO = an_object(("version", "public_url", "registry", "api", "driver", "user"), version=TEXT, public_url=TEXT,
+                  registry=TEXT, api=TEXT, driver=TEXT, user=TEXT)  # fmt: skip
 OPERATIONS = (
     Operation("GET", "/healthz", healthy, "Whether the process lives", {200: TEXT}, media_type="text/plain"),
     Operation("GET", "/readyz", ready, "Whether it takes work", {200: TEXT}, media_type="text/plain"),

@@ -31,8 +31,8 @@ async def listed(request: web.Request) -> web.Response:
 @access(Permission.CHANGE)
 async def ensured(request: web.Request) -> web.Response:
     name = request.match_info["runtime"]
-    if not RUNTIME_PATTERN.fullmatch(name) or name == "provided":
-        raise InvalidInput("a runtime is python, python3.x, node or nodeX")
+    if not RUNTIME_PATTERN.fullmatch(name):
+        raise InvalidInput("a runtime is python, python3.x, node, nodeX or provided")
     try:
         async with asyncio.timeout(BUILD_SECONDS):
             return answer(_shown(await request.app[GATEWAY].runtimes.ensure(name)))

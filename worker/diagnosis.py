@@ -91,9 +91,17 @@ def _nothing_ran(outcome: Exit) -> str:
     return "see what it wrote"
 
 
-def not_ready(spec: FunctionSpec, interface: Interface, log_tail: str, open_ports: Sequence[int]) -> tuple[str, str]:
-    """(message, hint) for an instance that lives, but asked for no event and opened no port in time."""
+def not_ready(
+    spec: FunctionSpec, interface: Interface, log_tail: str, open_ports: Sequence[int], health: str = ""
+) -> tuple[str, str]:
+    """(message, hint) for an instance that lives, but asked for no event and opened no port in time.
+
+    `health` is what its health path said last; empty where it was not asked.
+    """
     message = f"init did not finish within {spec.init_timeout} s"
+    if health:
+        hint = hint_from(log_tail) or "let it answer 2xx once it is ready, or raise init_timeout"
+        return f"{message}: {spec.health} {health}", hint
     if interface is not Interface.LAMBDA and open_ports:
         port = open_ports[0]
         return (

@@ -9,8 +9,8 @@ The event stays leased to the server until it is answered: a poll that took it a
 from __future__ import annotations
 
 import asyncio
-import time
 import enum
+import time
 from collections.abc import Callable
 
 from faas.errors import FaasError, TimedOut

@@ -141,7 +141,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
-        if self._head_done:
+        if self._head_done or self._error is not None:
             return
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:

@@ -28,6 +28,8 @@ FLUSH_SECONDS = 0.02
 FOLLOWER_LINES = 10_000  # a reader that falls behind further loses lines, and is told
 CURRENT, PREVIOUS = "current.jsonl", "previous.jsonl"
 
+_quoted = json.encoder.encode_basestring_ascii  # `json.dumps` of a text, at a fifth of its cost
+
 
 class FunctionLog:
     """One function's log."""
@@ -184,8 +186,8 @@ def encode(record: LogRecord) -> bytes:
     """One line of JSON, ASCII: no byte that a function wrote can end it or reach a terminal."""
     return (
         f'{{"time":{record.time:.6f},"stream":"{record.stream}","revision":{record.revision},'
-        f'"instance":"{record.instance}","request_id":{json.dumps(record.request_id)},'
-        f'"message":{json.dumps(record.message)}}}\n'
+        f'"instance":"{record.instance}","request_id":{_quoted(record.request_id)},'
+        f'"message":{_quoted(record.message)}}}\n'
     ).encode()
 
 

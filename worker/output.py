@@ -42,7 +42,6 @@ class Output:
 
     def begin(self, request_id: str) -> None:
         """An invocation begins; its share of the log starts anew."""
-        self.take_now()
         self.request_id = request_id
         self._bytes = self._cut = 0
 

@@ -42,6 +42,7 @@ class Readiness:
         self._spec = spec
         self._interface = interface
         self._exposed_ports = exposed_ports
+        self._health = ""  # what the health path said last
 
     async def wait(self) -> Interface:
         """The contract that the instance speaks, once it is ready. Raises InitFailed with the diagnosis."""
@@ -96,11 +97,14 @@ class Readiness:
 
     async def _is_healthy(self) -> bool:
         exchange = HttpExchange(self._http, lambda: None)
+        self._health = self._health or "did not answer"
         try:
             await self._http.request(HttpRequest("GET", self._spec.health, (("Host", "localhost"),)), exchange)
             assert exchange.connection is not None
+            self._health = f"answered {exchange.connection.status}"
             return 200 <= exchange.connection.status < 300
-        except BrokenConnection:
+        except BrokenConnection as broken:
+            self._health = broken.reason
             return False
         finally:
             await exchange.end()
@@ -126,12 +130,12 @@ class Readiness:
         self._output.take_now()
         tail = self._output.tail()
         listening: list[int] = []
-        if self._interface is not Interface.LAMBDA:
+        if self._interface is not Interface.LAMBDA and not self._health:
             candidates = dict.fromkeys((*self._exposed_ports, *USUAL_PORTS))
             candidates.pop(self._spec.port, None)
             answers = await asyncio.gather(*(self._listens(port) for port in candidates))
             listening = [port for port, answer in zip(candidates, answers, strict=True) if answer]
-        message, hint = diagnosis.not_ready(self._spec, self._interface, tail, listening)
+        message, hint = diagnosis.not_ready(self._spec, self._interface, tail, listening, self._health)
         return InitFailed(message, hint=hint, log_tail=tail)
 
     async def _listens(self, port: int) -> bool:

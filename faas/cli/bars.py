@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from faas.cli.output import size
 
 BAR_WIDTH = 24
 REDRAW_SECONDS = 0.05  # a terminal shows no more than this, and drawing costs the upload time
+TICK_SECONDS = 0.1
 LABEL_WIDTH = 12
 _SENT = ("uploading", "done")
 
@@ -43,36 +46,49 @@ class Display:
     _layers: dict[str, _Layer] = field(default_factory=dict)
     _drawn: int = 0
     _drawn_at: float = -1.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._end(failed=kind is not None)
+        with self._lock:
+            self._end(failed=kind is not None)
 
     def stage(self, name: str) -> None:
         """A new stage begins, and the one before has ended."""
-        if name != self._stage:
-            self._end()
-            self._stage, self._began = name, self.clock()
-            self._draw(force=True)
+        with self._lock:
+            if name != self._stage:
+                self._end()
+                self._stage, self._began = name, self.clock()
+                self._draw(force=True)
 
     def detail(self, text: str) -> None:
         """What is said beside the current stage."""
-        self._detail = text
-        self._draw(force=True)
+        with self._lock:
+            self._detail = text
+            self._draw(force=True)
+
+    async def tick(self) -> None:
+        """Let the clock run on the screen while nothing happens; until cancelled."""
+        while self.live:
+            await asyncio.sleep(TICK_SECONDS)
+            with self._lock:
+                self._draw()
 
     def layer(self, digest: str, description: str, done: int, total: int, state: str) -> None:
         """`state` is exists | mounted | uploading | done; `done` and `total` are bytes."""
-        last = self._layers.get(digest)
-        self._layers[digest] = _Layer(description or digest.partition(":")[2][:12], done, total, state)
-        self._draw(force=last is None or last.state != state)
+        with self._lock:
+            last = self._layers.get(digest)
+            self._layers[digest] = _Layer(description or digest.partition(":")[2][:12], done, total, state)
+            self._draw(force=last is None or last.state != state)
 
     def line(self, text: str) -> None:
-        """A line that stays, such as a builder's output or a warning."""
-        self._clear()
-        click.echo("\n".join(visible(part) for part in text.splitlines()), file=self.stream)
-        self._draw(force=True)
+        """A line that stays, such as a builder's output (it comes from a thread) or a warning."""
+        with self._lock:
+            self._clear()
+            click.echo("\n".join(visible(part) for part in text.splitlines()), file=self.stream)
+            self._draw(force=True)
 
     def _end(self, *, failed: bool = False) -> None:
         if not self._stage:
@@ -97,9 +113,10 @@ class Display:
         if not self.live or not self._stage or (not force and now - self._drawn_at < REDRAW_SECONDS):
             return
         self._clear()
-        columns = shutil.get_terminal_size().columns
+        columns, rows = shutil.get_terminal_size()
         lines = [f"  {self._stage:<{LABEL_WIDTH}}{now - self._began:6.2f} s  {self._detail}"]
         lines += [f"    {layer.label[:LABEL_WIDTH]:<{LABEL_WIDTH}}  {_bar(layer)}" for layer in self._layers.values()]
+        lines[1:] = lines[1:][-max(rows - 2, 1) :]  # what has scrolled away can no longer be drawn over
         for line in lines:
             self.stream.write(line[: columns - 1] + "\n")
         self.stream.flush()

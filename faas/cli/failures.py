@@ -12,6 +12,7 @@ import click
 from faas.errors import (
     FaasError,
     Forbidden,
+    FunctionError,
     ImageUnusable,
     InitFailed,
     InvalidInput,
@@ -91,9 +92,12 @@ def _of_ours(error: FaasError, label: str) -> Iterator[str]:
     yield f"{label} {visible(error.message)}"
     yield from (f"  {visible(line)}" for line in error.hint.splitlines())
     request_id, function = getattr(cause, "request_id", ""), getattr(cause, "function", "")
-    if request_id:
-        command = f": faas logs {function} --request-id {request_id}" if function else " (in the server's log)"
-        yield f"  request id {request_id}{command}"
+    if not request_id:
+        return
+    if function and isinstance(error, FunctionError | FunctionFailed) and not isinstance(error, InitFailed):
+        yield f"  request id {request_id}: faas logs {function} --request-id {request_id}"
+    else:  # a call of the control API: what it says is in no function's log
+        yield f"  request id {request_id}" + (" (in the server's log)" if error.status == FaasError.status else "")
 
 
 def visible(text: str) -> str:

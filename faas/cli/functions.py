@@ -62,7 +62,10 @@ def ls(session: Session, namespace: str, output: str) -> None:
 @output_option
 @pass_session
 def describe(session: Session, name: str, output: str) -> None:
-    """Show everything about a function; values of its environment only to administrators."""
+    """Show everything about a function.
+
+    Values of its environment are left out; `-o json` has them, for administrators.
+    """
 
     async def fetch() -> Json:
         async with session.client() as client:
@@ -105,7 +108,7 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
     scale = spec.get("scale") or {}
     yield "Scale", f"{scale.get('min', '-')} to {scale.get('max', '-')}, idle {scale.get('idle', '-')}"
     yield "Created", f"{local_time(function.get('created_at'))}, changed {age(function.get('updated_at'))} ago"
-    yield from _rows("Env", [f"{k}={v}" for k, v in sorted((spec.get("env") or {}).items())])
+    yield from _rows("Env", [f"{name}=***" for name in sorted(spec.get("env") or {})])  # a page is shown around
     yield from _rows("Schedules", [f"{s['name']}: {s['cron']} {s['timezone']}" for s in spec.get("schedule") or ()])
     yield from _rows("Triggers", [f"{t['watch']}/{t['pattern']}" for t in spec.get("trigger") or ()])
     yield from _rows("Instances", [_instance(i) for i in function.get("instances_list") or ()] or ["none"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,7 @@ def push(
 async def _push(session: Session, source: Source, place: Place, display: Display, *, deploy: bool, check: bool) -> str:
     """Returns what is printed last: the URL, or the image's reference."""
     target = session.target
-    async with session.client() as client:
+    async with _ticking(display), session.client() as client:
         info = await client.info()
         registry = str(info.get("registry") or "")
         if not registry:
@@ -121,6 +123,16 @@ async def _push(session: Session, source: Source, place: Place, display: Display
                 return f"{registry_host(registry)}/{pushed.reference}"
             function = await _deploy(client, images, source, place, display, pushed, check)
     return str(function.get("url") or place.name)
+
+
+@asynccontextmanager
+async def _ticking(display: Display) -> AsyncIterator[None]:
+    ticks = asyncio.create_task(display.tick())
+    try:
+        yield
+    finally:
+        ticks.cancel()
+        await asyncio.gather(ticks, return_exceptions=True)
 
 
 async def _image(

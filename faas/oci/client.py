@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import tempfile
@@ -55,11 +56,12 @@ class RegistryClient:
 
     def __init__(self, url: str, user: str = "", password: str = "") -> None:
         self._url = url.rstrip("/")
-        self._auth = aiohttp.BasicAuth(user, password) if password else None
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {pair}"} if password else {}
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> RegistryClient:
-        self._session = aiohttp.ClientSession(auth=self._auth, timeout=TIMEOUT, auto_decompress=False)
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=TIMEOUT, auto_decompress=False)
         return self
 
     async def __aexit__(self, *_: object) -> None:

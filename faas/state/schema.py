@@ -16,7 +16,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def migrate(connection: Connection, migrations: Path = MIGRATIONS) -> None:
-    """Run what is missing of the scripts in `migrations`, within the caller's transaction. Raises InvalidInput on a newer version's database."""
+    """Run what is missing of the scripts in `migrations`, within the caller's transaction.
+
+    Raises InvalidInput on a database that a newer version wrote.
+    """
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection

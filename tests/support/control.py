@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -96,7 +97,9 @@ class Control:
         secret = self.token if token is None else token
         if secret and not (public and token is None):
             sent["Authorization"] = f"Bearer {secret}"
-        options: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body} if body else {}
+        options: dict[str, Any] = (
+            {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body} if body else {}
+        )
         url = URL((self.public_url if public else self.api) + path, encoded=True)
         async with self.session.request(method, url, headers=sent, **options) as response:
             return Answered(response.status, response.headers, await response.read())

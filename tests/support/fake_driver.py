@@ -33,6 +33,13 @@ Program = Callable[["FakeSandbox"], Awaitable[int | None]]
 NEXT = "/2018-06-01/runtime/invocation/next"
 
 
+async def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.002)
+
+
 class OutOfMemoryKill(Exception):
     """Raised by a program that shall end as if the kernel had killed it."""
 

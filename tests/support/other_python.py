@@ -20,6 +20,7 @@ def environment(python: Path, project: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="faas-other-python-"))
     folder.chmod(0o755)
     source = folder / "source"
+    source.mkdir()
     names = ("pyproject.toml", "README.md", "LICENSE", "faas", "registry", "gateway", "worker")
     for name in names:
         path = project / name

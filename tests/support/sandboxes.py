@@ -1,22 +1,25 @@
-"""Sandboxes of the real oci driver for tests, from an image with one static program: tests/support/probe.c."""
+"""Sandboxes of the real drivers for tests, from an image with one static program: tests/support/probe.c."""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import itertools
 import secrets
+import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from faas.spec import Network
 from tests.support.images import MemoryImages, program_layer
-from worker.drivers.base import DriverPaths, Exit, PreparedImage, Sandbox, SandboxSpec
+from worker.drivers.base import Driver, DriverPaths, Exit, PreparedImage, Sandbox, SandboxSpec
+from worker.drivers.docker import DockerDriver
 from worker.drivers.oci.driver import OciDriver
 
 MB = 1024 * 1024
@@ -26,7 +29,9 @@ DEADLINE_SECONDS = 20.0
 @functools.cache
 def probe() -> Path:
     """The compiled program."""
-    program = Path(tempfile.mkdtemp(prefix="faas-probe-")) / "probe"
+    folder = tempfile.mkdtemp(prefix="faas-probe-")
+    atexit.register(shutil.rmtree, folder)
+    program = Path(folder) / "probe"
     source = Path(__file__).with_name("probe.c")
     subprocess.run(["gcc", "-static", "-O1", "-w", "-o", program, source], check=True)
     return program
@@ -36,7 +41,7 @@ def probe() -> Path:
 class Workbench:
     """A driver with the probe's image prepared."""
 
-    driver: OciDriver
+    driver: Driver
     images: MemoryImages
     image: PreparedImage
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -76,10 +81,14 @@ class Workbench:
         return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 
+DRIVERS: dict[str, Callable[[DriverPaths, MemoryImages], Driver]] = {"oci": OciDriver, "docker": DockerDriver}
+
+
 @contextlib.asynccontextmanager
-async def workbench(data: Path, server_id: str = "") -> AsyncIterator[Workbench]:
+async def workbench(data: Path, server_id: str = "", kind: str = "oci") -> AsyncIterator[Workbench]:
+    """A driver of this kind, open, with the probe's image."""
     images = MemoryImages()
-    driver = OciDriver(DriverPaths(data, server_id or secrets.token_hex(4)), images)
+    driver = DRIVERS[kind](DriverPaths(data, server_id or secrets.token_hex(4)), images)
     await driver.open()
     try:
         reference = images.add("probe", [program_layer({"bin/probe": probe()})])

@@ -64,12 +64,14 @@ def test_the_contracts_exit_codes(faas: CommandLine) -> None:
 def test_an_error_says_what_failed_what_to_do_and_where_its_log_is(faas: CommandLine) -> None:
     faas.api.replies["GET", "/v1/functions/hello"] = refusal(409, "Conflict", "it is being deleted", "wait a moment")
     assert faas("describe", "hello", code=1).err == (
-        "error: it is being deleted\n"
-        "  wait a moment\n"
-        f"  request id {REQUEST_ID}: faas logs hello --request-id {REQUEST_ID}\n"
+        f"error: it is being deleted\n  wait a moment\n  request id {REQUEST_ID}\n"
     )
     faas.api.replies["GET", "/v1/functions"] = refusal(500, "InternalError", "our fault")
     assert faas("ls", code=1).err.endswith(f"  request id {REQUEST_ID} (in the server's log)\n")
+    faas.api.replies["POST", "/v1/functions/hello/invocations"] = refusal(502, "Runtime.ExitError", "it exited")
+    assert faas("invoke", "hello", code=7).err == (
+        f"error: Runtime.ExitError: it exited\n  request id {REQUEST_ID}: faas logs hello --request-id {REQUEST_ID}\n"
+    )
 
 
 def test_debug_shows_the_traceback_before_and_behind_the_command(faas: CommandLine) -> None:

@@ -74,9 +74,9 @@ def test_a_year_fires_as_a_minute_by_minute_count_says(
         end = begin + timedelta(days=3)
         expected = [t for t in oracle(hours, minutes, zone, begin, end) if t > begin]
         assert list(fires_between(expression, zone, begin, end)) == expected
-    nightly = list(fires_between(expression, zone, utc("2026-01-01"), utc("2027-01-01")))
-    assert nightly == sorted(set(nightly))
     if expression == "0 0 * * *":
+        nightly = list(fires_between(expression, zone, utc("2026-01-01"), utc("2027-01-01")))
+        assert nightly == sorted(set(nightly))
         assert len(nightly) == 365
 
 

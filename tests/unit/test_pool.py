@@ -25,7 +25,7 @@ from faas.errors import (
 from faas.metrics import Metrics
 from faas.protocol import Invocation, InvocationResult, LogQuery, LogRecord, Revision, RevisionKey, Trigger
 from faas.spec import Interface, parse
-from tests.support.fake_driver import FakeDriver, FakeSandbox, OutOfMemoryKill, Program, lambda_program
+from tests.support.fake_driver import FakeDriver, FakeSandbox, OutOfMemoryKill, Program, eventually, lambda_program
 from worker.pool import Pool
 
 DIGEST = "sha256:" + "0" * 64
@@ -71,12 +71,6 @@ async def invoke(pool: Pool, of: Revision, event: Any = None, request_id: str = 
 
 async def lines(pool: Pool, **query: Any) -> list[LogRecord]:
     return [record async for record in pool.logs(LogQuery("default", "hello", **query))]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 # The path that works

@@ -76,10 +76,13 @@ async def test_a_newer_versions_database_is_refused_in_clear_words(path: Path) -
 
 
 async def test_a_block_that_raises_writes_nothing(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def work() -> None:
         async with database.write() as tx:
             await tx.execute(insert(functions).values(ROW))
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await work()
     assert await names(database) == []
 
 
@@ -90,10 +93,12 @@ async def test_a_reader_cannot_write(database: Database) -> None:
 
 
 async def test_a_broken_key_is_a_conflict(database: Database) -> None:
-    with pytest.raises(Conflict):
+    async def work() -> None:
         async with database.write() as tx:
-            await tx.execute(insert(functions).values(ROW))
-            await tx.execute(insert(functions).values(ROW))
+            await tx.execute(insert(functions).values([ROW, ROW]))
+
+    with pytest.raises(Conflict):
+        await work()
 
 
 async def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:

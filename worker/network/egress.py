@@ -139,9 +139,9 @@ class Egress:
 table inet {self.table} {{
     chain prerouting {{
         type filter hook prerouting priority -150; policy accept;
-        {names}
         iifname {links} meta nfproto ipv6 drop
         iifname {links} ip saddr != {self.subnet} drop
+        {names}
         iifname {links} fib daddr type {{ local, broadcast, multicast }} drop
         iifname {links} ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, {self.subnet} }} drop
     }}

@@ -1,0 +1,276 @@
+"""What every driver must do: one suite over each of them, on real containers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from faas.errors import Conflict, ImageUnusable, NotFound
+from faas.oci.manifest import ImageConfig
+from faas.spec import Network
+from tests.support.images import program_layer
+from tests.support.leftovers import none_left, on_this_machine
+from tests.support.sandboxes import MB, Workbench, probe, workbench
+from worker.drivers.base import Exit, SandboxState
+
+pytestmark = [pytest.mark.root]
+KINDS = [
+    pytest.param("oci", marks=pytest.mark.oci),
+    pytest.param("docker", marks=pytest.mark.docker),
+]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def bench(kind: str, tmp_path: Path) -> AsyncIterator[Workbench]:
+    async with workbench(tmp_path, kind=kind) as made:
+        yield made
+
+
+async def test_it_runs_to_its_exit_status_and_gives_both_outputs(bench: Workbench) -> None:
+    async with bench.running("env", "GREETING", "stderr", "oops", "exit", "7") as sandbox, asyncio.timeout(20):
+        out, err = await asyncio.gather(sandbox.stdout.read(), sandbox.stderr.read())
+        assert await sandbox.exited == Exit(7)
+        assert bench.driver.state(sandbox) is SandboxState.STOPPED
+    assert (out, err) == (b"hello\n", b"oops\n")
+
+
+async def test_a_signal_is_told_from_an_exit(bench: Workbench) -> None:
+    outcome, _ = await bench.run("abort")
+    assert outcome.signal in (6, 11)  # the kernel gives process 1 no SIGABRT, so abort(3) goes on to a fault
+    assert not outcome.out_of_memory
+
+
+async def test_inside_is_a_plain_user_as_process_1(bench: Workbench) -> None:
+    _, text = await bench.run("ids", "groups", user=(1234, 4321))
+    identity, groups = text.splitlines()
+    assert identity == "1234 4321 1"
+    assert int(groups) <= 1  # engines list the primary group there
+
+
+async def test_the_working_directory_is_the_one_asked_for(bench: Workbench) -> None:
+    _, text = await bench.run("touch", "here", workdir="/tmp")
+    assert text == "here allowed\n"
+
+
+async def test_no_capability_no_new_privilege_and_a_filter(bench: Workbench) -> None:
+    _, text = await bench.run("cat", "/proc/self/status")
+    status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+async def test_dangerous_calls_are_refused(bench: Workbench) -> None:
+    results = await bench.table("calls", network=Network.NONE)
+    assert len(results) > 30
+    allowed = {name for name, result in results.items() if result == "allowed"}
+    assert allowed == set()
+    for name in ("unshare_user", "setns", "mount", "ptrace", "keyctl", "bpf", "io_uring_setup", "userfaultfd"):
+        assert results[name] in ("EPERM", "ENOSYS", "EBADF"), (name, results[name])
+
+
+async def test_ordinary_calls_are_allowed(bench: Workbench) -> None:
+    results = await bench.table("good-calls")
+    assert {name for name, result in results.items() if result != "allowed"} == set()
+
+
+async def test_tmp_has_a_hard_size_and_costs_no_memory(bench: Workbench) -> None:
+    async with bench.running("fill", "/tmp/full", "1000", "wait", memory_bytes=32 * MB, tmp_bytes=64 * MB) as sandbox:
+        line = (await asyncio.wait_for(sandbox.stdout.readline(), 20)).split()
+        assert line[0] == b"ENOSPC"
+        assert 48 * MB < int(line[1]) <= 64 * MB
+        await asyncio.wait_for(sandbox.stdout.readline(), 20)
+        assert bench.driver.stats(sandbox).memory_bytes < 16 * MB
+        assert not sandbox.exited.done()
+
+
+async def test_without_ephemeral_storage_nothing_can_be_written(bench: Workbench) -> None:
+    _, text = await bench.run("touch", "/tmp/x", "touch", "/x", tmp_bytes=0)
+    assert "allowed" not in text
+
+
+async def test_over_the_memory_limit_it_is_killed_and_that_is_proved(bench: Workbench) -> None:
+    outcome, text = await bench.run("eat", "200", memory_bytes=48 * MB)
+    assert outcome.out_of_memory
+    assert "eaten" not in text
+
+
+async def test_memory_within_the_limit_is_measured(bench: Workbench) -> None:
+    async with bench.running("eat", "20", "wait", memory_bytes=64 * MB) as sandbox:
+        await asyncio.wait_for(sandbox.stdout.readuntil(b"waiting\n"), 20)
+        assert 19 * MB < bench.driver.stats(sandbox).memory_bytes < 30 * MB
+
+
+async def test_a_fork_bomb_stops_at_the_limit(bench: Workbench) -> None:
+    async with bench.running("forks", "wait", pids=32) as sandbox:
+        line = await asyncio.wait_for(sandbox.stdout.readline(), 20)
+        words = line.split()
+        assert words[0] == b"forks"
+        assert 24 <= int(words[1]) < 32
+        assert words[2] == b"EAGAIN"
+
+
+async def test_the_open_file_limit_is_the_one_asked_for(bench: Workbench) -> None:
+    _, text = await bench.run("cat", "/proc/self/limits", open_files=128)
+    row = next(line for line in text.splitlines() if line.startswith("Max open files"))
+    assert row.split()[3:5] == ["128", "128"]
+
+
+async def test_the_cpu_limit_holds_and_can_be_changed(bench: Workbench) -> None:
+    async with bench.running("spin", cpus=0.2) as sandbox:
+        await asyncio.sleep(0.5)
+        first = bench.driver.stats(sandbox).cpu_seconds
+        await asyncio.sleep(1.5)
+        slow = bench.driver.stats(sandbox).cpu_seconds - first
+        await bench.driver.set_cpus(sandbox, 0.7)
+        await asyncio.sleep(0.2)
+        first = bench.driver.stats(sandbox).cpu_seconds
+        await asyncio.sleep(1.5)
+        fast = bench.driver.stats(sandbox).cpu_seconds - first
+    assert slow < 0.2 * 1.5 * 1.6
+    assert fast > slow * 1.5
+
+
+async def test_the_server_listens_inside_before_the_function_runs(bench: Workbench) -> None:
+    sandbox = await bench.driver.create(bench.spec("tcp", "127.0.0.1", "9001"))
+    listener = sandbox.listen(9001)
+    await bench.driver.start(sandbox)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(20):
+        peer, _ = await loop.sock_accept(listener)
+        with peer:
+            assert await loop.sock_recv(peer, 100) == b"hello"
+            await loop.sock_sendall(peer, b"welcome")
+        assert await sandbox.stdout.read() == b"answer welcome\n"
+    await bench.driver.delete(sandbox.id)
+
+
+async def test_the_function_cannot_take_the_servers_port(bench: Workbench) -> None:
+    sandbox = await bench.driver.create(bench.spec("serve", "9001"))
+    sandbox.listen(9001)
+    await bench.driver.start(sandbox)
+    assert await asyncio.wait_for(sandbox.stdout.read(), 20) == b"EADDRINUSE\n"
+    await bench.driver.delete(sandbox.id)
+
+
+async def test_a_port_of_the_function_is_reached_from_outside(bench: Workbench) -> None:
+    async with bench.running("serve", "8080") as sandbox, asyncio.timeout(20):
+        assert await sandbox.stdout.readline() == b"listening\n"
+        with await sandbox.connect(8080) as connection:
+            assert await asyncio.get_running_loop().sock_recv(connection, 100) == b"hello"
+        with pytest.raises(ConnectionRefusedError):
+            await sandbox.connect(8081)
+
+
+async def test_port_80_needs_no_privilege(bench: Workbench) -> None:
+    async with bench.running("serve", "80") as sandbox:
+        assert await asyncio.wait_for(sandbox.stdout.readline(), 20) == b"listening\n"
+
+
+async def test_the_hosts_loopback_and_addresses_are_out_of_reach(bench: Workbench) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "0.0.0.0", 0)
+    port = str(server.sockets[0].getsockname()[1])
+    addresses = ["127.0.0.1", *_host_addresses()]
+    words = [word for address in addresses for word in ("tcp", address, port)]
+    try:
+        _, text = await bench.run(*words, network=Network.OUTBOUND)
+    finally:
+        server.close()
+    assert len(text.splitlines()) == len(addresses)
+    assert "answer" not in text
+
+
+def _host_addresses() -> list[str]:
+    rows = Path("/proc/net/fib_trie").read_text().split("Local:")[1].splitlines()
+    found = {rows[i - 1].split()[-1] for i, row in enumerate(rows) if "host LOCAL" in row}
+    return sorted(a for a in found if not a.startswith("127."))
+
+
+async def test_without_a_network_only_the_loopback_is_there(bench: Workbench) -> None:
+    _, text = await bench.run("cat", "/proc/net/dev", network=Network.NONE)
+    assert [line.split(":")[0].strip() for line in text.splitlines() if ":" in line] == ["lo"]
+
+
+async def test_killing_ends_every_process_whatever_it_ignores(bench: Workbench) -> None:
+    async with bench.running("tasks", "40", "wait", pids=64) as sandbox:
+        await asyncio.wait_for(sandbox.stdout.readuntil(b"waiting\n"), 20)
+        assert bench.driver.stats(sandbox).pids >= 41
+        await asyncio.wait_for(bench.driver.kill(sandbox), 10)
+        assert sandbox.exited.result().signal == 9
+        assert await asyncio.wait_for(sandbox.stdout.read(), 10) == b""
+        await bench.driver.kill(sandbox)  # once more is no error
+
+
+async def test_a_flood_of_output_is_read_without_loss(bench: Workbench) -> None:
+    _, text = await bench.run("flood", str(4 * MB))
+    assert len(text) == 4 * MB // 64 * 65
+    assert set(text) == set("0123456789\n")
+
+
+async def test_an_id_is_unique_and_deleting_what_is_absent_is_no_error(bench: Workbench) -> None:
+    spec = bench.spec("wait")
+    sandbox = await bench.driver.create(spec)
+    assert bench.driver.state(sandbox) is SandboxState.CREATED
+    assert spec.id in await bench.driver.ids()
+    with pytest.raises(Conflict):
+        await bench.driver.create(spec)
+    await bench.driver.delete(spec.id)
+    await bench.driver.delete(spec.id)
+    await bench.driver.delete("never-was")
+    assert spec.id not in await bench.driver.ids()
+
+
+async def test_a_command_that_is_not_there_is_the_images_fault(bench: Workbench) -> None:
+    sandbox = await bench.driver.create(bench.spec("x", args=("/bin/nowhere",)))
+    with pytest.raises(ImageUnusable):
+        await bench.driver.start(sandbox)
+    await bench.driver.delete(sandbox.id)
+
+
+async def test_an_image_that_is_gone_or_for_another_machine_is_refused(bench: Workbench) -> None:
+    with pytest.raises((ImageUnusable, NotFound)):
+        await bench.driver.prepare(f"probe@sha256:{'0' * 64}")
+    foreign = bench.images.add("foreign", [program_layer({"bin/probe": probe()})], architecture="s390x")
+    with pytest.raises(ImageUnusable, match="s390x"):
+        await bench.driver.prepare(foreign)
+
+
+async def test_a_compressed_image_of_several_layers_runs(bench: Workbench) -> None:
+    from tests.support.images import tar_of
+
+    layers = [program_layer({"bin/probe": probe()}), tar_of({"etc/greeting": b"from the second layer\n"})]
+    reference = bench.images.add("two", layers, compress=True)
+    image = await bench.driver.prepare(reference)
+    assert isinstance(image.config, ImageConfig)
+    _, text = await bench.run("cat", "/etc/greeting", image=image)
+    assert text == "from the second layer\n"
+
+
+async def test_a_crashed_servers_sandboxes_are_swept_by_the_next_one(kind: str, tmp_path: Path) -> None:
+    server_id = secrets.token_hex(4)
+    abandoned = workbench(tmp_path, server_id, kind)
+    bench = await abandoned.__aenter__()
+    sandbox = await bench.driver.create(bench.spec("wait"))
+    await bench.driver.start(sandbox)
+    # The first one is never closed before the second opens, as after `kill -9` of its process.
+    async with workbench(tmp_path, server_id, kind) as second:
+        assert await second.driver.ids() == []
+        outcome, text = await second.run("env", "GREETING")
+        assert (outcome, text) == (Exit(0), "hello\n")
+    await abandoned.__aexit__(None, None, None)
+
+
+async def test_closing_leaves_nothing_on_the_machine(kind: str, tmp_path: Path) -> None:
+    with none_left():
+        async with workbench(tmp_path, kind=kind) as bench:
+            sandbox = await bench.driver.create(bench.spec("wait", network=Network.OUTBOUND))
+            await bench.driver.start(sandbox)
+            assert on_this_machine()["sandboxed processes"]

@@ -1,0 +1,236 @@
+"""Functions' logs: order, bounds, queries, followers; and the pump that never makes a function wait."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faas.protocol import LogQuery, LogRecord
+from tests.support.fake_driver import eventually
+from worker import logs, output
+from worker.logs import Follower, LogStore, decode, encode
+from worker.output import INVOCATION_BYTES, LINE_BYTES, Output
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[LogStore]:
+    store = LogStore(tmp_path)
+    yield store
+    await store.close()
+
+
+async def read(store: LogStore, **query: Any) -> list[str]:
+    return [r.message async for r in store.query(LogQuery("default", "hello", **query))]
+
+
+def record(message: str, time: float = 1.0, request_id: str = "") -> LogRecord:
+    return LogRecord(time, message, "stdout", 7, "i1", request_id)
+
+
+async def test_lines_come_back_in_order_whether_written_yet_or_not(store: LogStore) -> None:
+    log = store.of("default", "hello")
+    for n in range(1000):
+        log.append(record(str(n), float(n)))
+        if n == 500:
+            await asyncio.sleep(0.05)  # a batch goes to disk
+    assert await read(store) == [str(n) for n in range(1000)]
+    assert await read(store, limit=3) == ["997", "998", "999"]
+    assert await read(store, since=998.0) == ["998", "999"]
+    assert await read(store, contains="77") == [str(n) for n in range(1000) if "77" in str(n)]
+
+
+async def test_a_query_by_request_gives_its_lines_alone(store: LogStore) -> None:
+    log = store.of("default", "hello")
+    for n in range(10):
+        log.append(record(f"line {n} mentions r3", request_id=f"r{n}"))
+    assert await read(store, request_id="r3") == ["line 3 mentions r3"]
+
+
+async def test_functions_and_namespaces_are_apart(store: LogStore) -> None:
+    store.of("default", "hello").append(record("mine"))
+    store.of("team", "hello").append(record("theirs"))
+    store.of("default", "other").append(record("other"))
+    assert await read(store) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "line\r\nbreak",
+        "\x1b[31mred\x1b[0m",
+        'fake","stream":"system","message":"x',
+        "\x00\x07",
+        "日本 \ud800",
+        "\u2028",
+    ],
+)
+async def test_nothing_that_is_written_can_break_out_of_its_line(store: LogStore, message: str) -> None:
+    line = encode(record(message))
+    assert line.count(b"\n") == 1
+    assert all(32 <= byte < 127 for byte in line[:-1])
+    assert json.loads(line)["stream"] == "stdout"
+    store.of("default", "hello").append(record(message))
+    assert await read(store) == [message]
+
+
+def test_a_line_that_a_crash_cut_off_is_left_out() -> None:
+    assert decode(encode(record("whole"))) == record("whole")
+    assert decode(encode(record("cut"))[:-10]) is None
+    assert decode(b"[1]\n") is None
+
+
+async def test_disk_space_is_bounded_and_the_newest_lines_stay(
+    store: LogStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "FILE_BYTES", 10_000)
+    log = store.of("default", "hello")
+    for n in range(100):
+        log.append(record(f"{n} " + "x" * 1000))
+        await read(store, limit=1)  # writes what is there
+    total = sum(path.stat().st_size for path in (tmp_path / "default" / "hello").iterdir())
+    assert total < 2 * 10_000 + 2 * 1_200
+    kept = await read(store)
+    assert kept[-1].startswith("99 ")
+    assert len(kept) < 25
+
+
+async def test_a_follower_misses_nothing_and_sees_nothing_twice(store: LogStore) -> None:
+    log = store.of("default", "hello")
+    log.append(record("0"))
+    seen: list[str] = []
+
+    async def follow() -> None:
+        async for r in store.query(LogQuery("default", "hello", follow=True)):
+            seen.append(r.message)  # noqa: PERF401 - looked at while it goes on
+
+    following = asyncio.create_task(follow())
+    for n in range(1, 300):
+        log.append(record(str(n)))
+        await asyncio.sleep(0)
+    await eventually(lambda: len(seen) >= 300)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert seen == [str(n) for n in range(300)]
+    assert log.followers == set()
+
+
+async def test_a_follower_that_falls_behind_is_told_how_much_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FOLLOWER_LINES", 2)
+    follower = Follower()
+    for n in range(5):
+        follower.put(record(str(n)))
+    assert [(await follower.get()).message for _ in range(3)] == ["0", "1", "3 lines were skipped: read faster"]
+
+
+async def test_a_disk_that_refuses_costs_lines_not_the_function(tmp_path: Path) -> None:
+    (tmp_path / "default").write_text("a file where a folder should be")
+    store = LogStore(tmp_path)
+    store.of("default", "hello").append(record("lost"))
+    assert await read(store) == []
+    await store.close()
+
+
+async def test_a_forgotten_function_begins_anew(store: LogStore, tmp_path: Path) -> None:
+    store.of("default", "hello").append(record("old"))
+    assert await read(store) == ["old"]
+    store.forget("default", "hello")
+    store.of("default", "hello").append(record("new"))
+    assert await read(store) == ["new"]
+
+
+async def test_a_buffer_that_cannot_be_written_is_bounded(store: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "BUFFER_BYTES", 1000)
+    log = store.of("default", "hello")
+    for n in range(100):
+        log.append(record(str(n)))
+    assert log.size <= 1000
+    assert (await read(store))[-1].endswith("lines could not be stored")
+
+
+# The pump
+
+
+class Pumped:
+    def __init__(self, store: LogStore) -> None:
+        self.store = store
+        self.stdout, self.stderr = asyncio.StreamReader(), asyncio.StreamReader()
+        self.output = Output(store.of("default", "hello"), 7, "i1")
+        self.output.open(self.stdout, self.stderr)
+
+    async def end(self) -> list[LogRecord]:
+        self.stdout.feed_eof()
+        self.stderr.feed_eof()
+        await self.output.drained(2)
+        await self.output.close()
+        return [r async for r in self.store.query(LogQuery("default", "hello"))]
+
+
+async def test_lines_are_cut_where_they_end_across_reads(store: LogStore) -> None:
+    pumped = Pumped(store)
+    for piece in (b"on", b"e\ntw", b"o\r\n\nlast", b" words"):
+        pumped.stdout.feed_data(piece)
+        await asyncio.sleep(0)
+    pumped.stderr.feed_data(b"\xff\xfe bad utf-8\n")
+    records = await pumped.end()
+    assert [r.message for r in records if r.stream == "stdout"] == ["one", "two", "", "last words"]
+    assert [r.message for r in records if r.stream == "stderr"] == ["\ufffd\ufffd bad utf-8"]
+
+
+async def test_what_has_arrived_is_logged_at_once_without_waiting_for_the_pump(store: LogStore) -> None:
+    pumped = Pumped(store)
+    await asyncio.sleep(0)
+    for n in range(50):
+        pumped.output.begin(f"r{n}")
+        pumped.stdout.feed_data(f"half of {n}".encode())
+        if n % 3 == 0:
+            await asyncio.sleep(0)
+        pumped.output.take_now()
+        pumped.output.system(f"END {n}", f"r{n}")
+    messages = [r.message for r in await pumped.end()]
+    assert messages == [text for n in range(50) for text in (f"half of {n}", f"END {n}")]
+
+
+async def test_a_line_holds_256_kb_and_what_is_cut_is_counted(store: LogStore) -> None:
+    pumped = Pumped(store)
+    for _ in range(20):
+        pumped.stdout.feed_data(b"x" * 50_000)
+        await asyncio.sleep(0)
+    pumped.stdout.feed_data(b"\nnext\n")
+    records = await pumped.end()
+    assert [len(r.message) for r in records[:2]] == [LINE_BYTES, 4]
+    assert records[2].message == f"{1_000_000 - LINE_BYTES} bytes of output were cut"
+
+
+async def test_an_invocations_log_holds_10_mb_and_the_next_one_begins_anew(
+    store: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "INVOCATION_BYTES", 1_000_000)
+    assert INVOCATION_BYTES == 10 * 1_048_576
+    pumped = Pumped(store)
+    pumped.output.begin("loud")
+    for _ in range(200):
+        pumped.stdout.feed_data(b"y" * 9_999 + b"\n")
+        await asyncio.sleep(0)
+    await eventually(lambda: not pumped.stdout._buffer)  # type: ignore[attr-defined]
+    pumped.output.take_now()
+    pumped.output.begin("quiet")
+    pumped.stdout.feed_data(b"fine\n")
+    records = await pumped.end()
+    loud = [r for r in records if r.request_id == "loud"]
+    assert sum(len(r.message) + 1 for r in loud if r.stream == "stdout") <= 1_000_000
+    assert "bytes of output were cut" in loud[-1].message
+    assert [r.message for r in records if r.request_id == "quiet"] == ["fine"]
+
+
+async def test_the_tail_keeps_the_last_lines(store: LogStore) -> None:
+    pumped = Pumped(store)
+    for n in range(200):
+        pumped.stderr.feed_data(f"line {n}\n".encode())
+    await pumped.end()
+    assert pumped.output.tail().splitlines()[0] == "line 150"
+    assert pumped.output.tail().splitlines()[-1] == "line 199"

@@ -1,0 +1,97 @@
+"""Figures of the REPORT line and the sampler."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from faas.protocol import Report
+from worker.metering import MEGABYTE, RecentPeak, Sampler, billed, gb_seconds, report_line
+
+
+@pytest.mark.parametrize(
+    ("duration", "init", "milliseconds"),
+    [
+        (0.01574, 0.13049, 147),
+        (0.39599, 0.26572, 662),
+        (0.0151, None, 16),
+        (0.147, None, 147),
+        (0.1, 0.2, 300),
+        (0, None, 0),
+    ],
+)
+def test_billed_time_includes_init_and_is_rounded_up_to_a_millisecond(
+    duration: float, init: float | None, milliseconds: int
+) -> None:
+    assert round(billed(duration, init) * 1000, 6) == milliseconds
+
+
+def test_the_report_line_is_lambdas() -> None:
+    report = Report(0.01574, billed(0.01574, 0.13049), 128 * MEGABYTE, 54 * MEGABYTE - 10, 0.13049)
+    assert report_line("id", report) == (
+        "REPORT RequestId: id\tDuration: 15.74 ms\tBilled Duration: 147 ms\tMemory Size: 128 MB\t"
+        "Max Memory Used: 54 MB\tInit Duration: 130.49 ms"
+    )
+    warm = Report(3.0, 3.0, 128 * MEGABYTE, MEGABYTE)
+    assert report_line("id", warm, "timeout") == (
+        "REPORT RequestId: id\tDuration: 3000.00 ms\tBilled Duration: 3000 ms\tMemory Size: 128 MB\t"
+        "Max Memory Used: 1 MB\tStatus: timeout"
+    )
+    assert report_line("id", warm, "error", "ValueError").endswith("Status: error\tError Type: ValueError")
+
+
+def test_gigabyte_seconds_are_size_times_billed_time() -> None:
+    assert gb_seconds(Report(1.9, 2.0, 512 * MEGABYTE, 0)) == 1.0
+
+
+def test_the_recent_peak_forgets() -> None:
+    peak = RecentPeak()
+    peak.add(100, 1000.0)
+    peak.add(40, 1200.0)
+    assert peak.value(1210.0) == 100
+    assert peak.value(1400.0) == 40
+    assert peak.value(9999.0) == 0
+
+
+class Busy:
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def sample(self, now: float) -> None:
+        self.samples += 1
+
+
+async def test_only_what_is_busy_is_sampled_every_50_ms() -> None:
+    sampler, busy, idle = Sampler(), Busy(), Busy()
+    sampler.open()
+    sampler.add(busy)
+    sampler.add(idle)
+    sampler.discard(idle)
+    await asyncio.sleep(0.28)
+    sampler.discard(busy)
+    seen = busy.samples
+    assert 3 <= seen <= 6
+    await asyncio.sleep(0.12)
+    assert (busy.samples, idle.samples) == (seen, 0)
+    sampler.add(busy)
+    await asyncio.sleep(0.12)
+    assert busy.samples > seen
+    await sampler.close()
+
+
+async def test_a_slow_round_leaves_the_rest_for_the_next_one() -> None:
+    class Slow(Busy):
+        def sample(self, now: float) -> None:
+            import time
+
+            time.sleep(0.003)
+            super().sample(now)
+
+    sampler = Sampler()
+    many = [Slow() for _ in range(6)]
+    for one in many:
+        sampler.add(one)
+    for _ in range(3):
+        sampler._round()
+    assert {one.samples for one in many} == {1}
