@@ -10,17 +10,19 @@ import time
 from types import TracebackType
 
 from faas.errors import BadFunctionResponse, FaasError, TimedOut, Unavailable
-from faas.protocol import ColdStart, HttpRequest, HttpResponse, Invocation, InvocationResult, Report
+from faas.protocol import ColdStart, HttpRequest, HttpResponse, Invocation, InvocationResult, Report, Trigger
 from faas.spec import Interface
 from worker import http, metering
 from worker.background import Background
 from worker.exchange import Exchange, ExchangeState, Undelivered
 from worker.http import HttpExchange
 from worker.http_connection import BrokenConnection
-from worker.instance import Instance
+from worker.instance import SETTLE_ITERATIONS, Instance
 from worker.revision_pool import RevisionPool
 
 EXIT_SECONDS = 0.25  # after a connection broke: was it the instance that ended?
+# Invocations whose outcome is stored; nobody reads their answer.
+STORED = frozenset({Trigger.ASYNC, Trigger.SCHEDULE, Trigger.FOLDER})
 OFFERS = 3  # instances that may end before they take one event
 
 
@@ -81,6 +83,14 @@ class PoolLease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._finish()
+        if self._invocation.trigger in STORED:
+            # What is about to be marked as done must have its log, also after a crash in the next moment.
+            for _ in range(SETTLE_ITERATIONS + 1):
+                await asyncio.sleep(0)
+            await self._pool.logs_written()
+
+    async def _finish(self) -> None:
         instance, exchange, call = self._instance, self._exchange, self._http
         if exchange is not None and exchange.state is not ExchangeState.ENDED:
             exchange.on_ended = self._left_event_ended  # whoever asked has gone; the function works on

@@ -175,6 +175,13 @@ class LogStore:
             self._changed.pop(known, None)
         self._writer.submit(shutil.rmtree, self._folder / namespace / function, True)
 
+    async def written(self) -> None:
+        """What was appended so far is in its files: a crash of the server does not lose it any more."""
+        if self._flush is not None:
+            self._flush.cancel()
+        self._write_all()
+        await asyncio.get_running_loop().run_in_executor(self._writer, bool)
+
     async def close(self) -> None:
         if self._flush is not None:
             self._flush.cancel()

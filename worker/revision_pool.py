@@ -337,6 +337,9 @@ class RevisionPool:
 
     # What is observed
 
+    async def logs_written(self) -> None:
+        await self._parts.logs.written()
+
     def stats(self) -> RevisionStats:
         return RevisionStats(
             len(self._starting), len(self._ready) - self._busy, self._busy, self._executing, len(self._waiters)
