@@ -1,0 +1,316 @@
+"""The pool on real sandboxes: a Python function from cold start to report, misbehaving ones, an http one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faas.build.base import recipe
+from faas.build.layer import pack
+from faas.errors import InitFailed, InstanceExited, OutOfMemory, TimedOut
+from faas.metrics import Metrics
+from faas.protocol import HttpRequest, Invocation, InvocationResult, LogQuery, LogRecord, Revision, RevisionKey, Trigger
+from faas.spec import Interface, parse
+from tests.support.fake_driver import eventually
+from tests.support.images import MemoryImages, tar_of
+from tests.support.leftovers import none_left
+from worker.drivers.base import DriverPaths
+from worker.drivers.oci.driver import OciDriver
+from worker.pool import Pool
+
+pytestmark = [pytest.mark.root, pytest.mark.oci]
+
+HANDLER = b"""
+import os, sys, subprocess, time
+
+def handler(event, context):
+    mode = event.get("mode")
+    print("mode", mode)
+    if mode == "loop":
+        while True:
+            pass
+    if mode == "memory":
+        hog = []
+        while True:
+            hog.append(bytearray(8 << 20))
+    if mode == "use":
+        keep = bytearray(event["mb"] << 20)
+        for i in range(0, len(keep), 4096):
+            keep[i] = 1
+        time.sleep(0.2)
+    if mode == "fork":
+        while True:
+            try:
+                if os.fork() == 0:
+                    os.setsid()
+                    time.sleep(600)
+                    os._exit(0)
+            except OSError:
+                time.sleep(600)
+    if mode == "exit":
+        os._exit(3)
+    if mode == "crash":
+        os.kill(os.getpid(), 11)
+        time.sleep(5)
+    if mode == "disk":
+        try:
+            with open("/tmp/full", "wb") as file:
+                while True:
+                    file.write(b"x" * (1 << 20))
+        except OSError as error:
+            return error.strerror
+    if mode == "flood":
+        for n in range(event["lines"]):
+            print("y" * 999)
+    if mode == "env":
+        return dict(os.environ)
+    if mode == "id":
+        return [os.getuid(), os.getgid(), os.getcwd()]
+    return event
+"""
+SERVER = b"""
+import os, socket
+listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+while True:
+    connection, _ = listener.accept()
+    while True:
+        head = b""
+        while b"\\r\\n\\r\\n" not in head:
+            data = connection.recv(65536)
+            if not data:
+                break
+            head += data
+        if not head:
+            break
+        target = head.split(b" ", 2)[1]
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%b" % (len(target), target))
+"""
+FILES = {
+    "var/task/app.py": HANDLER,
+    "var/task/broken.py": b"import nowhere_to_be_found\n",
+    "var/task/stuck.py": b"import sys, time\nprint('still waiting', file=sys.stderr)\ntime.sleep(600)\n",
+    "var/task/server.py": SERVER,
+}
+
+
+@dataclass
+class Bench:
+    images: MemoryImages
+    reference: str
+    data: Path
+    server_id: str
+    python: str
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The Python base and one layer of code; unpacked once for all tests here."""
+    work, images, made = tmp_path_factory.mktemp("base"), MemoryImages(), recipe("python")
+    layers = [pack(made.system(work), work / "system.tar", "system"), pack(made.client(work), work / "c.tar", "client")]
+    tars = [layer.path.read_bytes() for layer in layers] + [tar_of({"var": None, "var/task": None, **FILES})]
+    reference = images.add(
+        "hello",
+        tars,
+        entrypoint=made.entrypoint,
+        workdir="/var/task",
+        env=("PATH=/usr/bin:/bin", "_HANDLER=app.handler"),
+    )
+    return Bench(images, reference, tmp_path_factory.mktemp("data"), secrets.token_hex(4), made.entrypoint[0])
+
+
+class World:
+    def __init__(self, bench: Bench, logs: Path) -> None:
+        self.bench = bench
+        self.driver = OciDriver(DriverPaths(bench.data, bench.server_id), bench.images)
+        self.pool = Pool(self.driver, logs, Metrics("test"))
+        self.numbers = iter(range(1, 1_000_000))
+
+    def revision(self, **keys: Any) -> Revision:
+        interface = keys.pop("contract", Interface.LAMBDA)
+        spec = parse({"name": "hello", "timeout": 3, "network": "none", "ephemeral_storage": 16, **keys})
+        return Revision(RevisionKey("default", "hello", 7), spec, self.bench.reference, interface)
+
+    async def invoke(self, of: Revision, **event: Any) -> Any:
+        request_id = f"r{next(self.numbers)}"
+        async with self.pool.acquire(of, Invocation(request_id, Trigger.HTTP, 20)) as lease:
+            self.last: InvocationResult = await lease.invoke(json.dumps(event).encode())
+        self.report = lease.report
+        return json.loads(self.last.payload)
+
+    async def lines(self, **query: Any) -> list[LogRecord]:
+        return [record async for record in self.pool.logs(LogQuery("default", "hello", **query))]
+
+
+@pytest.fixture
+async def world(bench: Bench, tmp_path: Path) -> AsyncIterator[World]:
+    with none_left():
+        world = World(bench, tmp_path / "logs")
+        await world.pool.open()
+        try:
+            yield world
+        finally:
+            await world.pool.close(1)
+
+
+async def test_a_python_function_from_cold_start_to_report(world: World) -> None:
+    hello = world.revision()
+    report = await world.pool.check(hello)
+    assert report.interface is Interface.LAMBDA
+    assert 0 < report.init_seconds < 5
+    assert await world.invoke(hello, mode="x", n=1) == {"mode": "x", "n": 1}
+    first = world.report
+    assert first is not None
+    assert first.init_seconds == pytest.approx(report.init_seconds)
+    assert first.billed_seconds >= first.init_seconds + first.duration_seconds
+    assert 1_000_000 < first.max_memory_bytes < 100_000_000
+    messages = [record.message for record in await world.lines(request_id="r1")]
+    assert messages[0] == "START RequestId: r1 Version: 7"
+    assert messages[1] == "mode x"
+    assert messages[2] == "END RequestId: r1"
+    assert "\tInit Duration: " in messages[3]
+    assert await world.invoke(hello, mode="id") == [65534, 65534, "/var/task"]
+    env = await world.invoke(hello, mode="env")
+    assert env["AWS_LAMBDA_RUNTIME_API"] == "127.0.0.1:9001"
+    assert env["AWS_LAMBDA_FUNCTION_NAME"] == "hello"
+    assert not {"FAAS_TOKEN", "SSH_AUTH_SOCK", "VIRTUAL_ENV", "PWD"} & env.keys()
+    [status] = world.pool.instances(hello.key)
+    assert (status.state, status.invocations) == ("idle", 3)
+    assert status.memory_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "words"),
+    [
+        ({"mode": "loop"}, TimedOut, r"Task timed out after 3\.00 seconds"),
+        ({"mode": "fork"}, TimedOut, r"Task timed out after 3\.00 seconds"),
+        ({"mode": "memory"}, OutOfMemory, "limit of 128 MB.*: set memory = 256"),
+        ({"mode": "exit"}, InstanceExited, "exit status 3"),
+        ({"mode": "crash"}, InstanceExited, "signal: segmentation fault|exit status"),
+    ],
+    ids=["loop", "fork", "memory", "exit", "crash"],
+)
+async def test_a_violated_limit_is_a_clear_error_and_the_next_invocation_works(
+    world: World, event: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    bad = world.revision()
+    await world.pool.scale(bad, 1)
+    loop = asyncio.get_running_loop()
+    await world.invoke(bad, mode="fine")
+    began = loop.time()
+    with pytest.raises(error, match=words):
+        await world.invoke(bad, **event)
+    assert loop.time() - began < 4
+    assert await world.invoke(bad, mode="fine") == {"mode": "fine"}
+    report = (await world.lines(request_id="r2"))[-1].message
+    assert "Status: timeout" in report or "Status: error" in report
+    assert ("Max Memory Used: 128 MB" in report) == (event["mode"] == "memory")
+    await eventually(lambda: len(world.pool.instances(bad.key)) == 1, 10)
+
+
+async def test_a_full_tmp_says_so_and_costs_no_memory(world: World) -> None:
+    full = world.revision()
+    await world.pool.scale(full, 1)
+    assert await world.invoke(full, mode="disk") == "No space left on device"
+    assert world.report is not None
+    assert world.report.max_memory_bytes < 64 << 20
+    assert await world.invoke(full, mode="fine") == {"mode": "fine"}
+
+
+async def test_memory_is_measured_while_it_is_used(world: World) -> None:
+    hello = world.revision()
+    await world.pool.scale(hello, 1)
+    await world.invoke(hello, mode="use", mb=60)
+    assert world.report is not None
+    assert 60 << 20 <= world.report.max_memory_bytes <= 90 << 20
+    await world.invoke(hello, mode="fine")
+    await asyncio.sleep(0.06)
+    await world.invoke(hello, mode="fine")
+    assert world.report.max_memory_bytes < 60 << 20
+
+
+@pytest.mark.parametrize(
+    ("handler", "seconds", "message", "hint", "tail"),
+    [
+        ("broken.handler", 10, "nowhere_to_be_found", "requirements.txt", ""),
+        ("stuck.handler", 1, "init did not finish within 1 s", "init_timeout", "still waiting"),
+        ("app.missing", 10, "missing", "handler", ""),
+    ],
+)
+async def test_an_init_that_fails_is_diagnosed(
+    world: World, handler: str, seconds: int, message: str, hint: str, tail: str
+) -> None:
+    with pytest.raises(InitFailed) as failed:
+        await world.pool.check(world.revision(handler=handler, init_timeout=seconds))
+    assert message in failed.value.message
+    assert hint in failed.value.hint
+    assert tail in failed.value.log_tail
+
+
+async def test_a_flood_of_output_is_cut_and_the_function_goes_on(world: World) -> None:
+    hello = world.revision(timeout=30)
+    await world.pool.scale(hello, 1)
+    await world.invoke(hello, mode="flood", lines=15_000)
+    records = await world.lines(request_id="r1", limit=20_000)
+    assert sum(len(r.message) + 1 for r in records if r.stream == "stdout") <= 10 << 20
+    assert "bytes of output were cut" in records[-3].message
+    assert records[-1].message.startswith("REPORT")
+
+
+async def test_an_http_function_is_found_out_and_answers(world: World) -> None:
+    keys = {"entrypoint": [world.bench.python, "-I", "-S"], "command": ["/var/task/server.py"]}
+    unknown = world.revision(contract=Interface.AUTO, port=3456, **keys)
+    assert (await world.pool.check(unknown)).interface is Interface.HTTP
+    async with world.pool.acquire(unknown, Invocation("r1", Trigger.HTTP, 5)) as lease:
+        response = await lease.request(HttpRequest("GET", "/a/b?c=d", (("Host", "x"),)))
+        assert b"".join([chunk async for chunk in response.body]) == b"/a/b?c=d"
+    assert (await world.lines(request_id="r1"))[-1].message.startswith("REPORT RequestId: r1")
+
+
+async def test_a_wrong_port_is_named(world: World) -> None:
+    keys = {"entrypoint": [world.bench.python, "-I", "-S", "-c", f"import os;os.environ['PORT']='5000';{_RUN}"]}
+    with pytest.raises(InitFailed) as failed:
+        await world.pool.check(world.revision(contract=Interface.AUTO, init_timeout=1, **keys))
+    assert "something does on 5000" in failed.value.message
+
+
+_RUN = "exec(open('/var/task/server.py').read())"
+
+
+async def test_a_killed_or_stopped_runtime_loses_no_event(world: World) -> None:
+    """`safety.md` A4 in short: every event gets an answer or one clear error, and what was never taken is retried."""
+    hello = world.revision(timeout=1)
+    await world.pool.scale(hello, 1)
+    answered = errors = 0
+    for number in range(12):
+        assert await world.invoke(hello, n=number) == {"n": number}
+        [sandbox] = [s for s in world.driver._sandboxes.values() if s.process is not None and not s.deleted][-1:]
+        assert sandbox.process is not None
+        how = signal.SIGSTOP if number % 4 == 3 else signal.SIGKILL
+        with open(f"/proc/{sandbox.process.pid}/status") as status:
+            assert "State" in status.read()
+        signal.pidfd_send_signal(sandbox.process._pidfd, how)
+        try:
+            assert await world.invoke(hello, after=number) == {"after": number}
+            answered += 1
+        except (InstanceExited, TimedOut):
+            errors += 1
+    assert answered + errors == 12
+    assert errors == 3  # the stopped ones, at their deadline; a dead poll is never given an event
+
+
+async def test_a_burst_starts_many_and_scale_to_zero_leaves_none(world: World) -> None:
+    hello = world.revision()
+    await world.pool.scale(hello, 8)
+    answers = await asyncio.gather(*(world.invoke(hello, n=n) for n in range(60)))
+    assert sorted(answer["n"] for answer in answers) == list(range(60))
+    await eventually(lambda: world.pool.stats(hello.key).idle == 8, 20)
+    await world.pool.scale(hello, 0)
+    await eventually(lambda: not world.driver._sandboxes, 20)
