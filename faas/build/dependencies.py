@@ -139,7 +139,7 @@ def _run(command: list[str], folder: Path, seconds: float, name: str) -> None:
             text=True,
             timeout=seconds,
             stdin=subprocess.DEVNULL,
-            env=environment_for(prefixes=_ENV_PREFIXES),
+            env=environment_for(("LD_LIBRARY_PATH", "PYTHONPATH"), _ENV_PREFIXES),
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{name} did not end within {seconds:.0f} s") from None
