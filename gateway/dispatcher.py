@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from faas.errors import FaasError, NotFound
+from faas.errors import FaasError, NotFound, Unavailable
 from faas.metrics import Metrics
 from faas.protocol import Trigger
 from faas.state.session import Database, Transaction
@@ -25,7 +25,7 @@ from gateway.delivery import Answer, Delivery
 from gateway.retries import EVENT_AGE_EXCEEDED, RETRIES_EXHAUSTED, Failure, RetryRules, expired, retried
 from gateway.router import Router, function_label
 from gateway.store import dead_letters, invocations, schedules
-from gateway.store.commits import GroupCommit
+from gateway.store.commits import GroupCommit, Work
 from gateway.store.invocations import CALLBACKS, ERROR, SUCCESS, Kind, QueuedEvent
 
 log = logging.getLogger("faas.dispatcher")
@@ -37,6 +37,7 @@ CALLBACKS_IN_FLIGHT = 16
 POLL_SECONDS = 5.0  # the longest sleep: the wall clock may be set meanwhile
 KEPT_SECONDS = 86_400.0  # how long an ended invocation answers for its status
 SWEEP_SECONDS = 600.0
+STORE_FIRST_SECONDS, STORE_LONGEST_SECONDS = 0.2, 10.0  # between tries to write an outcome down
 FUNCTION_OF_NOBODY = 4  # in flight for names that lead nowhere: their failing is quick
 
 
@@ -184,15 +185,33 @@ class Dispatcher:
                 condition = RETRIES_EXHAUSTED if answer.failure.fault else EVENT_AGE_EXCEEDED
                 await self._give_up(event, answer, condition)
             else:
-                await self._commits.write(lambda tx: invocations.again(tx, again))
+                await self._store(event, lambda tx: invocations.again(tx, again))
         except FaasError as error:
-            # Its outcome could not be stored: the row stays running, and runs again at the next start.
+            # Not stored before the server ended: the row stays running, and runs again at the next start.
             log.error("event %s: %s", event.id, error.message)
         finally:
             self._in_flight[event.lane] -= 1
             if not self._in_flight[event.lane]:
                 del self._in_flight[event.lane]
             self._wake.set()
+
+    async def _store(self, event: QueuedEvent, work: Work) -> None:
+        """Write an outcome down, however long the disk is full: until then the event keeps its place in flight.
+
+        Raises Unavailable once the server is stopping.
+        """
+        wait = STORE_FIRST_SECONDS
+        while True:
+            try:
+                await self._commits.write(work)
+            except Unavailable as error:
+                if self._closing:
+                    raise
+                log.error("the outcome of event %s cannot be stored yet: %s", event.id, error.message)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, STORE_LONGEST_SECONDS)
+            else:
+                return
 
     async def _succeeded(self, event: QueuedEvent, answer: Answer) -> None:
         now = self._clock()
@@ -205,7 +224,7 @@ class Dispatcher:
             if event.trigger is Trigger.SCHEDULE:
                 await schedules.ended(tx, event.id, SUCCESS, "", now)
 
-        await self._commits.write(work)
+        await self._store(event, work)
         self._backlog(event, -1)
 
     async def _give_up(self, event: QueuedEvent, answer: Answer, condition: str) -> None:
@@ -239,7 +258,7 @@ class Dispatcher:
                 message = f"{failure.error_type}: {failure.message}"
                 await schedules.ended(tx, event.id, ERROR, message, now)
 
-        await self._commits.write(work)
+        await self._store(event, work)
         self._backlog(event, -1)
         for one in follow_up:
             self._backlog(one, 1)

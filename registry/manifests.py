@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -127,7 +128,8 @@ async def referrers(request: web.Request, registry: Registry, repository: str, a
             entry["annotations"] = row.annotations
         entries.append(entry)
     index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": entries}
-    return web.json_response(index, headers=headers, content_type=media_types.OCI_INDEX)
+    # Set as a header, so that aiohttp adds no charset: the type must be the spec's, without parameters.
+    return web.Response(body=json.dumps(index).encode(), headers={**headers, hdrs.CONTENT_TYPE: media_types.OCI_INDEX})
 
 
 async def catalog(request: web.Request, registry: Registry, principal: Principal) -> web.StreamResponse:

@@ -116,7 +116,9 @@ class Instance:
         """An invocation reaches the function."""
         if self._unsettled:
             self.settle()
-        self._peak_bytes = self.memory_bytes
+        # A sample from before says something only while it is fresh; else the one at the end will.
+        fresh = time.monotonic() - self._sampled_at < SAMPLE_SECONDS
+        self._peak_bytes = self.memory_bytes if fresh else 0
         self._oom_kills_before = self.oom_kills
         self._sampler.add(self)
         output = self.output

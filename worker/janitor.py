@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
 from worker.background import Background
 from worker.drivers.base import Driver, Sandbox
 from worker.instance import Instance
+from worker.sandbox_spec import INIT_CPUS
 
 log = logging.getLogger("worker.janitor")
 
@@ -67,6 +69,9 @@ class Janitor:
     async def _kill(self, sandbox: Sandbox) -> None:
         try:
             async with asyncio.timeout(KILL_SECONDS):
+                with contextlib.suppress(OSError):  # it may have gone by itself
+                    # Dying costs CPU as well: 256 processes of a fork bomb take minutes to end on a small share.
+                    await self._driver.set_cpus(sandbox, INIT_CPUS)
                 await self._driver.kill(sandbox)
         except Exception as error:  # deleting kills again
             log.warning("cannot kill an instance: %r", error, extra={"instance": sandbox.id})

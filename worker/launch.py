@@ -36,18 +36,18 @@ class Launcher:
         revision, driver = instance.revision, self._driver
         clock = time.perf_counter
         times = [clock()]
-        async with _within(PREPARE_SECONDS, "the image could not be made ready in time"):
+        async with within(PREPARE_SECONDS, "the image could not be made ready in time"):
             image = await driver.prepare(revision.image)
         times.append(clock())
         spec = sandbox_spec.sandbox_spec(revision, image, instance.id, now=time.time())
-        async with _within(CREATE_SECONDS, "a sandbox could not be created in time"):
+        async with within(CREATE_SECONDS, "a sandbox could not be created in time"):
             sandbox = await driver.create(spec)
         instance.watch(sandbox, on_exit)
         instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout)
         await api.serve(sandbox.listen(RUNTIME_API_PORT))  # before the start: the function cannot take the port
         instance.output.open(sandbox.stdout, sandbox.stderr)
         times.append(clock())
-        async with _within(START_SECONDS, "the sandbox did not start in time"):
+        async with within(START_SECONDS, "the sandbox did not start in time"):
             await driver.start(sandbox)
         times.append(clock())
         idle = min(revision.spec.concurrency, IDLE_CONNECTIONS)
@@ -75,7 +75,8 @@ def _ports(exposed: tuple[str, ...]) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def _within(seconds: float, message: str) -> AsyncIterator[None]:
+async def within(seconds: float, message: str) -> AsyncIterator[None]:
+    """A deadline; past it Unavailable says `message`."""
     try:
         async with asyncio.timeout(seconds):
             yield

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from typing import Protocol
 
 from faas.protocol import Report
+
+log = logging.getLogger("worker.metering")
 
 SAMPLE_SECONDS = 0.05
 SAMPLE_BUDGET_SECONDS = 0.005  # per round: with very many instances each is sampled less often
@@ -92,7 +95,11 @@ class Sampler:
             now = time.monotonic()
             if now - began > SAMPLE_BUDGET_SECONDS:
                 return
-            measured.sample(now)
+            try:
+                measured.sample(now)
+            except Exception:
+                log.exception("an instance cannot be sampled")
+                self.discard(measured)
             if measured in self._busy:  # to the end: whoever was left out comes first in the next round
                 del self._busy[measured]
                 self._busy[measured] = None

@@ -31,7 +31,7 @@ from worker.background import Background
 from worker.drivers.base import Driver
 from worker.instance import Instance, InstanceState
 from worker.janitor import Janitor
-from worker.launch import PREPARE_SECONDS, Launcher
+from worker.launch import PREPARE_SECONDS, Launcher, within
 from worker.lease import PoolLease
 from worker.logs import LogStore
 from worker.metering import Sampler
@@ -90,12 +90,14 @@ class Pool:
 
     async def prepare(self, revision: Revision) -> None:
         """The image's layers, unpacked, and whether it can be run at all. Raises ImageUnusable, Unavailable."""
-        async with asyncio.timeout(PREPARE_SECONDS):
+        async with within(PREPARE_SECONDS, "the image could not be made ready in time"):
             image = await self._driver.prepare(revision.image)
         sandbox_spec.sandbox_spec(revision, image, "check", now=time.time())
 
     async def check(self, revision: Revision) -> CheckReport:
         """Start one instance and keep it, idle. Raises InitFailed with diagnosis and log tail, ImageUnusable."""
+        if self._closing:
+            raise ShuttingDown
         pool = self._of(revision)
         pool.retired = False
         instance, ready = pool.start(checking=True)

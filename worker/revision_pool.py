@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from faas.errors import FaasError, InitFailed, NotFound
+from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown
 from faas.metrics import Metrics
 from faas.protocol import InstanceStatus, Revision, RevisionStats
 from worker.drivers.base import Driver
@@ -226,7 +226,8 @@ class RevisionPool:
         self._checking.discard(instance)
         self._queued.discard(instance)
         if task.cancelled():
-            ready.cancel()
+            ready.set_exception(ShuttingDown())
+            ready.exception()
             self._stop(instance)
             return
         error = task.exception()

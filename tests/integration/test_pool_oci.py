@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from faas.protocol import HttpRequest, Invocation, InvocationResult, LogQuery, L
 from faas.spec import Interface, parse
 from tests.support.fake_driver import eventually
 from tests.support.images import MemoryImages, tar_of
-from tests.support.leftovers import none_left
+from tests.support.leftovers import on_this_machine
 from worker.drivers.base import DriverPaths
 from worker.drivers.oci.driver import OciDriver
 from worker.pool import Pool
@@ -58,8 +60,8 @@ def handler(event, context):
     if mode == "exit":
         os._exit(3)
     if mode == "crash":
-        os.kill(os.getpid(), 11)
-        time.sleep(5)
+        import ctypes
+        ctypes.string_at(0)
     if mode == "disk":
         try:
             with open("/tmp/full", "wb") as file:
@@ -151,13 +153,15 @@ class World:
 
 @pytest.fixture
 async def world(bench: Bench, tmp_path: Path) -> AsyncIterator[World]:
-    with none_left():
-        world = World(bench, tmp_path / "logs")
-        await world.pool.open()
-        try:
-            yield world
-        finally:
-            await world.pool.close(1)
+    world = World(bench, tmp_path / "logs")
+    await world.pool.open()
+    try:
+        yield world
+    finally:
+        await world.pool.close(1)
+    # By the server's own id: other servers of this machine may come and go meanwhile.
+    left = [name for names in on_this_machine().values() for name in names if bench.server_id in name]
+    assert left == []
 
 
 async def test_a_python_function_from_cold_start_to_report(world: World) -> None:
@@ -193,14 +197,15 @@ async def test_a_python_function_from_cold_start_to_report(world: World) -> None
         ({"mode": "fork"}, TimedOut, r"Task timed out after 3\.00 seconds"),
         ({"mode": "memory"}, OutOfMemory, "limit of 128 MB.*: set memory = 256"),
         ({"mode": "exit"}, InstanceExited, "exit status 3"),
-        ({"mode": "crash"}, InstanceExited, "signal: segmentation fault|exit status"),
+        ({"mode": "crash"}, InstanceExited, "signal: segmentation fault"),
     ],
     ids=["loop", "fork", "memory", "exit", "crash"],
 )
 async def test_a_violated_limit_is_a_clear_error_and_the_next_invocation_works(
     world: World, event: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    bad = world.revision()
+    # 256 processes need some 300 MB: with less the kernel may kill the first one before the time limit does.
+    bad = world.revision(memory=512 if event["mode"] == "fork" else 128)
     await world.pool.scale(bad, 1)
     loop = asyncio.get_running_loop()
     await world.invoke(bad, mode="fine")
@@ -211,7 +216,7 @@ async def test_a_violated_limit_is_a_clear_error_and_the_next_invocation_works(
     assert await world.invoke(bad, mode="fine") == {"mode": "fine"}
     report = (await world.lines(request_id="r2"))[-1].message
     assert "Status: timeout" in report or "Status: error" in report
-    assert ("Max Memory Used: 128 MB" in report) == (event["mode"] == "memory")
+    assert "Max Memory Used: 128 MB" in report or event["mode"] != "memory"
     await eventually(lambda: len(world.pool.instances(bad.key)) == 1, 10)
 
 
@@ -284,6 +289,13 @@ async def test_a_wrong_port_is_named(world: World) -> None:
 _RUN = "exec(open('/var/task/server.py').read())"
 
 
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
 async def test_a_killed_or_stopped_runtime_loses_no_event(world: World) -> None:
     """`safety.md` A4 in short: every event gets an answer or one clear error, and what was never taken is retried."""
     hello = world.revision(timeout=1)
@@ -291,12 +303,13 @@ async def test_a_killed_or_stopped_runtime_loses_no_event(world: World) -> None:
     answered = errors = 0
     for number in range(12):
         assert await world.invoke(hello, n=number) == {"n": number}
-        [sandbox] = [s for s in world.driver._sandboxes.values() if s.process is not None and not s.deleted][-1:]
-        assert sandbox.process is not None
+        [idle] = [status for status in world.pool.instances(hello.key) if status.state == "idle"]
+        process = world.driver._sandboxes[idle.id].process
+        assert process is not None
         how = signal.SIGSTOP if number % 4 == 3 else signal.SIGKILL
-        with open(f"/proc/{sandbox.process.pid}/status") as status:
-            assert "State" in status.read()
-        signal.pidfd_send_signal(sandbox.process._pidfd, how)
+        os.kill(process.pid, how)
+        while how is signal.SIGKILL and _runs(process.pid):
+            time.sleep(0.001)  # noqa: ASYNC251 - on purpose: the loop must not see its end before the event is there
         try:
             assert await world.invoke(hello, after=number) == {"after": number}
             answered += 1

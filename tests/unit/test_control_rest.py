@@ -194,6 +194,7 @@ async def test_the_server_tells_about_itself(server: Control) -> None:
         "registry": "127.0.0.1:5000",
         "api": "127.0.0.1:8081",
         "driver": "fake",
+        "user": "admin",
     }
     assert (await server.call("GET", "/readyz", token="")).body == b"ok"
     server.gateway.ready = False

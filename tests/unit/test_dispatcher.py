@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from faas.errors import InstanceExited, Throttled
+from faas.errors import InstanceExited, Throttled, Unavailable
 from faas.protocol import HttpRequest, HttpResponse, InvocationResult, Revision, Trigger
 from faas.spec import AsyncSpec, Interface
+from faas.state.session import Transaction
 from gateway.retries import Failure, RetryRules, expired, retried
 from gateway.store import invocations
 from gateway.store.invocations import QueuedEvent
@@ -319,6 +320,27 @@ async def test_many_accepts_at_once_share_transactions_and_lose_none(tmp_path: P
         assert len(set(calls)) == 150
         await until(lambda: functions.count("hello") == 150)
         assert {got["body"] for _, got in functions.ran} == {str(n) for n in range(150)}
+
+
+async def test_an_outcome_that_cannot_be_stored_is_tried_again_and_the_event_runs_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions, broken = Functions(), []
+    end = invocations.end
+
+    async def full_disk(tx: Transaction, event: QueuedEvent) -> None:
+        if len(broken) < 2:
+            broken.append(event.id)
+            raise Unavailable("the disk is full")
+        await end(tx, event)
+
+    monkeypatch.setattr(invocations, "end", full_disk)
+    async with control(tmp_path, FakeWorker(functions)) as server:
+        await server.deploy()
+        call = await send(server)
+        assert (await ended(server, call))["status"] == "success"
+        assert broken == [call, call]
+        assert functions.count("hello") == 1
 
 
 async def test_a_deleted_functions_events_are_gone(tmp_path: Path) -> None:

@@ -92,6 +92,9 @@ async def test_a_slow_round_leaves_the_rest_for_the_next_one() -> None:
     many = [Slow() for _ in range(6)]
     for one in many:
         sampler.add(one)
-    for _ in range(3):
+    sampler._round()
+    assert sum(one.samples for one in many) < 6
+    for _ in range(5):
         sampler._round()
-    assert {one.samples for one in many} == {1}
+        counts = [one.samples for one in many]
+        assert max(counts) - min(counts) <= 1  # whoever was left out comes first

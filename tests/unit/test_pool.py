@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from faas.metrics import Metrics
 from faas.protocol import Invocation, InvocationResult, LogQuery, LogRecord, Revision, RevisionKey, Trigger
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, OutOfMemoryKill, Program, eventually, lambda_program
+from worker import janitor
 from worker.pool import Pool
 
 DIGEST = "sha256:" + "0" * 64
@@ -623,3 +626,81 @@ async def test_stopping_and_arriving_at_the_same_moment_loses_no_invocation(make
         await pool.scale(hello, 1)
         assert await asyncio.gather(*calls) == [0, 1, 2]
         await pool.scale(hello, 0)
+
+
+async def test_launches_that_wait_for_their_turn_are_called_off_when_nobody_needs_them(
+    make: Callable[..., Pool],
+) -> None:
+    pool, hello = make(), revision()
+    await pool.open()
+    driver_of(pool).create_seconds = 0.05
+    await pool.scale(hello, 40)
+    await asyncio.sleep(0.02)
+    await pool.scale(hello, 0)
+    await eventually(lambda: pool.stats(hello.key).instances == 0 and not driver_of(pool).sandboxes)
+    assert len(driver_of(pool).created) < 40
+    assert pool._pools == {}
+
+
+async def test_closing_tells_a_check_that_runs(make: Callable[..., Pool]) -> None:
+    pool, hello = make(), revision()
+    await pool.open()
+    driver_of(pool).create_seconds = 5
+    checking = asyncio.create_task(pool.check(hello))
+    await eventually(lambda: pool.stats(hello.key).starting == 1)
+    await pool.close(0)
+    with pytest.raises(ShuttingDown):
+        await checking
+    with pytest.raises(ShuttingDown):
+        await pool.check(hello)
+
+
+async def test_the_sweep_removes_sandboxes_that_nobody_knows_and_no_other(make: Callable[..., Pool]) -> None:
+    pool, hello = make(), revision()
+    await pool.open()
+    await pool.scale(hello, 1)
+    await invoke(pool, hello)
+    driver = driver_of(pool)
+    known = driver.created[0]
+    await driver.create(dataclasses.replace(known.spec, id="orphan"))
+    await pool._janitor.sweep()
+    assert "orphan" in driver.sandboxes  # it may be on its way in
+    await pool._janitor.sweep()
+    assert list(driver.sandboxes) == [known.id]
+
+
+async def test_a_removal_that_fails_is_tried_again(make: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janitor, "RETRY_SECONDS", 0.01)
+    pool, hello = make(), revision()
+    await pool.open()
+    driver = driver_of(pool)
+    await pool.scale(hello, 1)
+    await invoke(pool, hello)
+    delete, failures = driver.delete, 2
+
+    async def flaky(sandbox_id: str) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError("busy")
+        await delete(sandbox_id)
+
+    monkeypatch.setattr(driver, "delete", flaky)
+    await pool.scale(hello, 0)
+    await eventually(lambda: not driver.sandboxes)
+    assert failures == -1
+
+
+async def test_a_program_runs_as_a_subprocess_too(make: Callable[..., Pool], tmp_path: Path) -> None:
+    program = tmp_path / "exits.py"
+    program.write_text(
+        "import os, sys\nprint(os.environ['AWS_LAMBDA_RUNTIME_API'][:10], 'HOSTNAME' in os.environ)\nsys.exit(4)"
+    )
+    pool = make()
+    await pool.open()
+    of = revision(sys.executable, command=["-I", "-S", str(program)])
+    with pytest.raises(InitFailed, match="exit status 4") as failed:
+        await pool.check(of)
+    assert failed.value.log_tail == "127.0.0.1: False"
+    with pytest.raises(ImageUnusable):
+        await pool.check(revision("/no/such/program"))

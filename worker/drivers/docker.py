@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import docker
 import requests
@@ -133,12 +133,7 @@ class DockerDriver:
         if self._own_groups:
             self._cgroups.open()
         tag, image = pause_image()
-        try:
-            self._api.inspect_image(tag)
-        except ImageNotFound:
-            for line in self._api.load_image(image):
-                if "error" in line:
-                    raise Unavailable(f"the engine does not take the pause image: {line['error']}") from None
+        self._ensure_image(tag, image)
         self._api.create_network(
             self._bridge,
             driver="bridge",
@@ -194,21 +189,21 @@ class DockerDriver:
         """Into the engine, unless it has it: as an archive, so that it needs no address or password of ours."""
         made = await archive(self._source, reference, architecture())
 
-        def work() -> None:
-            try:
-                self._api.inspect_image(made.tag)
-            except ImageNotFound:
-                with made.open() as file:
-                    for line in self._api.load_image(file):
-                        if "error" in line:
-                            raise ImageUnusable(f"the engine does not take the image: {line['error']}") from None
-
         try:
-            with _engine_errors("load the image"):
-                await self._in_thread(work)
+            with _engine_errors("load the image"), made.open() as file:
+                await self._in_thread(lambda: self._ensure_image(made.tag, file))
         finally:
             made.discard()
         return PreparedImage(reference, made.config, made.tag)
+
+    def _ensure_image(self, tag: str, archived: bytes | BinaryIO) -> None:
+        """Blocking. Load it, unless the engine has it."""
+        try:
+            self._api.inspect_image(tag)
+        except ImageNotFound:
+            for line in self._api.load_image(archived):
+                if "error" in line:
+                    raise ImageUnusable(f"the engine does not take the image: {line['error']}") from None
 
     # --- sandboxes
 
@@ -235,12 +230,10 @@ class DockerDriver:
             raise
         return sandbox
 
-    def _labels(self, spec: SandboxSpec) -> dict[str, str]:
-        return {**spec.labels, LABEL: self._server, ID_LABEL: spec.id}
-
     def _create(self, sandbox: DockerSandbox) -> None:
         """Blocking. The pause container, running, and the function's, created."""
         spec, api = sandbox.spec, self._api
+        labels = {**spec.labels, LABEL: self._server, ID_LABEL: spec.id}
         tag, _ = pause_image()
         network = self._bridge if spec.network is Network.OUTBOUND else "none"
         host = api.create_host_config(
@@ -254,9 +247,7 @@ class DockerDriver:
             log_config=_NO_LOG,
             sysctls={"net.ipv4.ip_unprivileged_port_start": "0"},
         )
-        made = api.create_container(
-            tag, user="65534:65534", hostname=spec.hostname, labels=self._labels(spec), host_config=host
-        )
+        made = api.create_container(tag, user="65534:65534", hostname=spec.hostname, labels=labels, host_config=host)
         sandbox.pause = made["Id"]
         api.start(sandbox.pause)
         pid = api.inspect_container(sandbox.pause)["State"]["Pid"]
@@ -269,7 +260,7 @@ class DockerDriver:
             environment=dict(spec.env),
             working_dir=spec.workdir or "/",
             user=f"{uid}:{gid}",
-            labels=self._labels(spec),
+            labels=labels,
             host_config=self._limits(sandbox),
         )
         sandbox.container = made["Id"]
@@ -342,16 +333,12 @@ class DockerDriver:
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
         assert isinstance(sandbox, DockerSandbox)
-        if self._own_groups:
-            with contextlib.suppress(OSError):
-                await self._in_thread(lambda: self._cgroups.set_cpus(sandbox.container, cpus))
-            return
-
-        def work() -> None:
-            with contextlib.suppress(APIError):
-                self._api.update_container(sandbox.container, cpu_period=PERIOD_MICROSECONDS, cpu_quota=quota(cpus))
-
-        await self._in_thread(work)
+        limits = {"cpu_period": PERIOD_MICROSECONDS, "cpu_quota": quota(cpus)}
+        with contextlib.suppress(APIError, OSError):  # it has ended
+            if self._own_groups:
+                self._cgroups.set_cpus(sandbox.container, cpus)
+            else:
+                await self._in_thread(lambda: self._api.update_container(sandbox.container, **limits))
 
     def state(self, sandbox: Sandbox) -> SandboxState:
         assert isinstance(sandbox, DockerSandbox)
