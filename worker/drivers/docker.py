@@ -1,5 +1,4 @@
 """The `docker` driver: sandboxes through a Docker Engine, with the same limits and answers as the `oci` driver.
-
 A sandbox is two containers: a *pause* container that holds the network namespace, so that the server can listen inside
 before the function runs, and the function's own, which joins that namespace. The engine's calls block: they run in a
 bounded pool of threads, each with a time limit. How containers end is heard from one stream of the engine's events.
@@ -197,7 +196,6 @@ class DockerDriver:
         return PreparedImage(reference, made.config, made.tag)
 
     def _ensure_image(self, tag: str, archived: bytes | BinaryIO) -> None:
-        """Blocking. Load it, unless the engine has it."""
         try:
             self._api.inspect_image(tag)
         except ImageNotFound:
