@@ -269,8 +269,9 @@ async def test_a_crashed_servers_sandboxes_are_swept_by_the_next_one(kind: str, 
 
 
 async def test_closing_leaves_nothing_on_the_machine(kind: str, tmp_path: Path) -> None:
-    with none_left():
-        async with workbench(tmp_path, kind=kind) as bench:
+    server_id = secrets.token_hex(4)
+    with none_left(server_id):
+        async with workbench(tmp_path, server_id, kind) as bench:
             sandbox = await bench.driver.create(bench.spec("wait", network=Network.OUTBOUND))
             await bench.driver.start(sandbox)
             assert on_this_machine()["sandboxed processes"]

@@ -44,8 +44,9 @@ def test_no_accepted_asynchronous_invocation_is_lost_to_kill_9(tmp_path: Path) -
     print(f"seed {seed}")
     dice = random.Random(seed)
     accepted: set[str] = set()
-    with none_left():
-        server = RunningServer(tmp_path / "data", "--driver", "oci").start()
+    server = RunningServer(tmp_path / "data", "--driver", "oci")
+    with none_left(server.id, str(server.data)):
+        server.start()
         try:
             server.push_code(tmp_path, "ledger", LEDGER, f"[scale]\nmax = {INSTANCES}")
             for batch in range(BATCHES):
@@ -73,8 +74,9 @@ def test_no_accepted_asynchronous_invocation_is_lost_to_kill_9(tmp_path: Path) -
 
 
 def test_sigterm_finishes_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
-    with none_left():
-        server = RunningServer(tmp_path / "data", "--driver", "oci").start()
+    server = RunningServer(tmp_path / "data", "--driver", "oci")
+    with none_left(server.id, str(server.data)):
+        server.start()
         server.push_code(tmp_path, "slow", SLOW)
         answers: list[str] = []
         caller = threading.Thread(target=lambda: answers.append(server.get("/function/slow").text))
@@ -87,8 +89,9 @@ def test_sigterm_finishes_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_functions_answer_again_after_kill_9_without_a_redeploy(tmp_path: Path) -> None:
     hello = "def handler(event, context):\n    return {'statusCode': 200, 'body': 'hello'}\n"
-    with none_left():
-        server = RunningServer(tmp_path / "data", "--driver", "oci").start()
+    server = RunningServer(tmp_path / "data", "--driver", "oci")
+    with none_left(server.id, str(server.data)):
+        server.start()
         try:
             server.push_code(tmp_path, "hello", hello)
             assert server.get("/function/hello").text == "hello"

@@ -55,7 +55,7 @@ def handler(event, context):
 @pytest.fixture(scope="module")
 def bad(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("bad")
-    server.push_code(folder, "bad", BAD, "timeout = 3\nephemeral_storage = 16\n[scale]\nmax = 4")
+    server.push_code(folder, "bad", BAD, "timeout = 5\nmemory = 256\nephemeral_storage = 16\n[scale]\nmax = 4")
     return "/function/bad"
 
 

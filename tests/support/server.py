@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -68,6 +69,11 @@ class RunningServer:
                     return self
             time.sleep(0.02)
         raise RuntimeError(f"the server was not ready in {READY_SECONDS} s: {self.log_tail()}")
+
+    @property
+    def id(self) -> str:
+        """As it stands in cgroups, interfaces and firewall tables (`Settings.server_id`)."""
+        return hashlib.sha256(str(self.data).encode()).hexdigest()[:8]
 
     @property
     def server_file(self) -> Path:
