@@ -9,6 +9,7 @@ from faas.oci.digest import Digest
 
 REPOSITORY_PATTERN = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 TAG_PATTERN = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+HOST_PATTERN = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9.-]*|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
 REPOSITORY_LENGTH = 255
 
 
@@ -30,6 +31,8 @@ class Reference:
         host = ""
         if slash and ("." in first or ":" in first or first == "localhost"):
             host, rest = first, after
+            if not HOST_PATTERN.fullmatch(host):
+                raise ValueError(f"not a host: {host[:160]!r}")
         repository, colon, tag = rest.rpartition(":")
         if not colon:
             repository, tag = rest, ""
