@@ -93,7 +93,8 @@ def invoke(api: Api, event: Any) -> tuple[str, Any]:
     [
         "def handler(event, context):\n    return {'n': event['n'] + 1, 'id': context.aws_request_id}\n",
         "async def handler(event, context):\n    return {'n': event['n'] + 1, 'id': context.aws_request_id}\n",
-        "class F:\n    def __call__(self, event, context):\n        return {'n': event['n'] + 1, 'id': context.aws_request_id}\n"
+        "class F:\n    def __call__(self, event, context):\n"
+        "        return {'n': event['n'] + 1, 'id': context.aws_request_id}\n"
         "handler = F()\n",
     ],
 )
