@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from faas.errors import InitFailed
 from faas.protocol import HttpRequest
@@ -57,8 +56,9 @@ class Readiness:
         finally:
             if port is not None:
                 port.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await port
+                await asyncio.wait((port,))
+                if not port.cancelled():
+                    port.exception()  # seen
 
     async def _first_sign(self, port: asyncio.Task[None] | None) -> Interface:
         exited, poll = self._sandbox.exited, self._api.first_poll

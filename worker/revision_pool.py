@@ -327,7 +327,8 @@ class RevisionPool:
         if self._executing:
             self._quiet = asyncio.Event()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._quiet.wait()
         for instance in list(self._ready):
             self.destroy(instance)
         for instance in list(self._stopping):

@@ -20,14 +20,14 @@ pass_session = click.make_pass_decorator(Session, ensure=True)
 def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names that the server knows. Whatever goes wrong, a shell gets no words and no message."""
     try:
-        names = asyncio.run(asyncio.wait_for(_names(ctx.ensure_object(Session)), COMPLETION_SECONDS))
+        names = asyncio.run(_names(ctx.ensure_object(Session)))
     except Exception:  # completion is silent: there is nobody to tell
         return []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 async def _names(session: Session) -> list[str]:
-    async with session.client() as client:
+    async with asyncio.timeout(COMPLETION_SECONDS), session.client() as client:
         return [full_name(function) for function in await client.functions()]
 
 

@@ -220,11 +220,10 @@ class OciDriver:
             sandbox.never_ran()
             return
         sandbox.process.kill()
-        try:
-            await asyncio.wait_for(asyncio.shield(sandbox.exited), KILL_SECONDS)
-        except TimeoutError:
+        if not await _ended(sandbox):
             await self._in_thread(lambda: self._cgroups.kill(sandbox.id))
-            await asyncio.wait_for(asyncio.shield(sandbox.exited), KILL_SECONDS)
+            if not await _ended(sandbox):
+                raise Unavailable(f"the instance {sandbox.id} does not die")
 
     async def delete(self, sandbox_id: str) -> None:
         sandbox = self._sandboxes.get(sandbox_id)
@@ -291,3 +290,9 @@ class OciDriver:
             if not task.cancelled():
                 task.exception()  # looked at: the caller is not there to hear it
             raise
+
+
+async def _ended(sandbox: OciSandbox) -> bool:
+    """Whether it ended within the time that a kill may take."""
+    done, _ = await asyncio.wait((sandbox.exited,), timeout=KILL_SECONDS)
+    return bool(done)

@@ -71,8 +71,8 @@ class OciSandbox:
         assert self.namespace is not None
         connector = socket_in(self.namespace.descriptor, _connector)
         try:
-            loop = asyncio.get_running_loop()
-            await asyncio.wait_for(loop.sock_connect(connector, ("127.0.0.1", port)), CONNECT_SECONDS)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(connector, ("127.0.0.1", port))
         except BaseException:
             connector.close()
             raise
