@@ -102,9 +102,10 @@ def host_addresses() -> list[str]:
     return sorted({a["local"] for row in rows for a in row.get("addr_info", ())})
 
 
-def instance_addresses() -> list[str]:
+def instance_addresses(server_id: str) -> list[str]:
+    """Those of one server's instances."""
     rows = json.loads(subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True).stdout)
-    return sorted(row["dst"] for row in rows if row.get("dev", "").startswith("vf"))
+    return sorted(row["dst"] for row in rows if row.get("dev", "").startswith(f"vf{server_id}"))
 
 
 async def test_no_address_of_the_host_is_reachable(bench: Workbench, host_listener: int) -> None:
@@ -128,7 +129,7 @@ async def test_another_instance_is_unreachable(bench: Workbench) -> None:
         with await server.connect(8080) as inside:
             loop = asyncio.get_running_loop()
             assert await loop.sock_recv(inside, 5) == b"hello"
-        addresses = instance_addresses()
+        addresses = instance_addresses(bench.server_id)
         assert addresses
         words = [word for address in addresses for word in ("tcp", address, "8080")]
         own, text = await bench.run(*words, network=Network.OUTBOUND)

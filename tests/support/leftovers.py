@@ -71,13 +71,12 @@ def on_this_machine() -> dict[str, set[str]]:
 def none_left(*marks: str) -> Iterator[None]:
     """Fail where something is there afterwards that was not there before.
 
-    `marks` name one server (its id, its data folder): what carries none of them is somebody else's. Interfaces carry
-    only the first six characters of an id.
+    `marks` name one server (its id, its data folder): what carries none of them is somebody else's.
     """
     before = on_this_machine()
     yield
     after = on_this_machine()
-    wanted = [mark[:6] if len(mark) == 8 else mark for mark in marks] or [""]
+    wanted = marks or ("",)
     left = {
         kind: found
         for kind in after

@@ -42,6 +42,7 @@ class Workbench:
     """A driver with the probe's image prepared."""
 
     driver: Driver
+    server_id: str
     images: MemoryImages
     image: PreparedImage
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -88,10 +89,11 @@ DRIVERS: dict[str, Callable[[DriverPaths, MemoryImages], Driver]] = {"oci": OciD
 async def workbench(data: Path, server_id: str = "", kind: str = "oci") -> AsyncIterator[Workbench]:
     """A driver of this kind, open, with the probe's image."""
     images = MemoryImages()
-    driver = DRIVERS[kind](DriverPaths(data, server_id or secrets.token_hex(4)), images)
+    server_id = server_id or secrets.token_hex(4)
+    driver = DRIVERS[kind](DriverPaths(data, server_id), images)
     await driver.open()
     try:
         reference = images.add("probe", [program_layer({"bin/probe": probe()})])
-        yield Workbench(driver, images, await driver.prepare(reference))
+        yield Workbench(driver, server_id, images, await driver.prepare(reference))
     finally:
         await driver.close()

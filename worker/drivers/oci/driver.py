@@ -207,7 +207,8 @@ class OciDriver:
 
         def ended(outcome: Exit) -> None:
             sandbox.state = SandboxState.STOPPED
-            sandbox.exited.set_result(outcome)
+            if not sandbox.exited.done():  # cancelled together with somebody who waited for it
+                sandbox.exited.set_result(outcome)
 
         sandbox.process = Process(pid, lambda: self._cgroups.oom_kills(sandbox.id), ended)
         sandbox.state = SandboxState.RUNNING
