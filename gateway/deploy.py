@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from faas.auth import Permission, Principal
+from faas.background import Background
 from faas.errors import Conflict, FaasError, ImageUnusable, InvalidInput, NotFound, Unavailable
 from faas.metrics import Metrics
 from faas.oci.reference import Reference
@@ -26,7 +27,6 @@ from faas.protocol import CheckReport, Revision, RevisionKey, Worker
 from faas.spec import FunctionSpec, TriggerSpec, parse
 from faas.state.session import Database, Transaction
 from faas.web import require
-from gateway.background import Background
 from gateway.events.folder import FolderTriggers
 from gateway.router import DEFAULT_NAMESPACE, LIVE, FunctionState, Router, function_label
 from gateway.scaler import Scaler
@@ -113,7 +113,7 @@ class Deployer:
                 await self._scaler.revision_live(live)
 
     async def close(self, grace_seconds: float) -> None:
-        await self._work.close(grace_seconds)
+        await self._work.finish(grace_seconds)
 
     async def held(self) -> dict[str, list[str]]:
         """Image digests that must not be deleted → who needs them: kept revisions, and deploys on their way."""
@@ -339,7 +339,7 @@ class Deployer:
     # Inside
 
     async def _complete(self, work: Coroutine[Any, Any, T]) -> T:
-        return await self._work.complete(work)
+        return await self._work.complete(work, "change of a function")
 
     @asynccontextmanager
     async def _turn(self, namespace: str, name: str) -> AsyncIterator[None]:

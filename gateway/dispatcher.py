@@ -14,13 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
+from faas.background import Background
 from faas.errors import FaasError, NotFound, Unavailable
 from faas.metrics import Metrics
 from faas.protocol import Trigger
 from faas.state.session import Database, Transaction
 from faas.web import new_request_id
 from gateway import destination
-from gateway.background import Background
 from gateway.delivery import Answer, Delivery
 from gateway.retries import EVENT_AGE_EXCEEDED, RETRIES_EXHAUSTED, Failure, RetryRules, expired, retried
 from gateway.router import Router, function_label
@@ -84,7 +84,7 @@ class Dispatcher:
         if self._loop is not None:
             await self._loop
             self._loop = None
-        await self._tasks.close(grace_seconds)
+        await self._tasks.finish(grace_seconds)
         await self._commits.stop()
 
     async def accept(self, event: QueuedEvent) -> str:

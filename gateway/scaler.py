@@ -7,12 +7,12 @@ It only says how many instances there should be (`Worker.scale`, idempotent); th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from faas.background import Background
 from faas.protocol import Revision, RevisionKey, RevisionStats, Worker
 from gateway.autoscaler import Panic, decide
 from gateway.collector import Collector, Load, Observed
@@ -43,17 +43,13 @@ class Scaler:
         self._clock = clock
         self._tracked: dict[RevisionKey, _Tracked] = {}
         self._live: dict[tuple[str, str], RevisionKey] = {}
-        self._loop: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def start(self) -> None:
-        self._loop = asyncio.create_task(self._run(), name="scaler")
+        self._background.start(self._run(), "scaler")
 
     async def stop(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
-            self._loop = None
+        await self._background.cancel()
 
     async def poke(self, revision: Revision) -> None:
         """An invocation of `revision`, counted in the collector already, is about to ask for a slot: see to it that

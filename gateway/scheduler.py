@@ -7,7 +7,6 @@ clock that is set back makes it fire twice.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from faas.background import Background
 from faas.cron import latest_fires, next_fire
 from faas.errors import FaasError
 from faas.metrics import Metrics
@@ -123,18 +123,14 @@ class Scheduler:
         self._rows: list[ScheduleRow] = []
         self._next: float = 0.0  # the earliest fire time that is to come
         self._looked: float = 0.0
-        self._loop: asyncio.Task[None] | None = None
+        self._background = Background()
         self._stale = True
 
     async def start(self) -> None:
-        self._loop = asyncio.create_task(self._run(), name="scheduler")
+        self._background.start(self._run(), "scheduler")
 
     async def stop(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
-            self._loop = None
+        await self._background.cancel()
 
     def changed(self) -> None:
         """Schedules were made, changed or removed."""

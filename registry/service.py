@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from pathlib import Path
 
 from faas.auth import Authenticator
+from faas.background import Background
 from faas.metrics import Metrics
 from registry.holders import Holders
 from registry.index.index import Index
@@ -35,7 +35,7 @@ class Registry:
         self.authenticator = authenticator
         self.metrics = metrics
         self.holders = holders
-        self._sweeper: asyncio.Task[None] | None = None
+        self._background = Background()
 
     @classmethod
     async def open(
@@ -51,14 +51,11 @@ class Registry:
         await blobs.open()
         registry = cls(await Index.open(database_url), blobs, authenticator, metrics, holders)
         metrics.registry_storage.set(await registry.index.total_bytes())
-        registry._sweeper = asyncio.create_task(registry._sweep(), name="registry sweeper")
+        registry._background.start(registry._sweep(), "registry sweeper")
         return registry
 
     async def close(self) -> None:
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
+        await self._background.cancel()
         await self.index.close()
         self.blobs.close()
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from worker.background import Background
+from faas.background import Background
 from worker.drivers.base import Driver, Sandbox
 from worker.instance import Instance
 from worker.sandbox_spec import INIT_CPUS

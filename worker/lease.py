@@ -9,11 +9,11 @@ import asyncio
 import time
 from types import TracebackType
 
+from faas.background import Background
 from faas.errors import BadFunctionResponse, FaasError, TimedOut, Unavailable
 from faas.protocol import ColdStart, HttpRequest, HttpResponse, Invocation, InvocationResult, Report, Trigger
 from faas.spec import Interface
 from worker import http, metering
-from worker.background import Background
 from worker.exchange import Exchange, ExchangeState, Undelivered
 from worker.http import HttpExchange
 from worker.http_connection import BrokenConnection

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
 from typing import Protocol
 
+from faas.background import Background
 from faas.protocol import Report
 
 log = logging.getLogger("worker.metering")
@@ -61,16 +61,13 @@ class Sampler:
     def __init__(self) -> None:
         self._busy: dict[Measured, None] = {}
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     def open(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="sampler")
+        self._background.start(self._run(), "sampler")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.cancel()
 
     def add(self, measured: Measured) -> None:
         if not self._busy:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 
+from faas.background import Background
 from faas.errors import ShuttingDown
 from faas.metrics import Metrics
 from faas.protocol import (
@@ -27,7 +28,6 @@ from faas.protocol import (
     RevisionStats,
 )
 from worker import sandbox_spec
-from worker.background import Background
 from worker.drivers.base import Driver
 from worker.instance import Instance, InstanceState
 from worker.janitor import Janitor

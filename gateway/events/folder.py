@@ -18,12 +18,12 @@ from pathlib import Path
 
 from watchfiles import awatch
 
+from faas.background import Background
 from faas.errors import FaasError, NotFound
 from faas.protocol import Trigger
 from faas.spec import TriggerSpec
 from faas.state.session import Database, Transaction
 from faas.web import new_request_id
-from gateway.background import Background
 from gateway.dispatcher import Dispatcher
 from gateway.events import files
 from gateway.store import triggers
@@ -69,7 +69,7 @@ class FolderTriggers:
     async def stop(self) -> None:
         self._started = False
         self._watched.clear()
-        await self._background.close()
+        await self._background.cancel()
 
     async def changed(self) -> None:
         """Triggers were made or removed: watch what there is now."""
@@ -122,13 +122,13 @@ class FolderTriggers:
                     if self._problems.pop(row, None):
                         log.info("the folder %s can be read again", row.spec.watch)
                     if not len(notices):
-                        notices.start(self._notices(row, notice))
+                        notices.start(self._notices(row, notice), "notices")
                         wait = RECHECK_SECONDS  # what came before the notices begin is seen by the next look
                 except NotFound as error:
                     if self._problems.get(row) != error.message:
                         log.warning("%s", error.message)
                     self._problems[row] = error.message
-                    await notices.close()  # they may be of a folder that has gone
+                    await notices.cancel()  # they may be of a folder that has gone
                     wait = RECHECK_SECONDS
                 except FaasError as error:
                     log.warning("folder %s: %s", row.spec.watch, error.message)
@@ -139,7 +139,7 @@ class FolderTriggers:
                     async with asyncio.timeout(min(wait, self._look)):
                         await notice.wait()
         finally:
-            await notices.close()
+            await notices.cancel()
 
     async def _notices(self, row: TriggerRow, notice: asyncio.Event) -> None:
         """Pass on the file system's notices; where there are none to have, the looks alone find what comes."""

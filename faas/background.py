@@ -1,0 +1,61 @@
+"""`Background`: tasks that may outlive the call that started them, but never their owner, which waits for their end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+logger = logging.getLogger("faas.background")
+
+
+class Background:
+    """Owns tasks: none is lost, none fails unseen."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run `work`; where it fails, that is logged under its name."""
+        task = self._own(work, name)
+        task.add_done_callback(_log_failure)
+        return task
+
+    async def complete(self, work: Coroutine[Any, Any, T], name: str) -> T:
+        """Await `work`; where the caller is cancelled (its client has gone) the work still goes on to its end."""
+        task = self._own(work, name)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)  # nobody else hears of it now
+            raise
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for all, `seconds` at most; then cancel what is left."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)
+        await self.cancel()
+
+    async def cancel(self) -> None:
+        """Cancel all and wait for their end."""
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s failed", task.get_name(), exc_info=error)
