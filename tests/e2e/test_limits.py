@@ -1,8 +1,12 @@
-"""Functions that misbehave get a clear error, and disturb neither their next invocation nor their neighbours."""
+"""Functions that misbehave get a clear error, and disturb neither their next invocation nor their neighbours.
+
+Each test runs against a server with the oci driver and against one with the docker driver: the answers are the same.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,11 +56,27 @@ def handler(event, context):
 """
 
 
+@pytest.fixture(scope="module", params=["oci", pytest.param("docker", marks=pytest.mark.docker)])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    kind = str(request.param)
+    with RunningServer(tmp_path_factory.mktemp(kind) / "data", "--driver", kind) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def bad(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("bad")
     server.push_code(folder, "bad", BAD, "timeout = 5\nmemory = 256\nephemeral_storage = 16\n[scale]\nmax = 4")
     return "/function/bad"
+
+
+def test_the_driver_is_the_one_asked_for_and_hello_answers(
+    server: RunningServer, request: pytest.FixtureRequest, project_root: Path
+) -> None:
+    url = server.faas("push", project_root / "tests" / "functions" / "hello").stdout.split()[-1]
+    assert url == f"{server.public}/function/hello"
+    assert server.get("/function/hello").status == 200
+    assert server.get("/v1/info", api=True).json()["driver"] in request.node.callspec.id
 
 
 @pytest.mark.parametrize(

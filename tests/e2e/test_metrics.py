@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -40,6 +43,7 @@ def handler(event, context):
 @dataclass
 class Prometheus:
     url: str
+    etc: Path  # what stands for /etc
 
     def query(self, expression: str, at: float) -> dict[tuple[tuple[str, str], ...], float]:
         """Label set → value of an instant query."""
@@ -49,24 +53,41 @@ class Prometheus:
         return {tuple(sorted(row["metric"].items())): float(row["value"][1]) for row in found}
 
 
+def as_documented(server: RunningServer, etc: Path) -> Path:
+    """The commands of deploy/README.md with `etc` for /etc, and then this server's address and a shorter interval."""
+    root = Path(__file__).resolve().parent.parent.parent
+    (commands,) = re.findall(r"```\n(.*?)```", (root / "deploy" / "README.md").read_text(), re.S)
+    assert "faas token create" in commands
+    for folder in ("prometheus", "grafana"):
+        (etc / folder).mkdir(parents=True)
+    script = commands.replace("/etc/", f"{etc}/").replace("faas token", f"{sys.executable} -m faas.cli token")
+    env = {**os.environ, "FAAS_URL": server.api, "FAAS_TOKEN": server.token}
+    subprocess.run(["sh", "-ec", script], cwd=root, env=env, check=True)
+    configuration = etc / "prometheus" / "prometheus.yml"
+    text = configuration.read_text()
+    for shipped, here in (
+        ("/etc/", f"{etc}/"),
+        ("127.0.0.1:8081", server.api.removeprefix("http://")),
+        ("scrape_interval: 15s", "scrape_interval: 1s"),
+    ):
+        assert shipped in text
+        text = text.replace(shipped, here)
+    configuration.write_text(text)
+    return etc
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, Prometheus]]:
     folder = tmp_path_factory.mktemp("metrics")
     with RunningServer(folder / "data", "--driver", "oci") as server:
-        token = server.faas("token", "create", "prometheus", "--role", "scraper").stdout.strip()
-        (folder / "token").write_text(token)
-        (folder / "prometheus.yml").write_text(
-            "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: faas\n"
-            f"  authorization: {{credentials_file: {folder}/token}}\n"
-            f"  static_configs: [{{targets: ['{server.api.removeprefix('http://')}']}}]\n"
-        )
+        etc = as_documented(server, folder / "etc")
         with listen(Address("127.0.0.1", 0)) as free:
             address = bound(free)
-        command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
+        command = ["prometheus", f"--config.file={etc}/prometheus/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
         with open(folder / "prometheus.log", "wb") as log:
             process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
         try:
-            prometheus = Prometheus(f"http://{address}")
+            prometheus = Prometheus(f"http://{address}", etc)
             for _ in range(100):
                 try:
                     if prometheus.query('up{job="faas"} == 1', time.time()):
@@ -215,6 +236,25 @@ def check(shown: dict[str, list[dict[Any, float]]], sent: dict[str, float], befo
     stored = of(one("Stored bytes"))
     assert stored > 1e6  # the runtime base alone is megabytes
     assert shown == {}, "a panel without a check"
+
+
+def test_grafana_finds_the_dashboard_where_the_readme_puts_it(
+    watched: tuple[RunningServer, Prometheus], project_root: Path
+) -> None:
+    _, prometheus = watched
+    provisioning = prometheus.etc / "grafana" / "provisioning"
+    (path,) = re.findall(r"path: (\S+)", (provisioning / "dashboards" / "faas.yml").read_text())
+    dashboard = json.loads((prometheus.etc / path.removeprefix("/etc/") / "overview.json").read_text())
+    (uid,) = re.findall(r"uid: (\S+)", (provisioning / "datasources" / "prometheus.yml").read_text())
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"] if panel["type"] != "row"} == {uid}
+
+
+def test_every_alert_is_loaded_and_none_fires_without_a_reason(watched: tuple[RunningServer, Prometheus]) -> None:
+    _, prometheus = watched
+    with urllib.request.urlopen(f"{prometheus.url}/api/v1/rules", timeout=10) as answer:
+        (group,) = json.load(answer)["data"]["groups"]
+    assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
+    assert next(rule for rule in group["rules"] if rule["name"] == "FaasDown")["state"] == "inactive"
 
 
 def test_the_scrapers_token_opens_nothing_but_the_metrics(watched: tuple[RunningServer, Prometheus]) -> None:
