@@ -1,0 +1,74 @@
+"""What the pages say is there is there, and each command in them is run by a test that this page names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# A page's fenced commands → the test that runs them. CONTRIBUTING's are how the tests themselves are run.
+RUN_BY = {
+    "README.md": "tests/e2e/test_deploy.py",
+    "CONTRIBUTING.md": "tests/unit/test_docs.py",
+    "deploy/README.md": "tests/e2e/test_metrics.py",
+    "registry/README.md": "tests/support/registry.py",
+}
+FOLDERS = "faas|registry|gateway|worker|deploy|tests"
+
+
+def pages(root: Path) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=root, capture_output=True, text=True, check=True).stdout
+    return [root / name for name in listed.splitlines()]
+
+
+def commands(page: Path) -> str:
+    """The fenced blocks that hold commands: no drawing, no file's content."""
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", page.read_text(), re.S | re.M)
+    return "".join(block for block in blocks if not re.search(r"──|─▶", block) and block.isascii())
+
+
+def test_every_path_that_a_page_names_is_there(project_root: Path) -> None:
+    missing = []
+    for page in pages(project_root):
+        text = page.read_text()
+        named = set(re.findall(rf"`((?:{FOLDERS})/[\w./-]+)`", text))
+        missing += [(page.name, path) for path in named if not (project_root / path).exists()]
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            if not (page.parent / target).exists():
+                missing.append((page.name, target))
+    assert missing == []
+
+
+@pytest.mark.parametrize("package", ["registry", "gateway", "worker", "worker/drivers/oci", "deploy"])
+def test_a_file_that_a_packages_page_names_is_in_that_package(project_root: Path, package: str) -> None:
+    page = project_root / package / "README.md"
+    folder = project_root / package.split("/")[0]
+    named = set(re.findall(r"`([\w./-]+\.(?:py|js|sh|yml|service))`", page.read_text()))
+    named -= {name for name in named if (project_root / name).exists()}
+    assert named
+    assert [name for name in named if not list(folder.rglob(name))] == []
+
+
+def test_every_page_with_commands_has_a_test_that_runs_them(project_root: Path) -> None:
+    with_commands = {str(p.relative_to(project_root)) for p in pages(project_root) if commands(p).strip()}
+    assert with_commands == RUN_BY.keys()
+    for test in RUN_BY.values():
+        assert (project_root / test).exists()
+
+
+def test_contributings_commands_are_modes_of_the_scripts(project_root: Path) -> None:
+    script = (project_root / "tests" / "run").read_text()
+    for line in commands(project_root / "CONTRIBUTING.md").splitlines():
+        program, *words = line.partition("#")[0].split()
+        assert (project_root / program).stat().st_mode & 0o111, program
+        if words and words[0] != "--":
+            assert re.search(rf"^\s+{words[0]}\b|\| {words[0]} ?[|)]", script, re.M), line
+
+
+@pytest.mark.parametrize("mode", ["nonsense", "--nonsense"])
+def test_the_test_script_refuses_what_it_does_not_know(project_root: Path, mode: str) -> None:
+    done = subprocess.run([project_root / "tests" / "run", mode], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert f"unknown argument {mode}" in done.stderr
