@@ -19,8 +19,8 @@ FOLDERS = "faas|registry|gateway|worker|deploy|tests"
 
 
 def pages(root: Path) -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=root, capture_output=True, text=True, check=True).stdout
-    return [root / name for name in listed.splitlines()]
+    found = (page.relative_to(root) for page in root.rglob("*.md"))
+    return [root / page for page in sorted(found) if not any(part.startswith(".") for part in page.parts)]
 
 
 def commands(page: Path) -> str:
