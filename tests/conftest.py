@@ -30,6 +30,7 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
     "docker": ("needs a Docker Engine at /var/run/docker.sock", _docker_answers),
     "skopeo": ("needs skopeo", lambda: bool(shutil.which("skopeo"))),
     "prometheus": ("needs prometheus", lambda: bool(shutil.which("prometheus"))),
+    "nginx": ("needs nginx", lambda: bool(shutil.which("nginx"))),
     "npm": ("needs npm and an npm index", lambda: bool(shutil.which("npm"))),
 }
 _found: dict[str, bool] = {}

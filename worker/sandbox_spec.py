@@ -114,6 +114,7 @@ def environment(revision: Revision, image: PreparedImage, instance_id: str, *, n
             "FAAS_NAMESPACE": key.namespace,
             "FAAS_REVISION": str(key.number),
             "FAAS_INSTANCE": instance_id,
+            "FAAS_CONCURRENCY": str(spec.concurrency),
         }
     )
     if spec.runtime:

@@ -5,6 +5,7 @@ Nothing is unpacked to a path that the archive names: members are read through, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -46,16 +47,17 @@ class Files:
             inside = path.resolve().is_relative_to(self._folder.resolve())
             return path.open("rb") if inside and path.is_file() else None
         assert self._tar is not None
-        try:
-            return self._tar.extractfile(name)
-        except KeyError:
-            return None
+        for written in (name, f"./{name}"):  # the second from `tar -c .`
+            with contextlib.suppress(KeyError):
+                return self._tar.extractfile(written)
+        return None
 
     def read(self, name: str, limit: int) -> bytes:
         """Raises InvalidInput where it is missing or larger than `limit`."""
         member = self.open(name)
         if member is None:
-            raise InvalidInput(f"the archive has no {name}")
+            hint = "docker save and skopeo copy write whole images; docker export writes only the files of one"
+            raise InvalidInput(f"the archive has no {name}", hint=hint)
         with member:
             data = member.read(limit + 1)
         if len(data) > limit:

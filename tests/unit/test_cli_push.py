@@ -122,22 +122,23 @@ def test_an_image_of_the_registry_needs_no_folder(faas: CommandLine, registry: F
     assert registry.digest("hello", "v7") == reference.partition("@")[2]
 
 
+@pytest.mark.parametrize("prefix", ["", "./"], ids=["skopeo", "tar -c ."])
 def test_an_archive_named_in_the_file_is_relative_to_it(
-    faas: CommandLine, registry: FakeRegistry, tmp_path: Path
+    faas: CommandLine, registry: FakeRegistry, tmp_path: Path, prefix: str
 ) -> None:
     folder = tmp_path / "hello"
     folder.mkdir()
     (folder / "faas.toml").write_text('name = "hello"\nimage = "image.tar"\n')
     donor = FakeRegistry()
     donor.add_base("x")
-    oci_archive(donor, folder / "image.tar")
+    oci_archive(donor, folder / "image.tar", prefix)
     assert faas("push", folder).last_line == URL
     assert deploy_of(faas)["image"].startswith("hello@sha256:")
     assert deploy_of(faas)["spec"]["image"] == ""
 
 
-def oci_archive(donor: FakeRegistry, path: Path) -> None:
-    """What skopeo writes for `oci-archive:`."""
+def oci_archive(donor: FakeRegistry, path: Path, prefix: str) -> None:
+    """What skopeo writes for `oci-archive:`, its names after `prefix`."""
     raw = donor.manifests["x", "3.11"]
     descriptor = {
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -152,9 +153,16 @@ def oci_archive(donor: FakeRegistry, path: Path) -> None:
     }
     with tarfile.open(path, "w") as archive:
         for name, data in files.items():
-            entry = tarfile.TarInfo(name)
+            entry = tarfile.TarInfo(prefix + name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
+
+
+def test_an_archive_of_files_is_not_taken_for_an_image(faas: CommandLine, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "exported.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("etc/passwd"))
+    done = faas("push", "--image", tmp_path / "exported.tar", "--name", "hello", code=2)
+    assert "docker save" in done.err
 
 
 def test_a_start_that_fails_shows_the_diagnosis_and_what_the_function_wrote(faas: CommandLine, tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ def test_the_environment_is_the_images_lambdas_and_the_users_and_nothing_of_the_
     assert "canary" not in env.values()
 
 
+def test_a_web_application_is_told_how_many_requests_come_at_once() -> None:
+    assert build().env["FAAS_CONCURRENCY"] == "1"
+    assert build(concurrency=8).env["FAAS_CONCURRENCY"] == "8"
+
+
 def test_limits_follow_the_spec_and_init_gets_a_full_core() -> None:
     small = build(memory=128, ephemeral_storage=16, network="none", writable_root=True)
     assert (small.memory_bytes, small.tmp_bytes, small.cpus) == (128 << 20, 16 << 20, 1.0)

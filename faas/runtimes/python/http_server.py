@@ -14,6 +14,7 @@ import traceback
 
 HEAD_LIMIT = 128 * 1024
 HIGH_WATER = 64 * 1024  # bytes of a request body that wait before reading pauses
+MOST_THREADS = 128  # of a WSGI application: half of the tasks that a sandbox may have
 REASONS = {200: "OK", 201: "Created", 204: "No Content", 302: "Found", 304: "Not Modified", 400: "Bad Request"}
 NO_BODY = {204, 304}
 
@@ -315,7 +316,8 @@ async def connection(app, reader, writer):
 
 
 async def serve(loaded):
-    app = Asgi(loaded) if is_asgi(loaded) else Wsgi(loaded, int(os.environ.get("FAAS_CONCURRENCY") or 1))
+    threads = min(int(os.environ.get("FAAS_CONCURRENCY") or 1), MOST_THREADS)
+    app = Asgi(loaded) if is_asgi(loaded) else Wsgi(loaded, threads)
     await app.startup()
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
