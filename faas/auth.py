@@ -9,9 +9,13 @@ from __future__ import annotations
 import enum
 import hashlib
 import hmac
+import os
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+from faas.errors import InvalidInput
 
 ALL_NAMESPACES = "*"
 
@@ -103,6 +107,26 @@ def hash_token(token: str) -> str:
 def same_token(token: str, stored_hash: str) -> bool:
     """Constant-time comparison of a token with a stored hash."""
     return hmac.compare_digest(hash_token(token), stored_hash)
+
+
+def token_in(path: Path) -> str:
+    """Blocking. The administrator's token in `path`; a new one, for its owner's eyes, where there is no such file.
+
+    The file appears whole or not at all. Raises InvalidInput where it is empty: an empty password must open nothing.
+    """
+    try:
+        token = path.read_text().strip()
+    except FileNotFoundError:
+        token = new_token()
+        written = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        written.rename(path)
+    if not token:
+        raise InvalidInput(f"{path} is empty", hint="delete it: a new token is made at the next start")
+    return token
 
 
 class TokenFile:

@@ -18,6 +18,7 @@ from typing import Any, cast
 from faas import checks
 from faas.checks import Check, format_duration
 from faas.errors import SpecError
+from faas.oci.reference import BASES
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 RUNTIME_PATTERN = re.compile(r"(python|node)(\d+(\.\d+)?)?|provided")
@@ -28,6 +29,11 @@ NOT_OFFERED = {
     "follow": "following a tag is not offered yet; deploy with `faas push`",
     "reserved": "reserved instances are not offered yet; `max` bounds the instances",
 }
+
+
+def is_namespace(text: str) -> bool:
+    """Whether a namespace may be called so; the runtime bases' repositories would be one's otherwise."""
+    return NAME_PATTERN.fullmatch(text) is not None and f"{text}/" != BASES
 
 
 class Interface(enum.StrEnum):

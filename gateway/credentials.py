@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
 import re
 import time
 from pathlib import Path
 
-from faas.auth import ALL_NAMESPACES, ROOT, Principal, Role, hash_token, new_token
+from faas.auth import ALL_NAMESPACES, ROOT, Principal, Role, hash_token, new_token, token_in
 from faas.errors import Conflict, InvalidInput, NotFound
-from faas.spec import NAME_PATTERN
+from faas.spec import NAME_PATTERN, is_namespace
 from faas.state.session import Database
 from gateway.store import tokens
 from gateway.store.tokens import TokenRow
@@ -36,7 +35,7 @@ class TokenStore:
 
     async def ensure_admin(self, path: Path) -> None:
         """Make the token in the file `path` the administrator's; the file is made (mode 0600) where it is missing."""
-        self._admin_hash = hash_token(await asyncio.to_thread(_token_in, path))
+        self._admin_hash = hash_token(await asyncio.to_thread(token_in, path))
 
     async def authenticate(self, token: str, user: str | None = None) -> Principal | None:
         """See `faas.auth.Authenticator`. Looked up by its hash: nothing to learn from how long that takes."""
@@ -83,25 +82,9 @@ def _check(principal: Principal) -> None:
         raise InvalidInput("a token's name has 1 to 63 of a-z, 0-9, ., _ and -, first and last a letter or digit")
     if principal.role not in ROLES:
         raise InvalidInput("the role must be one of " + ", ".join(role.value for role in ROLES))
-    if principal.namespace != ALL_NAMESPACES and not NAME_PATTERN.fullmatch(principal.namespace):
+    if principal.namespace != ALL_NAMESPACES and not is_namespace(principal.namespace):
         raise InvalidInput('the namespace must be "*" or a name')
     if principal.functions and principal.role is not Role.CALLER:
         raise InvalidInput("functions narrow a caller's token only")
     if len(principal.functions) > FUNCTIONS or not all(NAME_PATTERN.fullmatch(name) for name in principal.functions):
         raise InvalidInput(f"functions must be at most {FUNCTIONS} names")
-
-
-def _token_in(path: Path) -> str:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        token = path.read_text().strip()
-        if not token:
-            raise InvalidInput(f"{path} is empty", hint="delete it: a new token is made at the next start") from None
-        return token
-    token = new_token()
-    with open(descriptor, "w") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return token

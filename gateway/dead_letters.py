@@ -11,7 +11,7 @@ from aiohttp import web
 
 from faas.auth import Permission
 from faas.errors import InvalidInput, NotFound
-from faas.spec import NAME_PATTERN
+from faas.spec import NAME_PATTERN, is_namespace
 from faas.web import access
 from gateway.gateway import GATEWAY
 from gateway.operations import (
@@ -66,7 +66,7 @@ async def listed(request: web.Request) -> web.Response:
     namespace, function = namespace_asked(request), ""
     if written := request.query.get("function", ""):
         namespace, function, _ = parse_name(written)
-        if not NAME_PATTERN.fullmatch(function) or not NAME_PATTERN.fullmatch(namespace):
+        if not NAME_PATTERN.fullmatch(function) or not is_namespace(namespace):
             raise InvalidInput("function must be a function's name")
         allow(request, Permission.READ, namespace, function)
     async with request.app[GATEWAY].database.read() as tx:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from faas.auth import Permission
 from faas.errors import InvalidInput, NotFound
-from faas.spec import NAME_PATTERN
+from faas.spec import NAME_PATTERN, is_namespace
 from faas.web import PRINCIPAL, Handler, require
 from gateway.router import parse_name
 
@@ -72,7 +72,7 @@ def function_name(request: web.Request, permission: Permission, *, qualified: bo
     Raises Unauthenticated, Forbidden, InvalidInput.
     """
     namespace, name, qualifier = parse_name(request.match_info["name"])
-    if not NAME_PATTERN.fullmatch(name) or not NAME_PATTERN.fullmatch(namespace) or (qualifier and not qualified):
+    if not NAME_PATTERN.fullmatch(name) or not is_namespace(namespace) or (qualifier and not qualified):
         raise InvalidInput(
             f"not a function's name: {request.match_info['name'][:160]!r}", hint="name, or name.namespace"
         )
@@ -93,7 +93,7 @@ def namespace_asked(request: web.Request) -> str:
     """The query's `namespace`, once the caller may read it; "" for all that the caller may read."""
     namespace = request.query.get("namespace", "")
     if namespace:
-        if not NAME_PATTERN.fullmatch(namespace):
+        if not is_namespace(namespace):
             raise InvalidInput("namespace must be a name")
         allow(request, Permission.READ, namespace)
     return namespace

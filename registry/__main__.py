@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from aiohttp import web
 
 from faas import __version__, log
-from faas.auth import TokenFile, new_token
+from faas.auth import TokenFile, token_in
 from faas.errors import FaasError, InvalidInput
 from faas.listener import bound, listen
 from faas.metrics import Metrics
@@ -21,21 +20,10 @@ from registry.app import create_app
 from registry.service import Registry
 
 
-def admin_token(path: Path) -> str:
-    """The token in `path`; a new one, readable by its owner alone, where there is none."""
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        token = new_token()
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(token + "\n")
-        return token
-
-
 async def run(data: Path, address: Address, login: bool) -> None:
     """Serve until SIGTERM or SIGINT."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
-    authenticator = TokenFile(admin_token(data / "admin-token")) if login else None
+    authenticator = TokenFile(token_in(data / "admin-token")) if login else None
     with listen(address) as listener:
         url = f"sqlite+aiosqlite:///{data / 'registry.db'}"
         registry = await Registry.open(data, url, authenticator=authenticator, metrics=Metrics(__version__))

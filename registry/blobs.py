@@ -28,8 +28,10 @@ async def get(request: web.Request, registry: Registry, repository: str, argumen
 
 
 async def delete(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
-    """The blob leaves this repository; its file stays as long as another one sees it."""
+    """The blob leaves this repository; its file stays. What a manifest here needs is not taken from under it."""
     digest = digest_of(argument)
+    if needing := await registry.index.parents(repository, str(digest)):
+        raise RegistryError("DENIED", f"the manifest {needing[0]} needs this blob", status=409)
     if not await registry.index.remove_blob(repository, digest):
         raise RegistryError("BLOB_UNKNOWN", detail=str(digest))
     return web.Response(status=202)

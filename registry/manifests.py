@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -22,8 +23,10 @@ TAGS_AT_ONCE = 32
 
 def _checked(reference: str) -> str:
     """A tag or a digest."""
-    if ":" in reference:
-        return str(digest_of(reference))
+    return str(digest_of(reference)) if ":" in reference else _tag(reference)
+
+
+def _tag(reference: str) -> str:
     if not TAG_PATTERN.fullmatch(reference):
         raise RegistryError("MANIFEST_INVALID", f"not a tag: {reference[:128]!r}")
     return reference
@@ -48,6 +51,10 @@ async def get(request: web.Request, registry: Registry, repository: str, argumen
 async def put(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
     """end-7a, and end-7b with `?tag=` beside a digest."""
     reference = _checked(argument)
+    wanted = request.query.getall("tag", [])
+    if len(wanted) > TAGS_AT_ONCE:
+        raise RegistryError("UNSUPPORTED", f"at most {TAGS_AT_ONCE} tags at once", status=414)
+    wanted = [_tag(tag) for tag in wanted]
     content_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip()
     if content_type in media_types.SCHEMA1:
         raise RegistryError("MANIFEST_INVALID", "schema 1 manifests are not accepted")
@@ -60,15 +67,13 @@ async def put(request: web.Request, registry: Registry, repository: str, argumen
         manifest = Manifest.parse(raw, content_type, algorithm)
     except ValueError as error:
         raise RegistryError("MANIFEST_INVALID", str(error)) from None
-    wanted = [_checked(tag) for tag in request.query.getall("tag", [])]
-    if len(wanted) > TAGS_AT_ONCE:
-        raise RegistryError("UNSUPPORTED", f"at most {TAGS_AT_ONCE} tags at once", status=414)
     if ":" in reference:
         if str(manifest.digest) != reference:
             raise RegistryError("DIGEST_INVALID", detail=reference)
     else:
         wanted.append(reference)
-    missing = await registry.index.put_manifest(repository, manifest, wanted)
+    lost = await registry.blobs.missing(descriptor.digest for descriptor in manifest.blobs)
+    missing = str(lost) if lost else await registry.index.put_manifest(repository, manifest, wanted)
     if missing is not None:
         raise RegistryError("MANIFEST_BLOB_UNKNOWN", detail=missing)
     headers = {
@@ -91,13 +96,20 @@ async def delete(request: web.Request, registry: Registry, repository: str, argu
         if not await registry.index.remove_tag(repository, reference):
             raise RegistryError("MANIFEST_UNKNOWN", detail=reference)
         return web.Response(status=202)
-    if registry.holders is not None:
-        holders = (await registry.holders.held()).get(reference, ())
-        if holders:
-            raise RegistryError("DENIED", f"the image is in use by {', '.join(holders)}", status=409)
+    if holders := await _holders(registry, repository, reference):
+        raise RegistryError("DENIED", f"the image is in use by {', '.join(holders)}", status=409)
     if not await registry.index.remove_manifest(repository, digest_of(reference)):
         raise RegistryError("MANIFEST_UNKNOWN", detail=reference)
     return web.Response(status=202)
+
+
+async def _holders(registry: Registry, repository: str, digest: str) -> Sequence[str]:
+    """Who needs this manifest, itself or as an entry of an index that is held."""
+    if registry.holders is None:
+        return ()
+    held = await registry.holders.held()
+    indexes = await registry.index.parents(repository, digest)
+    return [name for wanted in (digest, *indexes) for name in held.get(wanted, ())]
 
 
 async def tags(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:

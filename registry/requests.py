@@ -7,8 +7,9 @@ from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
-from faas.auth import Permission, Principal
+from faas.auth import ALL_NAMESPACES, Permission, Principal
 from faas.oci.digest import Digest
+from faas.oci.reference import BASES
 from registry.errors import RegistryError
 from registry.index.index import namespace_of
 
@@ -25,9 +26,12 @@ def digest_of(text: str) -> Digest:
 
 
 def may(principal: Principal, permission: Permission, repository: str) -> bool:
-    """Runtime bases may be pulled by whoever may pull anything: every function stands on them."""
-    if permission is Permission.PULL and repository.startswith("runtime/"):
-        return principal.may(permission)
+    """Every function stands on the runtime bases: whoever may pull anything may pull them, and nobody but an
+    administrator of everything may change them."""
+    if repository.startswith(BASES):
+        if permission is Permission.PULL:
+            return principal.may(permission)
+        return principal.may(Permission.ADMIN, ALL_NAMESPACES)
     return principal.may(permission, namespace_of(repository))
 
 

@@ -11,6 +11,7 @@ from faas.background import Background
 from faas.metrics import Metrics
 from registry.holders import Holders
 from registry.index.index import Index
+from registry.storage.base import BlobStore
 from registry.storage.filesystem import FileBlobStore
 
 log = logging.getLogger("registry")
@@ -25,7 +26,7 @@ class Registry:
     def __init__(
         self,
         index: Index,
-        blobs: FileBlobStore,
+        blobs: BlobStore,
         authenticator: Authenticator | None,
         metrics: Metrics,
         holders: Holders | None,

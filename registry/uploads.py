@@ -16,8 +16,7 @@ from faas.web import PRINCIPAL, read_chunk
 from registry.errors import RegistryError
 from registry.requests import digest_of, may
 from registry.service import Registry
-from registry.storage.base import DigestMismatch
-from registry.storage.filesystem import FileUpload
+from registry.storage.base import DigestMismatch, SizeExceeded, Upload, UploadGone
 
 _RANGE = re.compile(r"(\d{1,18})-(\d{1,18})")
 
@@ -50,7 +49,9 @@ async def _mount(request: web.Request, registry: Registry, repository: str, dige
     source = request.query.get("from")
     candidates = [source] if source else await registry.index.holders_of(digest)
     sources = [name for name in candidates if may(principal, Permission.PULL, name)]
-    return bool(sources) and await registry.index.mount(repository, digest, sources)
+    if not sources or await registry.blobs.missing([digest]) is not None:
+        return False
+    return await registry.index.mount(repository, digest, sources)
 
 
 async def status(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
@@ -80,23 +81,25 @@ async def finish(request: web.Request, registry: Registry, repository: str, argu
 async def cancel(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
     """end-14."""
     upload = await _session(registry, argument)
-    await upload.cancel()
+    _exclusive(upload)
+    async with upload.lock:
+        await upload.cancel()
     return web.Response(status=204)
 
 
-async def _session(registry: Registry, upload_id: str) -> FileUpload:
+async def _session(registry: Registry, upload_id: str) -> Upload:
     upload = await registry.blobs.resume(upload_id)
     if upload is None:
         raise RegistryError("BLOB_UPLOAD_UNKNOWN")
     return upload
 
 
-def _exclusive(upload: FileUpload) -> None:
+def _exclusive(upload: Upload) -> None:
     if upload.lock.locked():
         raise RegistryError("BLOB_UPLOAD_INVALID", "another request writes to this upload", status=409)
 
 
-async def _take(request: web.Request, registry: Registry, repository: str, upload: FileUpload) -> None:
+async def _take(request: web.Request, registry: Registry, repository: str, upload: Upload) -> None:
     """Append the request's body. Raises a 416 where its range does not follow what is stored; the session stays."""
     limit = None
     written = request.headers.get(hdrs.CONTENT_RANGE)
@@ -113,8 +116,10 @@ async def _take(request: web.Request, registry: Registry, repository: str, uploa
     before = upload.size
     try:
         await upload.append(_body(request), limit)
-    except OverflowError:
+    except SizeExceeded:
         raise RegistryError("SIZE_INVALID", "more bytes came than the range has") from None
+    except UploadGone:
+        raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
     finally:
         registry.metrics.registry_bytes.labels("in").inc(upload.size - before)
 
@@ -125,7 +130,7 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
 
 
 async def _commit(
-    request: web.Request, registry: Registry, repository: str, upload: FileUpload, digest: Digest
+    request: web.Request, registry: Registry, repository: str, upload: Upload, digest: Digest
 ) -> web.StreamResponse:
     async with upload.lock:
         await _take(request, registry, repository, upload)
@@ -133,6 +138,8 @@ async def _commit(
             size = await upload.commit(digest)
         except DigestMismatch:
             raise RegistryError("DIGEST_INVALID", detail=str(digest)) from None
+        except UploadGone:
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
         await registry.index.add_blob(repository, digest, size)
     await registry.stored()
     return _created(repository, digest)
@@ -143,7 +150,7 @@ def _created(repository: str, digest: Digest) -> web.Response:
     return web.Response(status=201, headers=headers)
 
 
-def _headers(upload: FileUpload, repository: str) -> dict[str, str]:
+def _headers(upload: Upload, repository: str) -> dict[str, str]:
     """`Location` is relative: right behind any proxy. `Range` names the last byte stored; 0-0 for none, as others."""
     return {
         hdrs.LOCATION: f"/v2/{repository}/blobs/uploads/{upload.id}",
@@ -152,5 +159,5 @@ def _headers(upload: FileUpload, repository: str) -> dict[str, str]:
     }
 
 
-def _status(upload: FileUpload, repository: str, status: int) -> web.Response:
+def _status(upload: Upload, repository: str, status: int) -> web.Response:
     return web.Response(status=status, headers=_headers(upload, repository))

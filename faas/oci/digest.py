@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _LENGTHS = {"sha256": 64, "sha512": 128}
+ALGORITHMS = tuple(_LENGTHS)
 _HEX = re.compile(r"[0-9a-f]+")
 
 

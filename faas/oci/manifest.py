@@ -34,6 +34,11 @@ class Manifest:
     def is_index(self) -> bool:
         return self.media_type in media_types.INDEXES
 
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Config and layers that must be there; those with `urls` lie elsewhere (image-spec, "non-distributable")."""
+        return tuple(d for d in (self.config, *self.layers) if d is not None and not d.urls)
+
     @classmethod
     def parse(cls, raw: bytes, content_type: str = "", algorithm: str = "sha256") -> Manifest:
         """Raises ValueError on what is no manifest; `content_type` is the header's, without parameters."""
@@ -41,6 +46,7 @@ class Manifest:
             raise ValueError(f"a manifest has at most {MANIFEST_BYTES} bytes")
         try:
             value = json.loads(raw)
+            canonical_json(value)  # a lone surrogate is JSON, but no text that can be stored
         except (ValueError, RecursionError):
             raise ValueError("a manifest must be JSON") from None
         if not isinstance(value, dict) or value.get("schemaVersion") != 2:

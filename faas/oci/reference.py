@@ -11,6 +11,7 @@ REPOSITORY_PATTERN = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((
 TAG_PATTERN = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 HOST_PATTERN = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9.-]*|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
 REPOSITORY_LENGTH = 255
+BASES = "runtime/"  # begins the repositories of the runtime bases, which belong to no namespace
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from faas.oci.digest import Digest
 from faas.oci.manifest import Manifest
+from faas.oci.reference import BASES
 from faas.state.session import Database, Transaction
 from registry.index.tables import blobs, children, manifests, repositories, repository_blobs, tags
 
@@ -40,7 +41,7 @@ class Referrer:
 def namespace_of(repository: str) -> str:
     """`team/hello` belongs to `team`; one without a slash, and the runtime bases, to `default`."""
     first, slash, _ = repository.partition("/")
-    return first if slash and first != "runtime" else "default"
+    return first if slash and not repository.startswith(BASES) else "default"
 
 
 class Index:
@@ -101,6 +102,12 @@ class Index:
             )
             return bool(done.rowcount)
 
+    async def parents(self, repository: str, digest: str) -> list[str]:
+        """Manifests of this repository that need this blob or manifest."""
+        async with self._database.read() as tx:
+            query = select(children.c.manifest).where(children.c.repository == repository, children.c.child == digest)
+            return [row[0] for row in await tx.execute(query)]
+
     async def total_bytes(self) -> int:
         async with self._database.read() as tx:
             return int((await tx.execute(select(func.coalesce(func.sum(blobs.c.size), 0)))).scalar_one())
@@ -110,8 +117,7 @@ class Index:
     async def put_manifest(self, repository: str, manifest: Manifest, wanted: Iterable[str]) -> str | None:
         """Manifest, edges and tags in one transaction. The digest of a child that is not here, or None."""
         async with self._database.write() as tx:
-            needed = [d for d in (manifest.config, *manifest.layers) if d is not None and not d.urls]
-            for descriptor in needed:
+            for descriptor in manifest.blobs:
                 if not await _sees(tx, repository, descriptor.digest):
                     return str(descriptor.digest)
             for descriptor in manifest.manifests:
@@ -130,7 +136,7 @@ class Index:
                 "created_at": now,
             }
             await tx.execute(insert(manifests).values(**values).on_conflict_do_nothing())
-            for child in {str(d.digest) for d in (*needed, *manifest.manifests)}:
+            for child in {str(d.digest) for d in (*manifest.blobs, *manifest.manifests)}:
                 edge = {"repository": repository, "manifest": str(manifest.digest), "child": child}
                 await tx.execute(insert(children).values(**edge).on_conflict_do_nothing())
             for tag in wanted:

@@ -12,13 +12,13 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from faas.oci.digest import Digest
-from registry.storage.base import DigestMismatch
+from faas.oci.digest import ALGORITHMS, Digest
+from registry.storage.base import DigestMismatch, SizeExceeded, UploadGone
 
 BATCH = 1 << 20  # bytes gathered before they go to a thread: a hop costs more than hashing 64 KiB
 CHUNK = 1 << 20
@@ -42,53 +42,76 @@ class FileUpload:
     async def append(self, chunks: AsyncIterator[bytes], limit: int | None = None) -> int:
         pending: list[bytes] = []
         waiting = 0
-        start = self.size
-        file = await self._store.run(lambda: os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+        most = None if limit is None else self.size + limit
         try:
             async for chunk in chunks:
                 pending.append(chunk)
                 waiting += len(chunk)
-                if limit is not None and self.size - start + waiting > limit:
-                    raise OverflowError
+                if most is not None and self.size + waiting > most:
+                    raise SizeExceeded
                 if waiting >= BATCH:
-                    await self._flush(file, pending)
+                    await self._flush(pending)
                     pending, waiting = [], 0
             if pending:
-                await self._flush(file, pending)
+                await self._flush(pending)
         finally:
             self.touched = time.monotonic()
-            await self._store.run(lambda: os.close(file))
         return self.size
 
-    async def _flush(self, file: int, pending: list[bytes]) -> None:
-        def work() -> int:
-            data = b"".join(pending)
-            written = 0
-            view = memoryview(data)
-            while written < len(data):
-                written += os.write(file, view[written:])
-            if self._hasher is not None:
-                self._hasher.update(data)
-            return written
+    async def _flush(self, pending: list[bytes]) -> None:
+        await self._whole(lambda: self._write(b"".join(pending)))
 
-        # Shielded: a client that goes away must not leave the file ahead of its hash.
-        self.size += await asyncio.shield(asyncio.ensure_future(self._store.run(work)))
+    async def _whole(self, work: Callable[[], T]) -> T:
+        """In a thread, to its end: also where the client has gone nobody else may come in between."""
+        task = asyncio.ensure_future(self._store.run(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait((task,))
+            raise
+
+    def _write(self, data: bytes) -> None:
+        """File, size and hash move together: what was written of a batch that failed (disk full) is taken back."""
+        try:
+            file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise UploadGone from None
+        try:
+            view, offset = memoryview(data), self.size
+            while view:
+                written = os.pwrite(file, view, offset)
+                view, offset = view[written:], offset + written
+        except BaseException:
+            os.ftruncate(file, self.size)
+            raise
+        finally:
+            os.close(file)
+        if self._hasher is not None:
+            self._hasher.update(data)
+        self.size = offset
 
     async def commit(self, digest: Digest) -> int:
-        await self._store.run(lambda: self._commit(digest))
+        await self._whole(lambda: self._commit(digest))
         self._store.forget(self.id)
         return self.size
 
     def _commit(self, digest: Digest) -> None:
-        if not self._path.exists():
-            self._path.touch(0o600)
+        try:
+            stored = self._path.stat().st_size
+        except FileNotFoundError:
+            raise UploadGone from None
+        if stored != self.size:
+            raise OSError(f"the upload has {stored} bytes, not {self.size}")
         if digest.algorithm == "sha256" and self._hasher is not None:
             found = self._hasher.hexdigest()
         else:
             found = _hash(self._path, digest.algorithm)
         if found != digest.hex:
             raise DigestMismatch
-        _publish(self._path, self._store.path(digest))
+        target = self._store.path(digest)
+        _sync(self._path)
+        self._path.rename(target)  # also over a file of that name: should it be damaged, this mends it
+        _sync(target.parent)
 
     async def cancel(self) -> None:
         self._store.forget(self.id)
@@ -103,18 +126,8 @@ def _hash(path: Path, algorithm: str) -> str:
     return hasher.hexdigest()
 
 
-def _publish(source: Path, target: Path) -> None:
-    """fsync, rename, fsync the folder (and the new folder's own folder): durable when it returns."""
-    _sync(source)
-    if not target.parent.exists():
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync(target.parent.parent)
-    source.rename(target)
-    _sync(target.parent)
-
-
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -131,11 +144,18 @@ class FileBlobStore:
         self._open: dict[str, FileUpload] = {}
 
     async def open(self) -> None:
-        def work() -> None:
-            for folder in (self.blobs, self.uploads):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self.run(self._make_folders)
 
-        await self.run(work)
+    def _make_folders(self) -> None:
+        """Every folder that a blob may lie in, durable before the first one comes."""
+        algorithms = [self.blobs / algorithm for algorithm in ALGORITHMS]
+        for folder in (self.blobs, self.uploads, *algorithms):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for algorithm in algorithms:
+            for number in range(256):
+                (algorithm / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        for folder in (*algorithms, self.blobs, self.blobs.parent):
+            _sync(folder)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
@@ -144,13 +164,17 @@ class FileBlobStore:
         return self.blobs / digest.algorithm / digest.hex[:2] / digest.hex
 
     async def size(self, digest: Digest) -> int | None:
-        def work() -> int | None:
-            try:
-                return self.path(digest).stat().st_size
-            except FileNotFoundError:
-                return None
+        return await self.run(lambda: self._size(digest))
 
-        return await self.run(work)
+    def _size(self, digest: Digest) -> int | None:
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    async def missing(self, digests: Iterable[Digest]) -> Digest | None:
+        wanted = tuple(digests)
+        return await self.run(lambda: next((digest for digest in wanted if self._size(digest) is None), None))
 
     async def begin(self) -> FileUpload:
         upload = FileUpload(self, secrets.token_hex(16), 0, hashlib.sha256())
@@ -175,36 +199,24 @@ class FileBlobStore:
             return None
         return self._open.setdefault(upload_id, FileUpload(self, upload_id, size, None))
 
-    async def put(self, data: bytes) -> Digest:
-        digest = Digest.of(data)
-
-        def work() -> None:
-            temporary = self.uploads / secrets.token_hex(16)
-            temporary.write_bytes(data)
-            _publish(temporary, self.path(digest))
-
-        await self.run(work)
-        return digest
-
-    async def delete(self, digest: Digest) -> None:
-        await self.run(lambda: self.path(digest).unlink(missing_ok=True))
-
-    async def total(self) -> int:
-        return await self.run(lambda: sum(p.stat().st_size for p in self.blobs.glob("*/*/*")))
-
     async def sweep(self, older_than: float) -> int:
-        def work() -> int:
-            before, swept = time.time() - older_than, 0
-            for path in self.uploads.iterdir():
-                if path.name not in self._open and path.stat().st_mtime < before:
-                    path.unlink(missing_ok=True)
-                    swept += 1
-            return swept
-
         idle = [u for u in self._open.values() if time.monotonic() - u.touched > older_than and not u.lock.locked()]
         for upload in idle:
-            await upload.cancel()
-        return len(idle) + await self.run(work)
+            async with upload.lock:
+                await upload.cancel()
+        return len(idle) + await self.run(lambda: self._sweep_files(time.time() - older_than))
+
+    def _sweep_files(self, before: float) -> int:
+        """Sessions of an earlier run of the server."""
+        swept = 0
+        for entry in os.scandir(self.uploads):
+            try:
+                if entry.name not in self._open and entry.stat().st_mtime < before:
+                    Path(entry).unlink()
+                    swept += 1
+            except FileNotFoundError:  # committed or cancelled meanwhile
+                continue
+        return swept
 
     def forget(self, upload_id: str) -> None:
         self._open.pop(upload_id, None)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterator
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -295,3 +301,91 @@ def test_generated_names_reach_no_file_outside_and_are_never_our_fault(
     assert {p.name for p in registry.data.iterdir()} <= {
         "blobs", "uploads", "registry.db", "registry.db-wal", "registry.db-shm", "admin-token",
     }  # fmt: skip
+
+
+def test_a_cancelled_upload_cannot_be_finished_into_a_good_blobs_place(registry: RegistryProcess) -> None:
+    """A request that is under way holds its session: a cancel is refused, and what is there stays."""
+    location = begin(registry, "held")
+    assert registry.call("PATCH", location, BLOB).status == 202
+    with socket.create_connection(registry.address) as slow:
+        head = f"PUT {location}?digest={DIGEST} HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n"
+        slow.sendall(head.encode())
+        wait_until(lambda: registry.call("DELETE", location).status == 409)
+        slow.sendall(b"0\r\n\r\n")
+        assert slow.recv(12) == b"HTTP/1.1 201"
+    assert registry.call("DELETE", location).status == 404
+    assert registry.call("PUT", f"{location}?digest={DIGEST}").status == 404
+    for repository in ("held", "base"):
+        assert registry.call("GET", f"/v2/{repository}/blobs/{DIGEST}").body == BLOB
+
+
+def test_what_a_manifest_needs_is_not_deleted_from_under_it(registry: RegistryProcess) -> None:
+    digest, raw = registry.push_image("needed", "v1", b"a layer that is needed")
+    layer = json.loads(raw)["layers"][0]["digest"]
+    refused = registry.call("DELETE", f"/v2/needed/blobs/{layer}")
+    assert (refused.status, refused.code) == (409, "DENIED")
+    assert digest in refused.json()["errors"][0]["message"]
+    assert registry.call("DELETE", f"/v2/needed/manifests/{digest}").status == 202
+    assert registry.call("DELETE", f"/v2/needed/blobs/{layer}").status == 202
+
+
+@pytest.mark.parametrize("tag", [UNKNOWN, "-bad", "a" * 129])
+def test_a_tag_parameter_must_be_a_tag(registry: RegistryProcess, tag: str) -> None:
+    digest, raw = registry.push_image("parameter", "v1")
+    reply = registry.call("PUT", f"/v2/parameter/manifests/{digest}?tag={tag}", raw, OCI)
+    assert (reply.status, reply.code) == (400, "MANIFEST_INVALID")
+    assert registry.call("GET", "/v2/parameter/tags/list").json()["tags"] == ["v1"]
+
+
+def test_a_text_that_cannot_be_stored_is_no_manifest(registry: RegistryProcess) -> None:
+    _, raw = registry.push_image("surrogate", "v1")
+    body = raw.replace(b"{", b'{"artifactType": "\\ud800",', 1)
+    reply = registry.call("PUT", "/v2/surrogate/manifests/v2", body, OCI)
+    assert (reply.status, reply.code) == (400, "MANIFEST_INVALID")
+
+
+def test_a_blob_whose_file_is_lost_is_unknown_until_it_is_pushed_again(tmp_path: Path) -> None:
+    with registry_process(tmp_path) as registry:
+        layer = b"will be lost"
+        _, raw = registry.push_image("lost", "v1", layer)
+        digest = str(Digest.of(layer))
+        hexadecimal = digest.removeprefix("sha256:")
+        (tmp_path / "blobs" / "sha256" / hexadecimal[:2] / hexadecimal).unlink()
+        assert registry.call("HEAD", f"/v2/lost/blobs/{digest}").status == 404
+        assert registry.call("POST", f"/v2/other/blobs/uploads/?mount={digest}&from=lost").status == 202
+        refused = registry.call("PUT", "/v2/lost/manifests/v2", raw, OCI)
+        assert (refused.status, refused.code) == (400, "MANIFEST_BLOB_UNKNOWN")
+        registry.push_blob("lost", layer)
+        assert registry.call("GET", f"/v2/lost/blobs/{digest}").body == layer
+        assert registry.call("PUT", "/v2/lost/manifests/v2", raw, OCI).status == 201
+
+
+@pytest.mark.root
+def test_a_full_disk_is_said_and_the_upload_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    """On a file system of 32 MiB: nothing that was answered with success is torn."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", tmp_path], check=True)
+    try:
+        with registry_process(tmp_path / "data") as registry:
+            rest = shutil.disk_usage(tmp_path).free
+            (tmp_path / "ballast").write_bytes(bytes(rest - (3 << 20) - 5000))
+            data = random.randbytes(5 << 20)
+            location = begin(registry, "full")
+            refused = registry.call("PATCH", location, data)
+            assert (refused.status, refused.code) == (507, "DENIED")
+            assert "No space left" in refused.json()["errors"][0]["message"]
+            (tmp_path / "ballast").unlink()
+            stored = int(registry.call("GET", location).headers["Range"].partition("-")[2]) + 1
+            assert 0 < stored < len(data)
+            digest = Digest.of(data)
+            done = registry.call("PUT", f"{location}?digest={digest}", data[stored:])
+            assert done.status == 201, done.body
+            assert registry.call("GET", f"/v2/full/blobs/{digest}").body == data
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)

@@ -58,6 +58,11 @@ class RegistryProcess:
         return code
 
     @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.host.rpartition(":")
+        return host, int(port)
+
+    @property
     def token(self) -> str:
         return (self.data / "admin-token").read_text().strip()
 

@@ -83,12 +83,12 @@ async def test_a_token_works_as_basic_password_with_its_own_name_only(server: Co
 
 
 def test_the_administrators_file_is_private(tmp_path: Path) -> None:
-    from gateway.credentials import _token_in
+    from faas.auth import token_in
 
     path = tmp_path / "admin-token"
-    token = _token_in(path)
+    token = token_in(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert _token_in(path) == token
+    assert token_in(path) == token
 
 
 async def test_an_invocation_answers_with_the_functions_payload(server: Control) -> None:

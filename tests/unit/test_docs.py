@@ -20,7 +20,11 @@ FOLDERS = "faas|registry|gateway|worker|deploy|tests"
 
 def pages(root: Path) -> list[Path]:
     found = (page.relative_to(root) for page in root.rglob("*.md"))
-    return [root / page for page in sorted(found) if page.parts[0] != "build" and not any(p.startswith(".") for p in page.parts)]
+    return [
+        root / page
+        for page in sorted(found)
+        if page.parts[0] != "build" and not any(p.startswith(".") for p in page.parts)
+    ]
 
 
 def commands(page: Path) -> str:
