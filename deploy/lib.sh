@@ -2,6 +2,7 @@
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 began=$(date +%s)
+export PATH="$PATH:/usr/sbin:/sbin" # su without - leaves them out
 
 say() { printf '%4ds  %s\n' $(($(date +%s) - began)) "$*" >&2; }
 fail() { printf 'error: %s\n' "$1" >&2; [ $# -lt 2 ] || printf '  try: %s\n' "$2" >&2; exit 1; }
@@ -13,26 +14,32 @@ need() {
     for pair in "$@"; do
         case "${pair%%=*}" in
             /*) [ -e "${pair%%=*}" ] || missing+=("${pair#*=}") ;;
-            *) PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}") ;;
+            *) command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}") ;;
         esac
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null || fail "missing: ${missing[*]}, and there is no apt here" "install them with this system's package manager"
     [ "$(id -u)" = 0 ] || fail "missing: ${missing[*]}" "sudo apt-get install ${missing[*]}"
     say "installing ${missing[*]}"
-    local guard=/usr/sbin/policy-rc.d placed=
-    if [ ! -e $guard ]; then printf '#!/bin/sh\nexit 101\n' >$guard; chmod +x $guard; placed=1; fi
     local log; log=$(mktemp)
-    if ! { [ -n "${apt_updated:-}" ] || apt-get update -qq; } >"$log" 2>&1 ||
-        ! DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
-        [ -z "$placed" ] || rm -f $guard
+    if ! apt_install "${missing[@]}" >"$log" 2>&1; then
         tail -5 "$log" >&2
         fail "apt could not install ${missing[*]}" "apt-get update && apt-get install ${missing[*]}"
     fi
     apt_updated=1
-    [ -z "$placed" ] || rm -f $guard
     rm -f "$log"
 }
+apt_install() ( # in a shell of its own, so that its trap undoes the guard however it ends
+    guard=/usr/sbin/policy-rc.d
+    if [ ! -e $guard ]; then
+        trap 'rm -f $guard' EXIT
+        printf '#!/bin/sh\nexit 101\n' >$guard
+        chmod +x $guard
+    fi
+    wait=-oDPkg::Lock::Timeout=300 # a new machine may just be updating itself
+    [ -n "${apt_updated:-}" ] || apt-get update -qq $wait || exit
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wait "$@"
+)
 
 # Prints the first interpreter that is new enough.
 find_python() {
@@ -70,6 +77,6 @@ dev_environment() {
 
 # One line that changes when anything that gets installed changes.
 source_stamp() {
-    (cd "$root" && find pyproject.toml faas registry gateway worker -type f ! -name '*.pyc' -print0 |
+    (cd "$root" && find pyproject.toml faas registry gateway worker deploy/systemd -type f ! -name '*.pyc' -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-32)
 }

@@ -12,7 +12,8 @@ import resource
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ from worker.pool import Pool
 
 logger = logging.getLogger("faas.server")
 
-GRACE_SECONDS = 30.0  # what runs at SIGTERM may finish within this
+GRACE_SECONDS = 30.0  # what runs at SIGTERM may finish within this, all of it together
+LOOK_SECONDS = 0.05
+CUT_SECONDS = 0.5  # after that: for handlers to notice that they are cancelled
 LISTENERS = ("public", "api", "registry")
 
 
@@ -160,48 +163,93 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
         if settings.registry_auth == "basic":
             registry.authenticator = gateway.tokens
         registry.holders = gateway.deployer
+        grace = Grace()
         await pool.open()
-        stack.push_async_callback(pool.close, GRACE_SECONDS)
+        stack.push_async_callback(lambda: pool.close(grace.left))
         await gateway.start(settings.admin_token_file)
-        async with _serving(settings, sockets, private, gateway, registry):
-            addresses.write(settings.server_file, settings.data)
-            stack.callback(settings.server_file.unlink, missing_ok=True)
-            logger.info("ready", extra={**addresses.urls, "driver": driver.name})
-            await stopping.wait()
-            logger.info("stopping")
-            for listener in sockets.values():
-                loop.remove_reader(listener)  # no new connection; those that are open get their answers
-            await gateway.stop(GRACE_SECONDS)
+        apps = {
+            "public": public_app(gateway, gateway.tokens),
+            "api": api_app(gateway, gateway.tokens, open_metrics=settings.api_listen.is_loopback),
+            "registry": registry_app(registry),
+        }
+        doors = Doors(apps, _tls(settings))
+        stack.push_async_callback(doors.close)
+        await doors.open({**sockets, "private": private})
+        addresses.write(settings.server_file, settings.data)
+        stack.callback(settings.server_file.unlink, missing_ok=True)
+        logger.info("ready", extra={**addresses.urls, "driver": driver.name})
+        await stopping.wait()
+        logger.info("stopping")
+        grace.begin()
+        await doors.refuse()
+        await asyncio.gather(gateway.stop(grace.left), doors.finish("registry", grace.left))
 
 
 def _token(settings: Settings) -> str:
     return settings.admin_token_file.read_text().strip()
 
 
-@contextlib.asynccontextmanager
-async def _serving(
-    settings: Settings, sockets: dict[str, socket.socket], private: socket.socket, gateway: Gateway, registry: Registry
-) -> AsyncIterator[None]:
-    """All listeners answer inside the block."""
-    context = None
-    if settings.tls:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidInput(f"the certificate cannot be used: {error}", hint="--tls-cert and --tls-key") from None
-    apps = {
-        "public": public_app(gateway, gateway.tokens),
-        "api": api_app(gateway, gateway.tokens, open_metrics=settings.api_listen.is_loopback),
-        "registry": registry_app(registry),
-    }
-    runners = {name: web.AppRunner(app, shutdown_timeout=5.0, **RUNNER_OPTIONS) for name, app in apps.items()}
-    try:
-        for name, runner in runners.items():
+class Grace:
+    """One deadline for everything that may finish: whoever comes later in the stop gets what is left of it."""
+
+    def __init__(self) -> None:
+        self._until: float | None = None
+
+    def begin(self) -> None:
+        self._until = time.monotonic() + GRACE_SECONDS
+
+    @property
+    def left(self) -> float:
+        """Seconds; none before `begin`: a start that failed has nothing to finish."""
+        return 0.0 if self._until is None else max(0.0, self._until - time.monotonic())
+
+
+class Doors:
+    """The HTTP side of all listeners. `private` is the registry's second one, plain, for this process itself."""
+
+    def __init__(self, apps: Mapping[str, web.Application], tls: ssl.SSLContext | None) -> None:
+        self._runners = {
+            name: web.AppRunner(app, shutdown_timeout=CUT_SECONDS, **RUNNER_OPTIONS) for name, app in apps.items()
+        }
+        self._tls = tls
+
+    async def open(self, sockets: Mapping[str, socket.socket]) -> None:
+        for runner in self._runners.values():
             await runner.setup()
-            await web.SockSite(runner, sockets[name], ssl_context=context).start()
-        await web.SockSite(runners["registry"], private).start()
-        yield
-    finally:
-        for runner in runners.values():
-            await runner.cleanup()
+        for name, listener in sockets.items():
+            runner = self._runners["registry" if name == "private" else name]
+            await web.SockSite(runner, listener, ssl_context=None if name == "private" else self._tls).start()
+
+    async def refuse(self) -> None:
+        """No new connection from here on. Those that are open get the answer that is on its way, and end."""
+        for runner in self._runners.values():
+            for site in list(runner.sites):
+                await site.stop()
+        await asyncio.sleep(0)  # requests that have just come in begin
+        for runner in self._runners.values():
+            if runner.server is not None:
+                runner.server.pre_shutdown()
+
+    async def finish(self, name: str, seconds: float) -> None:
+        """Wait until nobody is connected to this listener any more, so many seconds at most."""
+        server = self._runners[name].server
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while server is not None and server.connections:  # noqa: ASYNC110 - aiohttp tells nobody
+                    await asyncio.sleep(LOOK_SECONDS)
+
+    async def close(self) -> None:
+        """Cut what is still connected."""
+        await asyncio.gather(*(runner.cleanup() for runner in self._runners.values()))
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """Raises InvalidInput where the certificate or its key cannot be used."""
+    if not settings.tls:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidInput(f"the certificate cannot be used: {error}", hint="--tls-cert and --tls-key") from None
+    return context

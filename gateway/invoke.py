@@ -81,6 +81,8 @@ class Invoker:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            if task.cancelled():  # by `close`: whoever waits for it hears why
+                raise ShuttingDown from None
             if not flight.running:
                 task.cancel()
             raise

@@ -152,7 +152,7 @@ def run(args: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as ended:  # click ends so after a shell's completion
-        return ended.code if isinstance(ended.code, int) else 0
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except (KeyboardInterrupt, EOFError, click.Abort):
         return failures.INTERRUPTED
     except Exception as error:

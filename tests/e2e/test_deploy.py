@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ def blocks(text: str) -> list[str]:
 
 @dataclass
 class Installation:
+    """What `deploy/up` of the checkout `root` makes below `folder`."""
+
     root: Path
     folder: Path
 
@@ -48,41 +52,93 @@ class Installation:
         return dict(json.loads((self.folder / "data" / "server.json").read_text()))
 
 
-@pytest.fixture
-def installation(project_root: Path, tmp_path: Path) -> Iterator[Installation]:
-    made = Installation(project_root, tmp_path)
-    yield made
-    made.up("--down")
+def checkout(project_root: Path, folder: Path) -> Path:
+    """A copy of what `deploy/up` needs of this checkout, as an update would leave it."""
+    folder.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "faas", "registry", "gateway", "worker", "deploy", "tests"):
+        path = project_root / name
+        ignored = shutil.ignore_patterns("__pycache__", "unit", "e2e", "integration", "benchmarks")
+        shutil.copytree(path, folder / name, ignore=ignored) if path.is_dir() else shutil.copy(path, folder / name)
+    return folder
 
 
-def test_one_command_brings_up_a_server_with_samples_and_a_second_run_changes_nothing(
-    installation: Installation, project_root: Path, tmp_path: Path
-) -> None:
-    with none_left(RunningServer(tmp_path / "data").id, str(tmp_path)):
-        first = installation.up()
-        assert first.returncode == 0, first.stderr
-        before = installation.server
-        second = installation.up()
-        assert second.returncode == 0, second.stderr
-        assert installation.server == before
-        assert "installing" not in second.stderr
-        assert f"{before['public']}/function/hello" in second.stdout
-        # The README's block, with this server's port for 8080 and the folder for the answer.
-        commands = blocks((project_root / "README.md").read_text())[0].strip().splitlines()
-        assert commands[0] == "./deploy/up"
-        for command in commands[1:]:
-            words = command.replace("localhost:8080", before["public"]).replace("thumb.jpg", f"{tmp_path}/thumb.jpg")
-            done = subprocess.run(["sh", "-c", words], cwd=project_root, capture_output=True, text=True, timeout=60)
-            assert done.returncode == 0, done.stderr
-        assert (tmp_path / "thumb.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
-        down = installation.up("--down")
+@pytest.fixture(scope="module")
+def installation(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """`./deploy/up`, and in the end `./deploy/up --down`, which leaves nothing behind but the data."""
+    folder = tmp_path_factory.mktemp("installation")
+    made = Installation(checkout(project_root, folder / "checkout"), folder)
+    with none_left(RunningServer(folder / "data").id, str(folder)):
+        first = made.up()
+        try:
+            assert first.returncode == 0, first.stderr
+            yield made
+        finally:
+            down = made.up("--down")
         assert down.returncode == 0, down.stderr
         time.sleep(0.5)
 
 
-def test_a_port_that_is_taken_is_said_with_its_holder(installation: Installation, tmp_path: Path) -> None:
+def test_a_second_run_changes_nothing(installation: Installation) -> None:
+    before = installation.server
+    second = installation.up()
+    assert second.returncode == 0, second.stderr
+    assert installation.server == before
+    assert "installing" not in second.stderr
+    assert f"{before['public']}/function/hello" in second.stdout
+
+
+def test_the_readmes_first_commands_work_as_written(
+    installation: Installation, project_root: Path, tmp_path: Path
+) -> None:
+    """With this server's address for 8080 and a folder for the answer."""
+    commands = blocks((project_root / "README.md").read_text())[0].strip().splitlines()
+    assert commands[0] == "./deploy/up"
+    for command in commands[1:]:
+        words = command.replace("localhost:8080", installation.server["public"])
+        words = words.replace("thumb.jpg", f"{tmp_path}/thumb.jpg")
+        done = subprocess.run(["sh", "-c", words], cwd=project_root, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "thumb.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
+
+
+def test_both_runtime_bases_are_built_and_the_server_itself_has_no_pillow(installation: Installation) -> None:
+    """The thumbnail's Pillow is in its image alone."""
+    python = installation.folder / "opt" / "current" / "bin" / "python"
+    assert subprocess.run([python, "-c", "import PIL"], capture_output=True).returncode == 1
+    request = urllib.request.Request(f"{installation.server['api']}/v1/runtimes")
+    request.add_header("Authorization", f"Bearer {(installation.folder / 'data' / 'admin-token').read_text().strip()}")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        listed = json.load(answer)["runtimes"]
+    assert {row["name"].rstrip("0123456789.") for row in listed if "@sha256:" in row["reference"]} >= {"python", "node"}
+
+
+def test_an_update_changes_over_and_one_that_does_not_get_ready_gives_way(
+    installation: Installation, project_root: Path, tmp_path: Path
+) -> None:
+    before = installation.server
+    good = checkout(project_root, tmp_path / "good")
+    (good / "faas" / "__init__.py").write_text((good / "faas" / "__init__.py").read_text() + "# another version\n")
+    updated = Installation(good, installation.folder).up()
+    assert updated.returncode == 0, updated.stderr
+    assert installation.server["pid"] != before["pid"]
+    (backup,) = (installation.folder / "data" / "backups").iterdir()
+    assert {file.name for file in backup.iterdir()} == {"faas.db", "registry.db"}
+    release = (installation.folder / "opt" / "current").readlink()
+
+    bad = checkout(project_root, tmp_path / "bad")
+    (bad / "faas" / "server.py").write_text("raise RuntimeError('this version is broken')\n")
+    refused = Installation(bad, installation.folder).up()
+    assert refused.returncode == 1
+    assert "this version is broken" in refused.stderr
+    assert "the one before runs on" in refused.stderr
+    assert (installation.folder / "opt" / "current").readlink() == release
+    with urllib.request.urlopen(f"{installation.server['public']}/function/hello", timeout=30) as answer:
+        assert answer.status == 200
+
+
+def test_a_port_that_is_taken_is_said_with_its_holder(project_root: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        env = {**installation.env, "FAAS_LISTEN": f"127.0.0.1:{taken.getsockname()[1]}"}
+        env = {**os.environ, "FAAS_LISTEN": f"127.0.0.1:{taken.getsockname()[1]}"}
         command = [sys.executable, "-m", "faas.cli", "serve", "--data", str(tmp_path / "other")]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
