@@ -50,7 +50,7 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 or newer is needed" "apt-get install python3"
+    fail "Python 3.11 or newer is needed" "apt-get install python3.11 python3.11-venv"
 }
 
 # make_venv FOLDER: a virtual environment there, unless it stands.
