@@ -1,0 +1,130 @@
+"""Cold start: from a client's connect to the first whole answer of a function that never had an instance."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import machine
+from tests.benchmarks.client import address_of, first_answer
+from tests.benchmarks.measure import Report, Row, interleaved, ratio
+from tests.benchmarks.partners import Engine, Runc
+from tests.support.server import RunningServer
+
+ROUNDS = 15
+PAUSE_SECONDS = 0.4  # after each measurement: removals and pools that are filled again must not run into the next
+METHOD = (
+    "Every method once per round, each round beginning with another. Ours: a new function per round from an image"
+    " whose layers are unpacked, its interface declared, network outbound, 128 MB; connect → whole answer. Docker: the"
+    " same image with a bare-socket server of the same language; `docker run -d -p`, then asked every ms. One request"
+    " at a time."
+)
+PYTHON = {"runtime": "python", "handler": "app.handler"}
+NODE = {"runtime": "node", "handler": "index.handler"}
+
+
+class Functions:
+    """First answers of new functions of one server."""
+
+    def __init__(self, running: RunningServer, mark: str) -> None:
+        self._running = running
+        self._mark = mark
+        self._numbers = itertools.count(1)
+
+    def push(self, folder: Path, *flags: str) -> str:
+        """Returns `repository@digest`."""
+        self._running.faas("push", folder, *flags, "--no-check")
+        return str(machine.described(self._running, folder.name)["image"])
+
+    def first(self, image: str, **spec: Any) -> float:
+        name = f"{self._mark}-{next(self._numbers)}"
+        machine.deploy(self._running, name, image, spec)
+        began = time.perf_counter()
+        first_answer(address_of(self._running.public), f"/function/{name}")
+        taken = time.perf_counter() - began
+        machine.delete(self._running, name)
+        return taken * 1000
+
+
+def settled(method: Callable[[], float]) -> Callable[[], float]:
+    def run() -> float:
+        value = method()
+        time.sleep(PAUSE_SECONDS)
+        return value
+
+    return run
+
+
+def measure(rounds: int | None) -> Report:
+    with ExitStack() as stack:
+        work = stack.enter_context(machine.work_folder())
+        engine = Engine()
+        stack.callback(engine.close)
+        ours = stack.enter_context(machine.server("--driver", "oci"))
+        through_engine = stack.enter_context(machine.server("--driver", "docker"))
+        found = interleaved(_methods(work, engine, ours, through_engine), rounds or ROUNDS)
+    rows = {name: Row(name, values) for name, values in found.items()}
+    docker, static = rows["Python: docker run -d"], rows["C: docker run -d"]
+    figures = [
+        ratio("Python hello ÷ docker run -d to its first answer", rows["Python: faas oci"], docker, 0.5, 0.2),
+        ratio(
+            "Node hello ÷ docker run -d to its first answer", rows["Node: faas oci"], rows["Node: docker run -d"], 0.5
+        ),
+        ratio("C over http ÷ docker run -d to its first answer", rows["C: faas oci"], static, 0.3, 0.2),
+        ratio("Python hello ÷ docker run --rm of exit", rows["Python: faas oci"], rows["exit: docker run --rm"], 0.5),
+        ratio("C over http ÷ runc run of exit", rows["C: faas oci"], rows["exit: runc run"]),
+        ratio(
+            "docker driver ÷ Engine create + start", rows["C: faas docker"], rows["C: Engine create + start"], 1.25, 1.1
+        ),
+    ]
+    return Report("cold", METHOD, list(rows.values()), figures)
+
+
+def _methods(
+    work: Path, engine: Engine, ours: RunningServer, through_engine: RunningServer
+) -> dict[str, Callable[[], float]]:
+    mark, programs = engine.mark, machine.PROGRAMS
+    oci, by_docker = Functions(ours, f"{mark}-o"), Functions(through_engine, f"{mark}-d")
+    samples = machine.SAMPLES
+    python = oci.push(
+        machine.folder_of(
+            work, f"{mark}-py", _toml(PYTHON), app=samples / "hello" / "app.py", server=programs / "server.py"
+        )
+    )
+    node = oci.push(
+        machine.folder_of(
+            work, f"{mark}-js", _toml(NODE), index=samples / "hello-node" / "index.js", server=programs / "server.js"
+        )
+    )
+    (work / "static").mkdir()
+    program = machine.compiled(work / "static")
+    static = engine.build(program)
+    image = machine.folder_of(work, f"{mark}-c", 'interface = "http"')
+    in_oci, in_docker = (functions.push(image, "--image", static) for functions in (oci, by_docker))
+    python_image, node_image = engine.pull(ours, python), engine.pull(ours, node)
+    server_py = ("/usr/bin/python3", "-I", "-S", "-B", "/var/task/server.py")
+    server_js = ("/usr/bin/node", "/var/task/server.js")
+    runc = Runc(work, program)
+    methods: dict[str, Callable[[], float]] = {
+        "Python: faas oci": lambda: oci.first(python, **PYTHON, interface="lambda"),
+        "Python: faas oci, undeclared": lambda: oci.first(python, **PYTHON),
+        "Python: docker run -d": lambda: engine.run_to_answer(python_image, *server_py),
+        "Node: faas oci": lambda: oci.first(node, **NODE, interface="lambda"),
+        "Node: docker run -d": lambda: engine.run_to_answer(node_image, *server_js),
+        "C: faas oci": lambda: oci.first(in_oci, interface="http"),
+        "C: docker run -d": lambda: engine.run_to_answer(static),
+        "C: faas docker": lambda: by_docker.first(in_docker, interface="http"),
+        "C: Engine create + start": lambda: engine.start_to_answer(static),
+        "exit: docker run --rm": lambda: engine.run_to_exit(static),
+        "exit: runc run": runc.run_to_exit,
+    }
+    return {name: settled(method) for name, method in methods.items()}
+
+
+def _toml(spec: dict[str, str]) -> str:
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in spec.items())
