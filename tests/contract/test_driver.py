@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -47,6 +50,18 @@ async def test_a_signal_is_told_from_an_exit(bench: Workbench) -> None:
     outcome, _ = await bench.run("abort")
     assert outcome.signal in (6, 11)  # the kernel gives process 1 no SIGABRT, so abort(3) goes on to a fault
     assert not outcome.out_of_memory
+
+
+async def test_what_has_ended_leaves_no_zombie(bench: Workbench) -> None:
+    for code in (1, 2, 3):
+        outcome, _ = await bench.run("exit", str(code))
+        assert outcome == Exit(code)
+    assert _zombies() == []
+
+
+def _zombies() -> list[str]:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [row for child in children if ") Z" in (row := Path(f"/proc/{child}/stat").read_text())]
 
 
 async def test_inside_is_a_plain_user_as_process_1(bench: Workbench) -> None:
@@ -254,18 +269,47 @@ async def test_a_compressed_image_of_several_layers_runs(bench: Workbench) -> No
     assert text == "from the second layer\n"
 
 
-async def test_a_crashed_servers_sandboxes_are_swept_by_the_next_one(kind: str, tmp_path: Path) -> None:
+CRASHING = """
+import asyncio, sys
+from pathlib import Path
+from faas.spec import Network
+from tests.support.sandboxes import workbench
+
+async def main():
+    async with workbench(Path(sys.argv[1]), sys.argv[2], sys.argv[3]) as bench:
+        for network in Network:
+            sandbox = await bench.driver.create(bench.spec("tasks", "3", "wait", network=network))
+            await bench.driver.start(sandbox)
+            await sandbox.stdout.readline()
+        print("running", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_crashed_servers_sandboxes_are_swept_by_the_next_one(
+    kind: str, tmp_path: Path, project_root: Path
+) -> None:
     server_id = secrets.token_hex(4)
-    abandoned = workbench(tmp_path, server_id, kind)
-    bench = await abandoned.__aenter__()
-    sandbox = await bench.driver.create(bench.spec("wait"))
-    await bench.driver.start(sandbox)
-    # The first one is never closed before the second opens, as after `kill -9` of its process.
-    async with workbench(tmp_path, server_id, kind) as second:
-        assert await second.driver.ids() == []
-        outcome, text = await second.run("env", "GREETING")
-        assert (outcome, text) == (Exit(0), "hello\n")
-    await abandoned.__aexit__(None, None, None)
+    with none_left(server_id, str(tmp_path)):
+        crashing = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CRASHING, str(tmp_path), server_id, kind),
+            stdout=subprocess.PIPE,
+            cwd=project_root,
+        )
+        assert crashing.stdout is not None
+        assert await asyncio.wait_for(crashing.stdout.readline(), 60) == b"running\n"
+        crashing.kill()
+        await crashing.wait()
+        left = on_this_machine()
+        assert len([process for process in left["sandboxed processes"] if server_id in process]) >= 8
+        assert any(server_id in mount for mount in left["mounts"])
+        async with workbench(tmp_path, server_id, kind) as second:
+            assert await second.driver.ids() == []
+            assert not [p for p in on_this_machine()["sandboxed processes"] if server_id in p and "probe" in p]
+            outcome, text = await second.run("env", "GREETING")
+            assert (outcome, text) == (Exit(0), "hello\n")
 
 
 async def test_closing_leaves_nothing_on_the_machine(kind: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,10 +16,9 @@ def _mounts() -> set[str]:
 
 
 def _cgroups() -> set[str]:
-    found = set()
-    for top in Path("/sys/fs/cgroup").glob("**/faas*"):
-        found |= {str(p) for p in top.rglob("*") if p.is_dir() and len(p.relative_to(top).parts) >= 2}
-    return found
+    tops = (Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup") if Path(folder).name.startswith("faas"))
+    # os.walk, since groups of other servers may go while we look
+    return {below for top in tops for below, _, _ in os.walk(top) if len(Path(below).relative_to(top).parts) >= 2}
 
 
 def _loops() -> set[str]:

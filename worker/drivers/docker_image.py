@@ -1,4 +1,9 @@
-"""Images for an engine, as the archives that `docker load` takes; and the pause image, which is made of bytes here."""
+"""Images for an engine, as the archives that `docker load` takes; and the pause image, which is made of bytes here.
+
+The engine gets an image's files and nothing else of it. What runs, as whom and with which variables is the
+`SandboxSpec`'s to say, as with every driver; a VOLUME would be disk without a limit beside the read-only root, a
+HEALTHCHECK a program that nobody asked for, a label an order to whoever else watches this engine.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +15,27 @@ import json
 import struct
 import tarfile
 import tempfile
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, BinaryIO, cast
+from functools import partial
+from typing import IO, BinaryIO, TypeVar, cast
 
 import zstandard
 
+from faas.background import Background
 from faas.errors import ImageUnusable, NotFound
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import CONFIG_BYTES, ImageConfig
 from faas.oci.reference import Reference
 from faas.oci.source import ImageSource
-from worker.drivers.base import architecture
+from worker.drivers.base import PreparedImage, architecture
+from worker.drivers.docker_threads import Threads
 from worker.layers.store import LAYER_TYPES
 
 CHUNK = 1 << 20
+PACKERS = 2  # images packed at once: they take seconds
 LAYER_BYTES = 10 << 30
 # `for (;;) pause();` as machine code, since no compiler may be asked of the user's machine.
 _CODE = {
@@ -33,6 +43,7 @@ _CODE = {
     "arm64": (0xB7, bytes.fromhex("480980d2000080d2010080d2020080d2030080d2010000d4faffff17")),  # ppoll(0,…)
 }
 _BASE = 0x400000
+T = TypeVar("T")
 
 
 def _pause_program() -> bytes:
@@ -81,28 +92,63 @@ def pause_image() -> tuple[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """An image as `docker load` takes it, in a file that `discard` removes."""
+    """An image as `docker load` takes it, in a file without a name: gone when it is closed, or lost."""
 
     tag: str
-    config: ImageConfig
-    path: Path
-
-    def open(self) -> BinaryIO:
-        return self.path.open("rb")
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
+    config: ImageConfig  # as its author wrote it
+    file: IO[bytes]
 
 
-async def archive(source: ImageSource, reference: str, machine: str) -> Archive:
-    """The archive of `repository@digest`. Raises ImageUnusable with the reason."""
+class Images:
+    """Each image is brought to the engine once, whoever asks for it; a caller that goes away does not stop that."""
+
+    def __init__(self, source: ImageSource, load: Callable[[Archive], Awaitable[None]]) -> None:
+        self._source = source
+        self._load = load
+        self._threads = Threads(PACKERS, "docker images")
+        self._work = Background()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._prepared: dict[str, PreparedImage] = {}
+
+    async def prepare(self, reference: str) -> PreparedImage:
+        if known := self._prepared.get(reference):
+            return known
+        return await self._work.complete(self._prepare(reference), f"the loading of {reference}")
+
+    async def bring_back(self, image: PreparedImage) -> None:
+        """Somebody has removed it from the engine: `docker image prune -a` takes what no container uses."""
+        if self._prepared.get(image.reference) is image:
+            del self._prepared[image.reference]
+        await self.prepare(image.reference)
+
+    async def close(self) -> None:
+        await self._work.cancel()
+        self._threads.shutdown()
+
+    async def _prepare(self, reference: str) -> PreparedImage:
+        """As an archive, so that the engine needs no address or password of ours."""
+        async with self._locks.setdefault(reference, asyncio.Lock()):
+            if reference not in self._prepared:
+                made = await archive(self._source, reference, architecture(), self._threads)
+                with made.file:
+                    await self._load(made)
+                self._prepared[reference] = PreparedImage(reference, made.config, made.tag)
+            return self._prepared[reference]
+
+
+async def archive(source: ImageSource, reference: str, machine: str, threads: Executor) -> Archive:
+    """The archive of `repository@digest`; what blocks runs in `threads`. Raises ImageUnusable with the reason."""
+
+    async def in_thread(work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
+
     try:
         repository = Reference.parse(reference).repository
         manifest = await source.manifest(reference, machine)
         if manifest.config is None or manifest.config.size > CONFIG_BYTES:
             raise ValueError("the image has no usable config")
         with await source.open_blob(repository, manifest.config) as blob:
-            raw = await asyncio.to_thread(blob.read, CONFIG_BYTES + 1)
+            raw = await in_thread(lambda: blob.read(CONFIG_BYTES + 1))
         if Digest.of(raw, manifest.config.digest.algorithm) != manifest.config.digest:
             raise ValueError("the image's config does not have its digest")
         config = ImageConfig.parse(raw)
@@ -116,17 +162,17 @@ async def archive(source: ImageSource, reference: str, machine: str) -> Archive:
     for layer in manifest.layers:
         if layer.media_type not in LAYER_TYPES:
             raise ImageUnusable(f"{reference} has a layer of the unknown type {layer.media_type[:200]!r}")
-    tag = f"faas.local/{repository}:{manifest.digest.hex[:32]}"
+    files = ImageConfig(config.architecture, config.os, config.diff_ids).to_json()
+    tag = f"faas.local/{repository}:{Digest.of(files).hex[:32]}"
     spools: list[IO[bytes]] = []
     try:
         for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
             blob = await source.open_blob(repository, layer)
-            spools.append(await asyncio.to_thread(_plain, blob, layer, diff_id))
-        path = await asyncio.to_thread(_written, tag, raw, spools)
+            spools.append(await in_thread(partial(_plain, blob, layer, diff_id)))
+        return Archive(tag, config, await in_thread(lambda: _written(tag, files, spools)))
     finally:
         for spool in spools:
             spool.close()
-    return Archive(tag, config, path)
 
 
 def _plain(blob: BinaryIO, layer: Descriptor, diff_id: Digest) -> IO[bytes]:
@@ -158,19 +204,20 @@ def _plain(blob: BinaryIO, layer: Descriptor, diff_id: Digest) -> IO[bytes]:
     return spool
 
 
-def _written(tag: str, config: bytes, layers: list[IO[bytes]]) -> Path:
+def _written(tag: str, config: bytes, layers: list[IO[bytes]]) -> IO[bytes]:
     """Blocking. The archive: config, layers, and manifest.json, which engines read first."""
     names = [f"{number}/layer.tar" for number in range(len(layers))]
     manifest = json.dumps([{"Config": "config.json", "RepoTags": [tag], "Layers": names}]).encode()
-    with tempfile.NamedTemporaryFile(prefix="faas-image-", delete=False) as file:
-        with tarfile.open(fileobj=file, mode="w") as target:
-            for name, content in (("config.json", config), ("manifest.json", manifest)):
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                target.addfile(entry, io.BytesIO(content))
-            for name, layer in zip(names, layers, strict=True):
-                entry = tarfile.TarInfo(name)
-                entry.size = layer.seek(0, io.SEEK_END)
-                layer.seek(0)
-                target.addfile(entry, layer)
-        return Path(file.name)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    with tarfile.open(fileobj=file, mode="w") as target:
+        for name, content in (("config.json", config), ("manifest.json", manifest)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            target.addfile(entry, io.BytesIO(content))
+        for name, layer in zip(names, layers, strict=True):
+            entry = tarfile.TarInfo(name)
+            entry.size = layer.seek(0, io.SEEK_END)
+            layer.seek(0)
+            target.addfile(entry, layer)
+    file.seek(0)
+    return file

@@ -25,11 +25,14 @@ class DockerSandbox:
     exited: asyncio.Future[Exit]
     pause: str = ""  # container ids
     container: str = ""
+    group: str = ""  # control group of the function's container, once it runs
     namespace: int = -1  # descriptor of the network namespace
     output: Output | None = None
     scratch: Scratch | None = None
     state: SandboxState = SandboxState.CREATED
+    unwanted: bool = False  # its removal was asked for
     listeners: list[socket.socket] = field(default_factory=list)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # making, starting, removing: one after the other
 
     @property
     def id(self) -> str:
@@ -56,6 +59,11 @@ class DockerSandbox:
             connector.close()
             raise
         return connector
+
+    def ended(self, outcome: Exit) -> None:
+        self.state = SandboxState.STOPPED
+        if not self.exited.done():
+            self.exited.set_result(outcome)
 
     def close_sockets(self) -> None:
         for listener in self.listeners:

@@ -1,0 +1,83 @@
+"""What an engine is asked for: the arguments of the two containers of a sandbox, its limits among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worker.drivers.base import SandboxSpec
+from worker.drivers.oci.cgroups import PERIOD_MICROSECONDS, quota
+
+PAUSE_MEMORY = 8 << 20  # the engine's least is 6 MiB
+SHM_BYTES = 1 << 20
+_ALIKE: dict[str, Any] = {
+    "cap_drop": ["ALL"],
+    "read_only": True,
+    "restart_policy": {"Name": "no"},
+    "log_config": {"type": "none", "config": {}},
+}
+
+
+def pause_container(api: Any, image: str, spec: SandboxSpec, network: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """It holds the network namespace and waits."""
+    host = api.create_host_config(
+        **_ALIKE,
+        network_mode=network,
+        mem_limit=PAUSE_MEMORY,
+        memswap_limit=PAUSE_MEMORY,
+        pids_limit=4,
+        security_opt=["no-new-privileges:true"],
+        sysctls={"net.ipv4.ip_unprivileged_port_start": "0"},
+    )
+    return {
+        "image": image,
+        "user": "65534:65534",
+        "hostname": spec.hostname,
+        "labels": dict(labels),
+        "host_config": host,
+    }
+
+
+def function_container(
+    api: Any,
+    spec: SandboxSpec,
+    labels: Mapping[str, str],
+    *,
+    pause: str,
+    seccomp: str,
+    tmp: Path | None,
+    cgroup_parent: str | None,
+) -> dict[str, Any]:
+    """The function's own, in the network namespace of the container `pause`."""
+    uid, gid = spec.user
+    host = api.create_host_config(
+        **_ALIKE,
+        **cpu_limit(spec.cpus),
+        network_mode=f"container:{pause}",
+        mem_limit=spec.memory_bytes,
+        memswap_limit=spec.memory_bytes,
+        pids_limit=spec.pids,
+        shm_size=SHM_BYTES,
+        ulimits=[
+            {"name": "nofile", "soft": spec.open_files, "hard": spec.open_files},
+            {"name": "core", "soft": 0, "hard": 0},
+        ],
+        security_opt=["no-new-privileges:true", f"seccomp={seccomp}"],
+        binds={str(tmp): {"bind": "/tmp", "mode": "rw"}} if tmp else None,  # noqa: S108 - inside
+        cgroup_parent=cgroup_parent,
+    )
+    return {
+        "image": str(spec.image.handle),
+        "entrypoint": list(spec.args[:1]),
+        "command": list(spec.args[1:]),
+        "environment": dict(spec.env),
+        "working_dir": spec.workdir or "/",
+        "user": f"{uid}:{gid}",
+        "labels": dict(labels),
+        "host_config": host,
+    }
+
+
+def cpu_limit(cpus: float) -> dict[str, int]:
+    return {"cpu_period": PERIOD_MICROSECONDS, "cpu_quota": quota(cpus)}
