@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -148,18 +147,18 @@ class HttpExchange:
         if self.ended:
             return
         self.ended = True
-        sent = True
-        if self._sending is not None:
-            sent = self._sending.done()
-            self._sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sending
-        if self.connection is not None:
-            if sent and self.connection.is_reusable:
-                self._client.keep(self.connection)
-            else:
-                self._client.drop(self.connection)
-        self._on_end()
+        sent = self._sending is None or self._sending.done()
+        try:
+            if self._sending is not None and not sent:
+                self._sending.cancel()
+                await asyncio.wait((self._sending,))
+        finally:  # also where the caller is cancelled meanwhile
+            if self.connection is not None:
+                if sent and self.connection.is_reusable:
+                    self._client.keep(self.connection)
+                else:
+                    self._client.drop(self.connection)
+            self._on_end()
 
 
 class HttpBody:

@@ -26,6 +26,7 @@ from worker.output import Output
 from worker.runtime_api import RuntimeApi
 
 SETTLE_ITERATIONS = 3  # of the loop, until what was written before an answer has come through the pipes
+SETTLE_SLICES = 64  # of many lines at once: as many are waited for, each in an iteration of its own
 
 
 class InstanceState(enum.StrEnum):
@@ -122,8 +123,7 @@ class Instance:
         self._oom_kills_before = self.oom_kills
         self._sampler.add(self)
         output = self.output
-        if self.slots == 1:
-            output.begin(request_id)
+        output.begin(request_id if self.slots == 1 else "")
         output.system(f"START RequestId: {request_id} Version: {self.revision.key.number}", request_id)
 
     def end(self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None) -> Report:
@@ -156,11 +156,14 @@ class Instance:
         lines.append(metering.report_line(request_id, report, status, error_type or ""))
         self._unsettled.append(lines)
         if not isinstance(error, TimedOut | InstanceExited):  # else when it is dead and its pipes have ended
-            asyncio.get_running_loop().call_soon(self._settle_in, SETTLE_ITERATIONS - 1)
+            asyncio.get_running_loop().call_soon(self._settle_in, SETTLE_ITERATIONS - 1, SETTLE_SLICES)
 
-    def _settle_in(self, iterations: int) -> None:
+    def _settle_in(self, iterations: int, slices: int) -> None:
+        loop = asyncio.get_running_loop()
         if iterations:
-            asyncio.get_running_loop().call_soon(self._settle_in, iterations - 1)
+            loop.call_soon(self._settle_in, iterations - 1, slices)
+        elif slices and self._unsettled and self.output.take_slice():
+            loop.call_later(self.output.pause_seconds, self._settle_in, 0, slices - 1)
         else:
             self.settle()
 

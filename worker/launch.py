@@ -28,28 +28,35 @@ IDLE_CONNECTIONS = 64  # kept per instance of an http function
 class Launcher:
     """Brings instances up. What a failed launch leaves is the caller's to destroy."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, at_once: int) -> None:
         self._driver = driver
+        self._turns = asyncio.Semaphore(at_once)  # for what ends soon; an image or an init may take minutes
 
-    async def launch(self, instance: Instance, on_exit: Callable[[Instance], None]) -> None:
-        """Make a STARTING instance ready. Raises InitFailed, ImageUnusable, Unavailable."""
+    async def launch(
+        self, instance: Instance, on_begin: Callable[[Instance], None], on_exit: Callable[[Instance], None]
+    ) -> None:
+        """Make a STARTING instance ready; `on_begin` is called when there is a sandbox to be made, from where on
+        calling it off costs something. Raises InitFailed, ImageUnusable, Unavailable."""
         revision, driver = instance.revision, self._driver
         clock = time.perf_counter
-        times = [clock()]
+        began = clock()
         async with within(PREPARE_SECONDS, "the image could not be made ready in time"):
             image = await driver.prepare(revision.image)
-        times.append(clock())
+        prepared = clock() - began
         spec = sandbox_spec.sandbox_spec(revision, image, instance.id, now=time.time())
-        async with within(CREATE_SECONDS, "a sandbox could not be created in time"):
-            sandbox = await driver.create(spec)
-        instance.watch(sandbox, on_exit)
-        instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout)
-        await api.serve(sandbox.listen(RUNTIME_API_PORT))  # before the start: the function cannot take the port
-        instance.output.open(sandbox.stdout, sandbox.stderr)
-        times.append(clock())
-        async with within(START_SECONDS, "the sandbox did not start in time"):
-            await driver.start(sandbox)
-        times.append(clock())
+        async with self._turns:
+            on_begin(instance)
+            times = [clock()]
+            async with within(CREATE_SECONDS, "a sandbox could not be created in time"):
+                sandbox = await driver.create(spec)
+            instance.watch(sandbox, on_exit)
+            instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout)
+            api.serve(sandbox.listen(RUNTIME_API_PORT))  # before the start: the function cannot take the port
+            instance.output.open(sandbox.stdout, sandbox.stderr)
+            times.append(clock())
+            async with within(START_SECONDS, "the sandbox did not start in time"):
+                await driver.start(sandbox)
+            times.append(clock())
         idle = min(revision.spec.concurrency, IDLE_CONNECTIONS)
         instance.http = http = HttpClient(sandbox, revision.spec.port, idle)
         wanted = revision.interface if revision.interface is not Interface.AUTO else revision.spec.interface
@@ -59,7 +66,8 @@ class Launcher:
         if spec.cpus != sandbox_spec.cpus(revision):
             with contextlib.suppress(OSError):  # it has just ended: `on_exit` says so
                 await driver.set_cpus(sandbox, sandbox_spec.cpus(revision))
-        instance.cold_start = ColdStart("cold", *(after - before for before, after in itertools.pairwise(times)))
+        phases = (after - before for before, after in itertools.pairwise(times))
+        instance.cold_start = ColdStart("cold", prepared, *phases)
         instance.init_seconds = instance.cold_start.init
         instance.ready(found, revision.spec.concurrency if found is Interface.HTTP else 1)
 

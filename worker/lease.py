@@ -17,7 +17,7 @@ from worker import http, metering
 from worker.exchange import Exchange, ExchangeState, Undelivered
 from worker.http import HttpExchange
 from worker.http_connection import BrokenConnection
-from worker.instance import SETTLE_ITERATIONS, Instance
+from worker.instance import SETTLE_ITERATIONS, SETTLE_SLICES, Instance
 from worker.revision_pool import RevisionPool
 
 EXIT_SECONDS = 0.25  # after a connection broke: was it the instance that ended?
@@ -86,7 +86,9 @@ class PoolLease:
         await self._finish()
         if self._invocation.trigger in STORED:
             # What is about to be marked as done must have its log, also after a crash in the next moment.
-            for _ in range(SETTLE_ITERATIONS + 1):
+            for turn in range(SETTLE_ITERATIONS + SETTLE_SLICES):
+                if turn > SETTLE_ITERATIONS and self._instance.is_settled:
+                    break
                 await asyncio.sleep(0)
             await self._pool.logs_written()
 
@@ -100,7 +102,11 @@ class PoolLease:
             if instance.slots == 1 and connection is not None and not connection.status:
                 self._background.start(self._see_out(call), "request without a caller")
                 return
-            await call.end()  # an answer that streams on, or one of several: the function sees its caller gone
+            try:
+                await call.end()  # an answer that streams on, or one of several: the function sees its caller gone
+            finally:
+                self._give_back()
+            return
         self._give_back()
 
     def _give_back(self) -> None:
@@ -222,8 +228,10 @@ class PoolLease:
         except Exception as error:
             await self._translated(error)
         finally:
-            await call.end()
-            self._give_back()
+            try:
+                await call.end()
+            finally:
+                self._give_back()
 
     # Both
 

@@ -1,7 +1,8 @@
 """What functions wrote, on disk: JSON lines under `DIR/<namespace>/<function>/`, bounded by two files per function.
 
 Appending costs the loop a list's append; one thread writes batches, so the order of lines is the order of calls.
-Nothing here raises towards a function: what cannot be stored is counted and dropped.
+Nothing here raises towards a function: what cannot be stored is counted and dropped. While a batch of a function is on
+its way to the disk its next lines are only collected, and what is on its way counts as not yet written.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from faas.protocol import LogQuery, LogRecord
+
+T = TypeVar("T")
 
 log = logging.getLogger("worker.logs")
 
@@ -34,13 +37,14 @@ _quoted = json.encoder.encode_basestring_ascii  # `json.dumps` of a text, at a f
 class FunctionLog:
     """One function's log."""
 
-    __slots__ = ("_store", "buffer", "dropped", "folder", "followers", "size")
+    __slots__ = ("_store", "batches", "buffer", "dropped", "folder", "followers", "size")
 
     def __init__(self, store: LogStore, folder: Path) -> None:
         self._store = store
         self.folder = folder
         self.buffer: list[bytes] = []
-        self.size = 0
+        self.size = 0  # of the buffer and of what is on its way
+        self.batches = 0  # on their way
         self.dropped = 0
         self.followers: set[Follower] = set()
 
@@ -106,20 +110,30 @@ class LogStore:
 
     def _write_all(self) -> None:
         self._flush = None
-        changed, self._changed = self._changed, {}
-        for function in changed:
-            batch = self._take(function)
-            self._writer.submit(self._write, function.folder, batch)
+        for function in [function for function in self._changed if not function.batches]:
+            self._submit(function, self._write)
 
-    @staticmethod
-    def _take(function: FunctionLog) -> bytes:
+    def _submit(self, function: FunctionLog, write: Callable[[Path, bytes], T]) -> asyncio.Future[T]:
+        """Have `write` called, in the writer's thread, with all that was appended so far."""
+        self._changed.pop(function, None)
         if function.dropped:
             function.buffer.append(encode(LogRecord(0.0, f"{function.dropped} lines could not be stored", "system")))
+            function.size += len(function.buffer[-1])
             function.dropped = 0
         batch = b"".join(function.buffer)
         function.buffer.clear()
-        function.size = 0
-        return batch
+        function.batches += 1
+        writing = asyncio.get_running_loop().run_in_executor(self._writer, write, function.folder, batch)
+        writing.add_done_callback(lambda done: self._written(function, len(batch), done))
+        return writing
+
+    def _written(self, function: FunctionLog, size: int, done: asyncio.Future[T]) -> None:
+        function.batches -= 1
+        function.size -= size
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.error("a function's log could not be written", exc_info=error)
+        if function in self._changed:
+            self.changed(function)
 
     def _write(self, folder: Path, batch: bytes) -> None:
         """In the writer's thread."""
@@ -155,9 +169,12 @@ class LogStore:
         if follower is not None:
             function.followers.add(follower)  # together with taking the buffer: no line is missed, none comes twice
         try:
-            batch = self._take(function)
-            loop = asyncio.get_running_loop()
-            files = await loop.run_in_executor(self._writer, self._snapshot, function.folder, batch)
+            snapshot = self._submit(function, self._snapshot)
+            try:
+                files = await asyncio.shield(snapshot)
+            except asyncio.CancelledError:  # the lines that it took along are written all the same
+                snapshot.add_done_callback(_close_files)
+                raise
             for record in await asyncio.to_thread(_newest, files, query):
                 yield record
             while follower is not None:
@@ -177,16 +194,19 @@ class LogStore:
 
     async def written(self) -> None:
         """What was appended so far is in its files: a crash of the server does not lose it any more."""
-        if self._flush is not None:
-            self._flush.cancel()
-        self._write_all()
+        self._submit_all()
         await asyncio.get_running_loop().run_in_executor(self._writer, bool)
 
     async def close(self) -> None:
+        self._submit_all()
+        await asyncio.to_thread(self._writer.shutdown)
+
+    def _submit_all(self) -> None:
         if self._flush is not None:
             self._flush.cancel()
-        self._write_all()
-        await asyncio.to_thread(self._writer.shutdown)
+            self._flush = None
+        for function in list(self._changed):
+            self._submit(function, self._write)
 
 
 def encode(record: LogRecord) -> bytes:
@@ -220,6 +240,12 @@ def matches(record: LogRecord, query: LogQuery) -> bool:
     if query.request_id and record.request_id != query.request_id:
         return False
     return query.contains in record.message
+
+
+def _close_files(snapshot: asyncio.Future[list[tuple[BinaryIO, int]]]) -> None:
+    if not snapshot.cancelled() and snapshot.exception() is None:
+        for file, _ in snapshot.result():
+            file.close()
 
 
 def _newest(files: list[tuple[BinaryIO, int]], query: LogQuery) -> list[LogRecord]:

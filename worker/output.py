@@ -1,7 +1,8 @@
 """What one instance writes, from its pipes to its function's log.
 
 The pipes are always drained, whatever is done with the lines: a function never waits for its log. A line holds
-256 KB, an invocation's log 10 MB; what is cut is counted and said in the log.
+256 KB, an invocation's log 10 MB, a line's own cost included; what is cut is counted and said in the log. Lines are
+logged in slices, between which others have their turn.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from worker.logs import FunctionLog
 LINE_BYTES = 262_144
 INVOCATION_BYTES = 10 * 1_048_576
 READ_BYTES = 65_536
-FLOOD_SECONDS = 0.002  # pause per read of what is dropped: a flood must not cost the server a core
+LINE_COST = 100  # what each line costs of an invocation's log beside its own bytes: empty ones are not free
+SLICE_LINES = 256  # logged at a time
+SLICES_NOW = 8  # at most, where somebody cannot wait
+FLOOD_LINES = 4096  # of an invocation; more are taken slowly
+FLOOD_SECONDS = 0.005  # pause per slice of a flood, and per read of what is dropped: it must not cost the server a core
 TAIL_LINES = 50
 TAIL_CHARACTERS = 8192
 
@@ -31,7 +36,8 @@ class Output:
         self._pipes: list[_Pipe] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._bytes = 0
+        self._used = 0  # of what an invocation may log
+        self._lines = 0
         self._cut = 0
         self.request_id = ""
 
@@ -41,14 +47,24 @@ class Output:
         self._tasks = [loop.create_task(pipe.pump(), name=f"log of {self._instance}") for pipe in self._pipes]
 
     def begin(self, request_id: str) -> None:
-        """An invocation begins; its share of the log starts anew."""
+        """An invocation begins: what may be logged starts anew. `request_id`: empty where others run beside it."""
+        self._say_cut()
         self.request_id = request_id
-        self._bytes = self._cut = 0
+        self._used = self._lines = 0
+
+    def take_slice(self) -> bool:
+        """Log some of what has arrived by now; whether there is more of it."""
+        more = [pipe.take_slice() for pipe in self._pipes]
+        return any(more)
 
     def take_now(self) -> None:
-        """Log what has arrived by now, the beginning of a line too."""
-        for pipe in self._pipes:
-            pipe.take_now()
+        """Log what has arrived by now, the beginning of a line too. Of a flood only so much: the rest comes later."""
+        for _ in range(SLICES_NOW):
+            if not self.take_slice():
+                break
+        self._say_cut()
+
+    def _say_cut(self) -> None:
         if self._cut:
             self.system(f"{self._cut} bytes of output were cut", self.request_id)
             self._cut = 0
@@ -71,28 +87,38 @@ class Output:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.take_now()
+        for pipe in self._pipes:
+            pipe.drop()
+        self._say_cut()
 
     # Called by pipes
 
-    def room(self, size: int) -> bool:
-        """Count `size` bytes of output; False where the invocation's log is full."""
-        if self._bytes + size > INVOCATION_BYTES:
+    def room(self, size: int, lines: int) -> bool:
+        """Count so much output; False where the invocation's log is full."""
+        cost = size + lines * LINE_COST
+        if self._used + cost > INVOCATION_BYTES:
             self._cut += size
             return False
-        self._bytes += size
+        self._used += cost
+        self._lines += lines
         return True
 
     def cut(self, size: int) -> None:
         self._cut += size
 
     @property
-    def full(self) -> bool:
-        return self._bytes + READ_BYTES > INVOCATION_BYTES
+    def is_full(self) -> bool:
+        return self._used + READ_BYTES > INVOCATION_BYTES
 
-    def line(self, line: bytes, stream: str) -> None:
+    @property
+    def pause_seconds(self) -> float:
+        """After each slice."""
+        return FLOOD_SECONDS if self._lines > FLOOD_LINES or self.is_full else 0.0
+
+    def line(self, line: bytes, stream: str, request_id: str) -> None:
         message = line.decode("utf-8", "replace")
         self._tail.append(message[:1024])
-        self._log.append(LogRecord(time.time(), message, stream, self._revision, self._instance, self.request_id))
+        self._log.append(LogRecord(time.time(), message, stream, self._revision, self._instance, request_id))
 
 
 class _Pipe:
@@ -102,45 +128,76 @@ class _Pipe:
         self._output = output
         self._reader = reader
         self._stream = stream
+        self._data = b""  # read, not yet cut into lines
+        self._request_id = ""  # whose it is
         self._line = bytearray()
-        self._ended = False
 
     async def pump(self) -> None:
+        logged = 0  # since others had their turn
         while True:
+            while self._data:
+                logged += self._log_slice()
+                if logged >= SLICE_LINES or self._output.is_full:
+                    logged = 0
+                    await asyncio.sleep(self._output.pause_seconds)
             data = await self._reader.read(READ_BYTES)
             if data:
-                self._feed(data)
-            elif self._reader.at_eof():  # else `take_now` was quicker
+                self._read(data)
+            elif self._reader.at_eof() and not self._data:  # else `take_slice` was quicker
                 break
-            if self._output.full:
-                await asyncio.sleep(FLOOD_SECONDS)
-        self._ended = True
         self._end_line()
 
-    def take_now(self) -> None:
-        """Log what the stream holds, without waiting for more: `read` returns at once where there is something."""
+    def take_slice(self) -> bool:
+        """Log some of what the stream holds, without waiting for more; whether there is more."""
+        if not self._data:
+            self._read_now()
+        self._log_slice()
+        if not self._data:
+            self._end_line()
+        return bool(self._data)
+
+    def _read_now(self) -> None:
+        """`read` returns at once where there is something."""
         step = self._reader.read(READ_BYTES)
         try:
             step.send(None)
         except StopIteration as done:
-            if done.value:
-                self._feed(done.value)
+            self._read(done.value)
         except (RuntimeError, OSError):
             pass  # the pump waits: there is nothing; or the pipe has broken: the pump sees to it
         else:
             step.close()
-        self._end_line()
 
-    def _feed(self, data: bytes) -> None:
-        if not self._output.room(len(data)):
+    def _read(self, data: bytes) -> None:
+        self._data += data
+        self._request_id = self._output.request_id
+
+    def _log_slice(self) -> int:
+        """Log the next lines of what was read; how many."""
+        output = self._output
+        if output.is_full:  # not even looked at
             self._end_line()
-            return
-        *lines, rest = data.split(b"\n")
+            self.drop()
+            return 0
+        *lines, rest = self._data.split(b"\n", SLICE_LINES)
+        if len(lines) < SLICE_LINES:  # `rest` is the beginning of a line
+            self._data, begun = b"", rest
+        else:
+            self._data, begun = rest, b""
+        if not output.room(sum(map(len, lines)) + len(lines) + len(begun), len(lines)):
+            self._end_line()
+            return len(lines)
         for line in lines:
             self._extend(line)
-            self._output.line(bytes(self._line).rstrip(b"\r"), self._stream)
+            output.line(bytes(self._line).rstrip(b"\r"), self._stream, self._request_id)
             self._line.clear()
-        self._extend(rest)
+        self._extend(begun)
+        return len(lines)
+
+    def drop(self) -> None:
+        """What was read and not logged is cut."""
+        self._output.cut(len(self._data))
+        self._data = b""
 
     def _extend(self, piece: bytes) -> None:
         room = LINE_BYTES - len(self._line)
@@ -150,5 +207,5 @@ class _Pipe:
 
     def _end_line(self) -> None:
         if self._line:
-            self._output.line(bytes(self._line), self._stream)
+            self._output.line(bytes(self._line), self._stream, self._request_id)
             self._line.clear()

@@ -55,15 +55,8 @@ class Pool:
         self._janitor = Janitor(driver)
         self._background = Background()
         at_once = 2 * (os.cpu_count() or 1) + 2  # launches are mostly waiting for the kernel and the function's init
-        self._parts = Parts(
-            driver,
-            Launcher(driver),
-            self._janitor,
-            self._sampler,
-            self._logs,
-            metrics,
-            asyncio.Semaphore(at_once),
-        )
+        launcher = Launcher(driver, at_once)
+        self._parts = Parts(driver, launcher, self._janitor, self._sampler, self._logs, metrics, at_once)
         self._pools: dict[RevisionKey, RevisionPool] = {}
         self._closing = False
 

@@ -39,7 +39,7 @@ class Parts:
     sampler: Sampler
     logs: LogStore
     metrics: Metrics
-    at_once: asyncio.Semaphore  # launches
+    at_once: int  # launches of one revision, their inits included
 
 
 class RevisionPool:
@@ -55,12 +55,13 @@ class RevisionPool:
         self._parts = parts
         self._on_empty = on_empty
         self._starting: dict[Instance, asyncio.Future[None]] = {}  # resolves when it is ready
-        self._queued: set[Instance] = set()  # of them those whose launch still waits for its turn
+        self._turns = asyncio.Semaphore(parts.at_once)
+        self._queued: set[Instance] = set()  # of them those that have no sandbox yet
         self._checking: set[Instance] = set()
         self._launches: dict[Instance, asyncio.Task[None]] = {}
         self._ready: dict[Instance, None] = {}  # idle and busy ones
         self._free: dict[Instance, None] = {}  # of them those with a free slot: longest unused first
-        self._stopping: dict[Instance, None] = {}
+        self._stopping: dict[Instance, asyncio.TimerHandle | None] = {}  # with when it is killed at the latest
         self._removing: set[Instance] = set()  # of them those that the janitor has
         self._busy = 0
         self._executing = 0
@@ -74,9 +75,9 @@ class RevisionPool:
 
     def try_take(self) -> Instance | None:
         """A slot of the most recently used instance that has one."""
-        if not self._free or len(self._waiters):
+        if len(self._waiters) or (instance := self._newest()) is None:
             return None
-        return self._claim_newest()
+        return self._claim(instance)
 
     async def take(self, wait_seconds: float) -> Instance:
         """A slot, waited for. Raises Throttled, InitFailed, what else a launch failed with, NotFound."""
@@ -95,8 +96,16 @@ class RevisionPool:
                 self.release(future.result())  # it came together with the cancellation
             raise
 
-    def _claim_newest(self) -> Instance:
-        instance = next(reversed(self._free))
+    def _newest(self) -> Instance | None:
+        """The most recently used instance with a free slot."""
+        while self._free:
+            instance = next(reversed(self._free))
+            if instance.outcome is None:
+                return instance
+            self.destroy(instance)
+        return None
+
+    def _claim(self, instance: Instance) -> Instance:
         if instance.state is InstanceState.IDLE:
             self._busy += 1
         instance.claim()
@@ -114,6 +123,9 @@ class RevisionPool:
         if instance in self._ready:
             if instance.state is InstanceState.IDLE:
                 self._busy -= 1
+            if instance.outcome is not None:
+                self.destroy(instance)
+                return
             self._free.setdefault(instance)
             self._serve()
             self._reconcile()
@@ -121,8 +133,8 @@ class RevisionPool:
             self._remove(instance)
 
     def _serve(self) -> None:
-        while self._free and (waiter := self._waiters.pop()) is not None:
-            waiter.future.set_result(self._claim_newest())
+        while (instance := self._newest()) is not None and (waiter := self._waiters.pop()) is not None:
+            waiter.future.set_result(self._claim(instance))
 
     def succeeded(self) -> None:
         """An invocation went well: whatever failed before is over."""
@@ -161,12 +173,16 @@ class RevisionPool:
         held_back = self._not_before - loop.time()
         if held_back > 0:
             # What fails again and again is retried slowly, but for whoever waits at once.
-            wanted = -(-len(self._waiters) // self.revision.spec.concurrency) - len(self._starting)
-            missing = min(missing, max(0, wanted))
+            missing = min(missing, max(0, self._needed - len(self._starting)))
             if self._retry is None:
                 self._retry = loop.call_later(held_back, self._retry_now)
         for _ in range(missing):
             self.start()
+
+    @property
+    def _needed(self) -> int:
+        """So many instances would serve all who wait."""
+        return -(-len(self._waiters) // self.revision.spec.concurrency)
 
     def _retry_now(self) -> None:
         self._retry = None
@@ -179,17 +195,19 @@ class RevisionPool:
             self._retry = None
 
     def _stop_surplus(self) -> None:
-        for instance, task in list(self._launches.items()):
-            # A launch that still waits for its turn costs nothing to call off.
-            if len(self._starting) + len(self._ready) <= self.desired:
-                return
-            if instance in self._queued and instance not in self._checking:
-                del self._starting[instance]
-                task.cancel()
+        self._call_off(len(self._starting) + len(self._ready) - self.desired)
         surplus = len(self._ready) - self.desired
         idle = [instance for instance in self._free if instance.state is InstanceState.IDLE]
         for instance in idle[: max(0, surplus)]:
             self.destroy(instance)
+
+    def _call_off(self, most: int) -> None:
+        """Call off launches, `most` at most, that have no sandbox yet: it costs nothing."""
+        idle = self._queued - self._checking
+        for instance in [instance for instance in self._starting if instance in idle][: max(0, most)]:
+            self._queued.discard(instance)
+            del self._starting[instance]
+            self._launches[instance].cancel()
 
     # Launching
 
@@ -212,11 +230,8 @@ class RevisionPool:
         return instance, ready
 
     async def _launch(self, instance: Instance) -> None:
-        async with self._parts.at_once:
-            self._queued.discard(instance)
-            await self._parts.launcher.launch(instance, self._exited)
-        if instance.outcome is not None:
-            raise InitFailed(f"the instance ended right after its init: {instance.outcome}")
+        async with self._turns:
+            await self._parts.launcher.launch(instance, self._queued.discard, self._exited)
 
     def _launched(self, instance: Instance, ready: asyncio.Future[None], task: asyncio.Task[None]) -> None:
         """A launch is over, one way or the other."""
@@ -231,6 +246,8 @@ class RevisionPool:
             self._stop(instance)
             return
         error = task.exception()
+        if error is None and instance.outcome is not None:  # `_exited` left it to us, also after the task's last step
+            error = InitFailed(f"the instance ended right after its init: {instance.outcome}")
         if error is None:
             self._started(instance, checked=checked)
             ready.set_result(None)
@@ -249,7 +266,7 @@ class RevisionPool:
             metrics.cold_start.labels(self.label, phase).observe(getattr(cold, phase))
         metrics.cold_starts.labels(self.label, cold.path).inc()
         metrics.init_duration.labels(self.label).observe(cold.init)
-        if checked:
+        if checked and not self.retired:
             self.desired = max(self.desired, 1)  # kept, until somebody says otherwise
         self._ready[instance] = None
         self._free[instance] = None
@@ -265,6 +282,7 @@ class RevisionPool:
             self._waiters.fail_oldest(failure)
         else:  # no image, no room: the next launch would fail alike
             self._waiters.fail_all(failure)
+        self._call_off(len(self._starting) - self._needed)  # they would fail alike
         if not told and not checked:
             log.warning("%s: %s", self.revision.key, failure, extra={"instance": instance.id})
         self._waiters.expire()
@@ -288,7 +306,8 @@ class RevisionPool:
         self.destroy(instance)
 
     def destroy(self, instance: Instance) -> None:
-        """Take it out of use: killed at once, or, where other invocations run in it, when they have ended."""
+        """Take it out of use: killed at once, or, where other invocations run in it, when they have ended or their
+        time is over."""
         if instance not in self._ready:
             return
         del self._ready[instance]
@@ -303,6 +322,9 @@ class RevisionPool:
         self._stopping[instance] = None
         if instance.executing <= 1 or instance.outcome is not None:
             self._remove(instance)
+        else:  # an upgraded connection has no time limit of its own
+            loop, limit = asyncio.get_running_loop(), instance.revision.spec.timeout
+            self._stopping[instance] = loop.call_later(limit, self._remove, instance)
 
     def _remove(self, instance: Instance) -> None:
         if instance not in self._removing:
@@ -310,7 +332,8 @@ class RevisionPool:
             self._parts.janitor.remove(instance, lambda: self._gone(instance))
 
     def _gone(self, instance: Instance) -> None:
-        self._stopping.pop(instance, None)
+        if (timer := self._stopping.pop(instance, None)) is not None:
+            timer.cancel()
         self._removing.discard(instance)
         self._reconcile()
 

@@ -5,7 +5,8 @@
     POST /2018-06-01/runtime/invocation/{id}/error      202
     POST /2018-06-01/runtime/init/error                 202
 
-Whoever connects is hostile: every size and count is bounded, and only this instance's open event can be answered.
+Whoever connects is hostile: every size and count is bounded, and only this instance's open event can be answered. A
+body is kept only of such an answer; any other one is refused before it is read.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from faas.errors import BadFunctionResponse, InitFailed, ResponseTooLarge
 from faas.protocol import Invocation, InvocationResult
 from worker.exchange import DELIVERIES, Exchange, ExchangeState
 from worker.runtime_connection import PAYLOAD_BYTES, RuntimeConnection
+from worker.runtime_listener import RuntimeListener
 
-CONNECTIONS = 64  # of one instance; a runtime needs one or two
+CONNECTIONS = 16  # of one instance; a runtime needs one or two
 PARKED = 8  # polls at once
+KEPT_BYTES = 2 * PAYLOAD_BYTES  # of bodies, in all connections: an answer, and the one of a process that was replaced
+ERROR_BYTES = 262_144  # of an error's body: it is parsed on the loop
 MESSAGE_CHARACTERS = 4096  # of an init error's own message
 
 NEXT = b"/2018-06-01/runtime/invocation/next"
@@ -49,20 +53,21 @@ class RuntimeApi:
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
             f"Lambda-Runtime-Invoked-Function-Arn: {function_arn}\r\n"
         )
-        self._server: asyncio.Server | None = None
+        self._listener: RuntimeListener | None = None
         self._connections: set[RuntimeConnection] = set()
         self._polls: dict[RuntimeConnection, None] = {}  # parked ones, oldest first
         self._open: Exchange | None = None
         self._taker: RuntimeConnection | None = None  # the connection that was given the open event, while it lives
+        self._kept = 0  # bytes of bodies
         self.first_poll: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def serve(self, listener: socket.socket) -> None:
-        self._server = await asyncio.get_running_loop().create_server(lambda: RuntimeConnection(self), sock=listener)
+    def serve(self, listener: socket.socket) -> None:
+        self._listener = RuntimeListener(listener, CONNECTIONS, lambda: RuntimeConnection(self))
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         for connection in list(self._connections):
             connection.abort()
         if not self.first_poll.done():
@@ -84,12 +89,20 @@ class RuntimeApi:
             connection = next(iter(self._polls))
             del self._polls[connection]
             if connection.is_alive():
+                self._cut_off_behind(connection)
+                connection.useful = True
                 exchange.handed()  # before the write: its START stands before whatever the function says
                 connection.send(self._event_head(exchange.invocation, len(exchange.event)) + exchange.event)
                 self._taker = connection
                 return True
             connection.abort()
         return False
+
+    def _cut_off_behind(self, taker: RuntimeConnection) -> None:
+        """Who has not read an earlier event does not need it any more: only one at a time is kept for its reader."""
+        for connection in list(self._connections):
+            if connection.is_behind and connection is not taker:
+                connection.abort()
 
     def _event_head(self, invocation: Invocation, size: int) -> bytes:
         deadline = int(time.time() * 1000) + self._limit_ms
@@ -106,28 +119,54 @@ class RuntimeApi:
     # Called by connections
 
     def connected(self, connection: RuntimeConnection) -> bool:
-        if len(self._connections) >= CONNECTIONS:
-            return False
         self._connections.add(connection)
-        return True
+        return self._listener is not None
 
     def disconnected(self, connection: RuntimeConnection) -> None:
         self._connections.discard(connection)
         self._polls.pop(connection, None)
+        if self._listener is not None:
+            self._listener.left(useful=connection.useful)
         if self._taker is connection:
             self._taker = None
             self._give_out()  # to a poll that waited beside it: the process was replaced
 
+    def body_limit(self, connection: RuntimeConnection) -> int:
+        if connection.method != b"POST":
+            return 0
+        if connection.path == INIT_ERROR:
+            return 0 if self.first_poll.done() else ERROR_BYTES
+        request_id, verb = _answer_of(connection.path)
+        limits = {b"response": PAYLOAD_BYTES, b"error": ERROR_BYTES}
+        return limits.get(verb, 0) if self._is_open(request_id) else 0
+
+    def keep(self, size: int) -> bool:
+        if self._kept + size > KEPT_BYTES:
+            return False
+        self._kept += size
+        return True
+
+    def release(self, size: int) -> None:
+        self._kept -= size
+
+    def _is_open(self, request_id: bytes) -> bool:
+        exchange = self._open
+        return (
+            exchange is not None
+            and exchange.state is ExchangeState.HANDED
+            and exchange.invocation.request_id.encode() == request_id
+        )
+
     def route(self, connection: RuntimeConnection) -> None:
-        """Answer one complete request."""
+        """Answer one request: a complete one, or one that is refused before its body."""
         path, method = connection.path, connection.method
         if path == NEXT:
-            if method == b"GET":
+            if method == b"GET" and not connection.has_body:
                 self._poll(connection)
             else:
-                connection.send_error(405, "MethodNotAllowed", "next takes GET")
+                connection.send_error(405, "MethodNotAllowed", "next takes GET, without a body")
         elif path.startswith(INVOCATION):
-            self._answered(connection, *path[len(INVOCATION) :].split(b"/", 1))
+            self._answered(connection, *_answer_of(path))
         elif path == INIT_ERROR and method == b"POST":
             self._init_error(connection)
         elif path.startswith(NOT_OFFERED):
@@ -150,16 +189,12 @@ class RuntimeApi:
         if exchange.state is ExchangeState.OFFERED or self._taker in (None, connection):
             self._give_out()
 
-    def _answered(self, connection: RuntimeConnection, request_id: bytes, verb: bytes = b"") -> None:
+    def _answered(self, connection: RuntimeConnection, request_id: bytes, verb: bytes) -> None:
         exchange = self._open
         if connection.method != b"POST" or verb not in (b"response", b"error"):
             connection.send_error(404, "NotFound", "404 page not found")
             return
-        if (
-            exchange is None
-            or exchange.state is not ExchangeState.HANDED
-            or exchange.invocation.request_id.encode() != request_id
-        ):
+        if exchange is None or not self._is_open(request_id):
             connection.send_error(400, "InvalidRequestID", "Invalid request ID")
             return
         if connection.oversized:
@@ -167,11 +202,12 @@ class RuntimeApi:
             connection.send_error(413, "RequestEntityTooLarge", message)
             exchange.fail(too_large(connection.size))
             return
+        connection.useful = True
         connection.send_accepted()
         if verb == b"response" and not connection.error_type:
             exchange.answer(InvocationResult(connection.body(), connection.content_type or "application/json"))
         else:
-            payload, error_type = error_payload(connection.body(), connection.error_type)
+            payload, error_type = error_payload(connection.body(), connection.error_type, connection.size)
             exchange.answer(InvocationResult(payload, "application/json", error_type))
 
     def truncated(self, connection: RuntimeConnection) -> None:
@@ -189,7 +225,7 @@ class RuntimeApi:
             connection.send_error(403, "InvalidStateTransition", "init is over")
             return
         connection.send_accepted()
-        payload, error_type = error_payload(connection.body(), connection.error_type)
+        payload, error_type = error_payload(connection.body(), connection.error_type, connection.size)
         message = str(json.loads(payload)["errorMessage"] or "the runtime reported an init error")
         self.first_poll.set_exception(InitFailed(message[:MESSAGE_CHARACTERS], error_type=error_type))
         self.first_poll.exception()  # seen: a launch that has given up does not look
@@ -201,21 +237,35 @@ def too_large(size: int) -> ResponseTooLarge:
     )
 
 
-def error_payload(body: bytes, header: str) -> tuple[bytes, str]:
-    """(Lambda's JSON error object, its error type) from what a runtime posted; anything but an object is wrapped."""
+def error_payload(body: bytes, header: str, size: int = 0) -> tuple[bytes, str]:
+    """(Lambda's JSON error object, its error type) from what a runtime posted; anything but an object is wrapped.
+
+    `size`: of all that was posted, where `body` is its beginning. What is too large is cut, and no JSON any more.
+    """
+    size = max(size, len(body))
     value: Any
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        value = {"errorMessage": body[:MESSAGE_CHARACTERS].decode("utf-8", "replace")}
-    if not isinstance(value, dict):
-        value = {"errorMessage": json.dumps(value)}
+    if size > ERROR_BYTES:
+        said = body[:MESSAGE_CHARACTERS].decode("utf-8", "replace")
+        value = {"errorMessage": f"{said} … (cut: the error had {size} bytes, {ERROR_BYTES} are read)"}
+    else:
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            value = {"errorMessage": body[:MESSAGE_CHARACTERS].decode("utf-8", "replace")}
+        if not isinstance(value, dict):
+            value = {"errorMessage": json.dumps(value)}
     written = value.get("errorType")
     error_type = written if isinstance(written, str) and written else header or "Unhandled"
     value["errorType"] = error_type
     value.setdefault("errorMessage", "")
     printable = "".join(c for c in error_type if c.isascii() and c.isprintable())[:128]
     return json.dumps(value).encode(), printable or "Unhandled"
+
+
+def _answer_of(path: bytes) -> tuple[bytes, bytes]:
+    """(request id, verb) of `…/invocation/{id}/{verb}`; empty where it is no such path."""
+    request_id, _, verb = path.removeprefix(INVOCATION).partition(b"/")
+    return (request_id, verb) if path.startswith(INVOCATION) else (b"", b"")
 
 
 def _header_value(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,44 @@ async def test_a_buffer_that_cannot_be_written_is_bounded(store: LogStore, monke
     assert (await read(store))[-1].endswith("lines could not be stored")
 
 
+async def test_a_disk_that_stands_still_has_one_batch_before_it_and_the_rest_waits_or_is_counted(
+    store: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "BUFFER_BYTES", 20_000)
+    disk = threading.Event()
+    store._writer.submit(disk.wait)
+    log = store.of("default", "hello")
+    for n in range(400):
+        log.append(record(str(n)))
+        if n % 40 == 0:
+            await asyncio.sleep(1.5 * logs.FLUSH_SECONDS)
+    try:
+        assert store._writer._work_queue.qsize() == 1
+        assert log.size <= 20_000
+    finally:
+        disk.set()
+    await eventually(lambda: log.size == 0)
+    messages = await read(store)
+    kept = [message for message in messages if message.isdigit()]
+    assert kept == [str(n) for n in range(len(kept))]  # the first ones, none twice, in order
+    assert f"{400 - len(kept)} lines could not be stored" in messages
+    log.append(record("after"))
+    assert (await read(store))[-1] == "after"
+    assert (log.size, log.batches) == (0, 0)
+
+
+async def test_a_reader_that_goes_away_takes_no_line_along(store: LogStore) -> None:
+    disk = threading.Event()
+    store._writer.submit(disk.wait)
+    store.of("default", "hello").append(record("mine"))
+    reading = asyncio.create_task(read(store))
+    await asyncio.sleep(0.01)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    disk.set()
+    assert await read(store) == ["mine"]
+
+
 # The pump
 
 
@@ -225,6 +264,47 @@ async def test_an_invocations_log_holds_10_mb_and_the_next_one_begins_anew(
     assert sum(len(r.message) + 1 for r in loud if r.stream == "stdout") <= 1_000_000
     assert "bytes of output were cut" in loud[-1].message
     assert [r.message for r in records if r.request_id == "quiet"] == ["fine"]
+
+
+async def test_a_line_costs_more_than_its_bytes(store: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "INVOCATION_BYTES", 165_000)
+    pumped = Pumped(store)
+    for _ in range(4):
+        pumped.stdout.feed_data(b"\n" * 1000)
+        await asyncio.sleep(0.02)
+    records = await pumped.end()
+    logged = [r for r in records if r.stream == "stdout"]
+    assert 500 < len(logged) < 165_000 // output.LINE_COST
+    assert records[-1].message == f"{4000 - len(logged)} bytes of output were cut"
+
+
+async def test_many_short_lines_are_logged_in_slices_and_all_of_them(store: LogStore) -> None:
+    pumped = Pumped(store)
+    pumped.output.begin("r1")
+    text = [str(n) for n in range(10_000)]
+    pumped.stdout.feed_data(("\n".join(text) + "\n").encode())
+    follower = Follower()
+    store.of("default", "hello").followers.add(follower)
+    seen = most = 0
+    while seen < 10_000:
+        await asyncio.sleep(0)
+        most, seen = max(most, len(follower._lines) - seen), len(follower._lines)
+    assert most <= output.SLICE_LINES
+    pumped.output.begin("r2")
+    records = await pumped.end()
+    assert [r.message for r in records] == text
+    assert {r.request_id for r in records} == {"r1"}
+
+
+async def test_what_a_new_invocation_cannot_wait_for_is_still_logged_as_its_own(store: LogStore) -> None:
+    pumped = Pumped(store)
+    pumped.output.begin("r1")
+    await asyncio.sleep(0)
+    pumped.stdout.feed_data(b"x\n" * 5000)
+    pumped.output.take_now()
+    pumped.output.begin("r2")
+    records = await pumped.end()
+    assert [(r.message, r.request_id) for r in records] == [("x", "r1")] * 5000
 
 
 async def test_the_tail_keeps_the_last_lines(store: LogStore) -> None:

@@ -29,6 +29,7 @@ from faas.protocol import Invocation, InvocationResult, LogQuery, LogRecord, Rev
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, OutOfMemoryKill, Program, eventually, lambda_program
 from worker import janitor
+from worker.drivers.base import Exit
 from worker.pool import Pool
 
 DIGEST = "sha256:" + "0" * 64
@@ -639,6 +640,98 @@ async def test_launches_that_wait_for_their_turn_are_called_off_when_nobody_need
     await pool.scale(hello, 0)
     await eventually(lambda: pool.stats(hello.key).instances == 0 and not driver_of(pool).sandboxes)
     assert len(driver_of(pool).created) < 40
+    assert pool._pools == {}
+
+
+async def test_an_init_that_never_ends_keeps_nobody_elses_cold_start_waiting(make: Callable[..., Pool]) -> None:
+    async def stuck(sandbox: FakeSandbox) -> None:
+        await asyncio.sleep(60)
+
+    pool, hello = make(stuck=stuck), revision()
+    await pool.open()
+    bad = dataclasses.replace(revision("stuck", init_timeout=60), key=RevisionKey("default", "stuck", 1))
+    await pool.scale(bad, 100)
+    most = pool._parts.at_once
+    await eventually(lambda: len(driver_of(pool).created) == most)
+    await pool.scale(hello, 1)
+    async with asyncio.timeout(5):
+        assert await invoke(pool, hello, 1) == 1
+    assert len(driver_of(pool).created) == most + 1  # and no more inits of one revision at once than that
+    await pool.scale(bad, 0)
+    assert pool.stats(bad.key).starting == most
+
+
+async def test_what_waits_for_its_turn_when_a_start_fails_is_called_off_but_for_waiters(
+    make: Callable[..., Pool],
+) -> None:
+    gate = asyncio.Event()
+
+    async def broken(sandbox: FakeSandbox) -> int:
+        await gate.wait()
+        return 1
+
+    pool, hello = make(broken=broken), revision("broken")
+    await pool.open()
+    most = pool._parts.at_once
+    await pool.scale(hello, most + 50)
+    calls = [asyncio.create_task(invoke(pool, hello)) for _ in range(most + 3)]
+    await eventually(lambda: len(driver_of(pool).created) == most and pool.stats(hello.key).waiting == most + 3)
+    await pool.scale(hello, most + 20)
+    await pool.scale(hello, most + 50)  # called off before their launch has seen it, and wanted again
+    gate.set()
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(failure) for failure in failures} == {InitFailed}
+    await eventually(lambda: pool.stats(hello.key).starting == 0)
+    assert len(driver_of(pool).created) <= 2 * most + 3  # of the fifty, those that somebody waited for
+
+
+async def test_an_instance_that_ends_between_its_launch_and_its_first_use_is_not_kept(
+    make: Callable[..., Pool],
+) -> None:
+    pool, hello = make(), revision()
+    await pool.open()
+    launch, launches = pool._parts.launcher.launch, 0
+
+    async def unlucky(instance: Any, *more: Any) -> None:
+        nonlocal launches
+        launches += 1
+        await launch(instance, *more)
+        if launches == 1:
+            instance.sandbox.ended(Exit(9))  # its callback runs between the task's last step and the task's callback
+
+    pool._parts.launcher.launch = unlucky  # type: ignore[method-assign]
+    await pool.scale(hello, 1)
+    with pytest.raises(InitFailed, match="ended right after its init: exit status 9"):
+        await invoke(pool, hello, 1)
+    assert await invoke(pool, hello, 2) == 2
+    assert (launches, pool.stats(hello.key).idle) == (2, 1)
+
+
+async def test_an_instance_that_has_ended_is_neither_handed_out_nor_kept(make: Callable[..., Pool]) -> None:
+    pool, hello = make(), revision()
+    await pool.open()
+    await pool.scale(hello, 1)
+    for ended in ("idle", "busy"):
+        async with pool.acquire(hello, invocation()) as lease:
+            await lease.invoke(b"1")
+            [instance] = pool._pools[hello.key]._ready
+            if ended == "busy":
+                instance.outcome = Exit(9)
+        if ended == "idle":
+            instance.outcome = Exit(9)
+        assert await invoke(pool, hello, 2) == 2
+        assert instance not in pool._pools[hello.key]._ready
+
+
+async def test_a_check_that_ends_after_its_revision_was_retired_keeps_nothing(make: Callable[..., Pool]) -> None:
+    pool, hello = make(), revision()
+    await pool.open()
+    driver_of(pool).create_seconds = 0.1
+    checking = asyncio.create_task(pool.check(hello))
+    await eventually(lambda: pool.stats(hello.key).starting == 1)
+    await pool.retire(hello.key)
+    assert (await checking).interface is Interface.LAMBDA
+    await eventually(lambda: not driver_of(pool).sandboxes)
     assert pool._pools == {}
 
 

@@ -7,6 +7,8 @@ import contextlib
 import json
 import socket
 import struct
+import sys
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,10 +17,12 @@ from faas.errors import BadFunctionResponse, FaasError, InitFailed, ResponseTooL
 from faas.protocol import Invocation, InvocationResult, Trigger
 from tests.support.fake_driver import NEXT, FakeRuntime, eventually
 from worker.exchange import Exchange, ExchangeState
-from worker.runtime_api import RuntimeApi, error_payload
-from worker.runtime_connection import HEAD_BYTES
+from worker.runtime_api import CONNECTIONS, ERROR_BYTES, KEPT_BYTES, RuntimeApi, error_payload
+from worker.runtime_connection import HEAD_BYTES, RuntimeConnection
+from worker.runtime_listener import FRUITLESS, PAUSE_SECONDS
 
 ARN = "arn:aws:lambda:local:000000000000:function:hello"
+ANSWER = "/2018-06-01/runtime/invocation/{}/response"
 NEXT_REQUEST = f"GET {NEXT} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
@@ -49,7 +53,7 @@ class Served:
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     served = Served()
-    await served.api.serve(served.listener)
+    served.api.serve(served.listener)
     yield served
     served.api.close()
     for writer in served.writers:
@@ -63,6 +67,7 @@ async def parked(served: Served, count: int = 1) -> None:
 async def test_an_event_carries_lambdas_headers_and_its_answer_comes_back(served: Served) -> None:
     runtime = await served.runtime()
     exchange = served.exchange("id-1", b'{"n": 1}', trace_id="Root=1-2\r\nX: y", client_context='{"a":1}')
+    before = time.time()
     status, fields, body = await runtime.request("GET", NEXT)
     assert (status, body) == (200, b'{"n": 1}')
     assert fields["lambda-runtime-aws-request-id"] == "id-1"
@@ -70,7 +75,8 @@ async def test_an_event_carries_lambdas_headers_and_its_answer_comes_back(served
     assert fields["lambda-runtime-trace-id"] == "root=1-2x: y"  # one line, whatever the caller sent
     assert fields["lambda-runtime-client-context"] == '{"a":1}'
     assert fields["content-type"] == "application/json"
-    assert abs(int(fields["lambda-runtime-deadline-ms"]) / 1000 - 30 - asyncio.get_running_loop().time()) > 0
+    handed_at = int(fields["lambda-runtime-deadline-ms"]) / 1000 - 30  # 30 s is the function's limit
+    assert before - 0.001 <= handed_at <= time.time()
     assert await runtime.respond("id-1", {"ok": True}) == 202
     assert await exchange.outcome() == InvocationResult(b'{"ok": true}', "application/json")
 
@@ -168,23 +174,28 @@ async def test_a_stopped_process_keeps_its_event_until_the_deadline(served: Serv
 
 
 async def test_only_the_open_event_can_be_answered_and_only_once(served: Served) -> None:
+    async def refused(request_id: str, value: int) -> bool:
+        """A body that nobody wants is not even read: its connection ends with the refusal."""
+        stray = await served.runtime()
+        status, fields, body = await stray.request("POST", ANSWER.format(request_id), json.dumps(value).encode())
+        assert (status, fields["connection"]) == (400, "close")
+        assert body == b'{"errorType": "InvalidRequestID", "errorMessage": "Invalid request ID"}'
+        return await stray.reader.read() == b""
+
     runtime = await served.runtime()
-    assert await runtime.respond("r1", 1) == 400  # nothing is open
+    assert await refused("r1", 1)  # nothing is open
     exchange = served.exchange("r1")
-    assert await runtime.respond("r1", 1) == 400  # not taken yet
+    assert await refused("r1", 1)  # not taken yet
     await runtime.next()
-    assert await runtime.respond("other", 1) == 400
+    assert await refused("other", 1)
     assert await runtime.respond("r1", 1) == 202
-    assert await runtime.respond("r1", 2) == 400
-    assert (await runtime.request("POST", "/2018-06-01/runtime/invocation/r1/response", b"3"))[2] == (
-        b'{"errorType": "InvalidRequestID", "errorMessage": "Invalid request ID"}'
-    )
+    assert await refused("r1", 2)
     assert (await exchange.outcome()).payload == b"1"
     late = served.exchange("r2", limit=0.05)
     await runtime.next()
     with pytest.raises(TimedOut):
         await late.outcome()
-    assert await runtime.respond("r2", 1) == 400
+    assert await refused("r2", 1)
 
 
 async def test_what_is_not_offered_or_unknown_is_said_so(served: Served) -> None:
@@ -223,7 +234,7 @@ async def test_an_answer_or_error_over_the_limit_is_refused_without_being_kept(s
         assert (status, json.loads(body)["errorType"]) == (413, "RequestEntityTooLarge")
         with pytest.raises(ResponseTooLarge, match=str(size)):
             await exchange.outcome()
-        assert all(len(connection._chunks) == 0 for connection in served.api._connections)
+        assert served.api._kept == 0
 
 
 async def test_a_body_that_is_declared_absurdly_large_is_refused_at_once(served: Served) -> None:
@@ -261,15 +272,168 @@ async def test_what_is_not_http_is_refused_and_the_api_goes_on(served: Served, g
     assert (await exchange.outcome()).payload == b"1"
 
 
-async def test_connections_and_polls_are_bounded(served: Served) -> None:
-    runtimes = [await served.runtime() for _ in range(100)]
+async def test_connections_and_polls_are_bounded_and_who_waits_outside_comes_in_later(served: Served) -> None:
+    runtimes = [await served.runtime() for _ in range(30)]
     await asyncio.sleep(0.05)
-    assert len(served.api._connections) == 64
-    for runtime in runtimes[:20]:
+    assert len(served.api._connections) == CONNECTIONS
+    for runtime in runtimes:
         runtime.writer.write(NEXT_REQUEST)
     await parked(served, 8)
-    statuses = [(await runtime.answer())[0] for runtime in runtimes[8:20]]
-    assert statuses == [429] * 12
+    statuses = [(await runtime.answer())[0] for runtime in runtimes[8:CONNECTIONS]]
+    assert statuses == [429] * 8
+    for runtime in runtimes[:CONNECTIONS]:
+        runtime.writer.close()
+    exchange = served.exchange()
+    await eventually(lambda: exchange.state is ExchangeState.HANDED)
+    assert len(served.api._connections) <= CONNECTIONS
+
+
+@pytest.mark.parametrize("first", ["poll", "unknown", "answer"])
+async def test_a_second_request_before_the_first_is_answered_ends_the_connection(served: Served, first: str) -> None:
+    runtime = await served.runtime()
+    exchange = served.exchange("r1")
+    await runtime.next()
+    poll = NEXT_REQUEST
+    answer = f"POST {ANSWER.format('r1')} HTTP/1.1\r\nContent-Length: 1\r\n\r\n1".encode()
+    runtime.writer.write({"poll": poll, "unknown": b"GET / HTTP/1.1\r\n\r\n", "answer": answer}[first] + poll)
+    with contextlib.suppress(ConnectionResetError):
+        await runtime.reader.read()
+    await eventually(lambda: not served.api._connections)
+    if first != "answer":
+        exchange.fail(FaasError("over"))
+    assert served.exchange("r2").state is ExchangeState.OFFERED
+
+
+async def test_connections_that_come_for_nothing_are_let_in_slowly(served: Served) -> None:
+    accepted = 0
+    connected = served.api.connected
+
+    def counted(connection: RuntimeConnection) -> bool:
+        nonlocal accepted
+        accepted += 1
+        return connected(connection)
+
+    served.api.connected = counted  # type: ignore[method-assign]
+    began = time.monotonic()
+    for _ in range(3 * FRUITLESS):
+        stray = await served.runtime()
+        stray.writer.close()
+    await eventually(lambda: accepted == 3 * FRUITLESS)
+    assert time.monotonic() - began >= 2 * PAUSE_SECONDS
+    for number in range(FRUITLESS + CONNECTIONS):  # who comes for something is not held up, a connection each or not
+        exchange = served.exchange(f"r{number}", b"1")
+        taker = await served.runtime()
+        await taker.next()
+        taker.writer.close()
+        assert await (await served.runtime()).respond(f"r{number}", number) == 202
+        await exchange.outcome()
+        served.writers.pop().close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", NEXT, 405),
+        ("PUT", ANSWER.format("r1"), 404),
+        ("POST", ANSWER.format("r2"), 400),
+        ("POST", "/2018-06-01/runtime/invocation/r1/elsewhere", 404),
+        ("POST", "/2018-06-01/runtime/init/error", 403),
+        ("POST", "/2020-01-01/extension/register", 501),
+        ("POST", "/", 404),
+    ],
+)
+@pytest.mark.parametrize("framing", ["Content-Length: 5000000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_nobody_wants_is_refused_before_it_is_read(
+    served: Served, method: str, path: str, status: int, framing: str
+) -> None:
+    runtime, stray = await served.runtime(), await served.runtime()
+    exchange = served.exchange("r1")
+    await runtime.next()
+    stray.writer.write(f"{method} {path} HTTP/1.1\r\n{framing}\r\n\r\n".encode())
+    assert (await stray.answer())[0] == status
+    assert await stray.reader.read() == b""
+    assert served.api._kept == 0
+    assert await runtime.respond("r1", 1) == 202
+    assert (await exchange.outcome()).payload == b"1"
+
+
+async def test_bodies_on_their_way_have_one_budget_however_they_are_cut(served: Served) -> None:
+    runtime = await served.runtime()
+    exchange = served.exchange("r1")
+    await runtime.next()
+    head = f"POST {ANSWER.format('r1')} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    strays = [await served.runtime() for _ in range(3)]
+    for stray in strays:
+        stray.writer.write(head + b"%x\r\n%b\r\n" % (5_000_000, b"x" * 5_000_000))
+    statuses = asyncio.gather(*(stray.answer() for stray in strays), return_exceptions=True)
+    await eventually(lambda: len(served.api._connections) == 3 and served.api._kept == 2 * 5_000_000)
+    assert served.api._kept <= KEPT_BYTES < 3 * 5_000_000
+    for stray in strays:
+        stray.writer.transport.abort()
+    await statuses
+    await eventually(lambda: served.api._kept == 0)
+    runtime.writer.write(head + b"1\r\nx\r\n" * 100_000)
+    await eventually(lambda: served.api._kept == 100_000)
+    [connection] = served.api._connections
+    assert sys.getsizeof(connection._body) < 150_000
+    runtime.writer.write(b"0\r\n\r\n")
+    assert (await runtime.answer())[0] == 202
+    assert (await exchange.outcome()).payload == b"x" * 100_000
+    assert served.api._kept == 0
+
+
+@pytest.mark.parametrize("what", ["trailers", "chunk extensions", "header fields", "empty lines"])
+async def test_framing_without_an_end_is_refused(served: Served, what: str) -> None:
+    runtime = await served.runtime()
+    served.exchange("r1")
+    await runtime.next()
+    head = f"POST {ANSWER.format('r1')} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n".encode()
+    begin, more = {
+        "trailers": (head + b"\r\n0\r\nX: ", b"x" * 65_536),
+        "chunk extensions": (head + b"\r\n1;", b"x" * 65_536),
+        "header fields": (head, b"a:\r\n" * 16_384),
+        "empty lines": (b"", b"\r\n" * 32_768),
+    }[what]
+    runtime.writer.write(begin)
+    for _ in range(16):
+        with contextlib.suppress(ConnectionError):
+            runtime.writer.write(more)
+            await runtime.writer.drain()
+            await asyncio.sleep(0.002)
+    await eventually(lambda: not served.api._connections)
+
+
+async def test_events_that_are_taken_and_not_read_do_not_pile_up(served: Served) -> None:
+    """Each is taken by a connection of its own, which reads no byte of it; the answer comes another way."""
+    event, answerer = b'"' + b"x" * 6_000_000 + b'"', await served.runtime()
+    for number in range(10):
+        taker = await served.runtime()
+        taker.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        exchange = served.exchange(f"r{number}", event)
+        taker.writer.write(NEXT_REQUEST)
+        await eventually(lambda at=exchange: at.state is ExchangeState.HANDED)  # type: ignore[misc]
+        assert await answerer.respond(f"r{number}", number) == 202
+        await exchange.outcome()
+    unread = sum(c._transport.get_write_buffer_size() for c in served.api._connections)  # type: ignore[union-attr]
+    assert unread <= 7_000_000
+
+
+async def test_who_does_not_read_its_event_is_not_read_either(served: Served) -> None:
+    runtime = await served.runtime()
+    runtime.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    exchange = served.exchange("r1", b'"' + b"x" * 6_000_000 + b'"')
+    runtime.writer.write(NEXT_REQUEST)
+    await eventually(lambda: exchange.state is ExchangeState.HANDED)
+    for _ in range(1000):
+        runtime.writer.write(b"POST / HTTP/1.1\r\n\r\n")
+    await asyncio.sleep(0.05)
+    [connection] = served.api._connections
+    assert connection.is_behind
+    assert connection.method == b"GET"  # what came after it was not looked at
+    assert connection._transport is not None
+    assert connection._transport.get_write_buffer_size() < 6_100_000
+    runtime.writer.transport.abort()
+    await eventually(lambda: not served.api._connections)
 
 
 async def test_requests_pipelined_behind_a_poll_end_the_connection(served: Served) -> None:
@@ -288,6 +452,28 @@ async def test_an_init_error_is_the_functions_own_and_only_before_the_first_poll
         await served.api.first_poll
     assert failed.value.error_type == "Runtime.NoSuchModule"
     assert (await runtime.request("POST", "/2018-06-01/runtime/init/error", body))[0] == 403
+
+
+@pytest.mark.parametrize("how", ["error", "response with an error type", "init error"])
+async def test_a_huge_error_is_cut_and_said_so_without_being_parsed(served: Served, how: str) -> None:
+    runtime = await served.runtime()
+    body = json.dumps({"errorMessage": "deep " + "[" * 3_000_000}).encode()
+    header = {"Lambda-Runtime-Function-Error-Type": "TooMuch"}
+    cut = f"… (cut: the error had {len(body)} bytes, {ERROR_BYTES} are read)"
+    if how == "init error":
+        assert (await runtime.request("POST", "/2018-06-01/runtime/init/error", body, header))[0] == 202
+        with pytest.raises(InitFailed, match=r"\{\"errorMessage\": \"deep \[") as failed:
+            await served.api.first_poll
+        assert failed.value.error_type == "TooMuch"
+        return
+    exchange = served.exchange("r1")
+    await runtime.next()
+    path = ANSWER.format("r1") if how != "error" else ANSWER.format("r1").replace("response", "error")
+    assert (await runtime.request("POST", path, body, header))[0] == 202
+    answer = await exchange.outcome()
+    assert answer.error_type == "TooMuch"
+    assert len(answer.payload) < 10_000
+    assert json.loads(answer.payload)["errorMessage"].endswith(cut)
 
 
 async def test_a_streamed_answer_is_taken_whole_its_error_in_the_trailers(served: Served) -> None:

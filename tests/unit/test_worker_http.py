@@ -12,9 +12,10 @@ import pytest
 
 from faas.errors import BadFunctionResponse, InitFailed, InstanceExited, InvalidInput, TimedOut
 from faas.metrics import Metrics
-from faas.protocol import HttpRequest, HttpResponse, Invocation, Revision, RevisionKey, Trigger
+from faas.protocol import HttpRequest, HttpResponse, Invocation, LogQuery, Revision, RevisionKey, Trigger
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, eventually
+from worker import output
 from worker.http import encode_head
 from worker.http_connection import HIGH_BYTES
 from worker.pool import Pool
@@ -312,6 +313,69 @@ async def test_one_late_request_of_several_does_not_kill_the_others(tmp_path: Pa
         gate.set()
         assert await other == (200, b"ok")
         await eventually(lambda: world.driver.created[0].id not in world.driver.sandboxes)
+
+
+async def test_a_tunnel_does_not_keep_an_instance_alive_in_which_a_request_was_late(tmp_path: Path) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"/tunnel" in await head_of(reader):
+            writer.write(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await reader.read()
+
+    async with World(tmp_path, handle, timeout=1, concurrency=2) as world:
+        async with world.request("GET", "/tunnel", upgrade="websocket") as response:
+            assert response.tunnel is not None
+            with pytest.raises(TimedOut):
+                await world.get("GET", "/late")
+            late = asyncio.get_running_loop().time()
+            async with asyncio.timeout(3):
+                assert await response.tunnel.read() == b""
+            assert asyncio.get_running_loop().time() - late > 0.5  # the others had their chance
+            await eventually(lambda: world.driver.created[0].id not in world.driver.sandboxes)
+        assert world.pool.stats(world.revision.key).executing == 0
+
+
+async def test_what_may_be_logged_starts_anew_with_each_request_also_where_several_share_an_instance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "INVOCATION_BYTES", 200_000)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await head_of(reader):
+            for _ in range(5):
+                world.sandbox.print(head.split()[1].decode() + "x" * 30_000)
+            await asyncio.sleep(0.01)
+            writer.write(OK)
+
+    async with World(tmp_path, handle, concurrency=2) as world:
+        for number in range(5):
+            await world.get("GET", f"/{number}")
+        records = [record async for record in world.pool.logs(LogQuery("default", "web"))]
+    assert {record.message[1] for record in records if record.stream == "stdout"} == set("01234")
+
+
+async def test_a_cancellation_that_comes_while_an_upload_is_called_off_is_not_lost(tmp_path: Path) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        writer.write(OK)
+        await reader.read()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x"
+                await asyncio.sleep(0.01)
+        finally:
+            leaving.set()
+            await asyncio.sleep(0.05)  # a caller's stream that does not let go at once
+
+    leaving = asyncio.Event()
+    async with World(tmp_path, handle) as world:
+        call = asyncio.create_task(world.get("POST", body=endless()))
+        await leaving.wait()
+        call.cancel()
+        await asyncio.wait([call])
+        assert call.cancelled()
+        await eventually(lambda: world.pool.stats(world.revision.key).idle == 1)
 
 
 async def test_an_instance_that_ends_in_a_request_is_said_so(tmp_path: Path) -> None:
