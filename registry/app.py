@@ -7,12 +7,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import NoReturn
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
-from faas.auth import ANONYMOUS, ROOT, Permission, Principal
+from faas.auth import ALL_NAMESPACES, ANONYMOUS, ROOT, Permission, Principal
 from faas.errors import FaasError, Unauthenticated
 from faas.oci.reference import REPOSITORY_LENGTH, REPOSITORY_PATTERN
 from faas.web import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, credentials, new_request_id
@@ -81,6 +82,7 @@ def create_app(registry: Registry) -> web.Application:
     app.router.add_route("*", "/v2/", _root)
     app.router.add_route("*", "/v2", _root)
     app.router.add_get("/v2/_catalog", _catalog)
+    app.router.add_post("/v2/_faas/gc", _collect)
     app.router.add_route("*", "/v2/{path:.*}", _dispatch)
     return app
 
@@ -154,6 +156,16 @@ async def _catalog(request: web.Request) -> web.StreamResponse:
     return await manifests.catalog(request, request.app[REGISTRY], principal)
 
 
+async def _collect(request: web.Request) -> web.StreamResponse:
+    """Our own: collect garbage now; `?dry-run=1` says what that would take. For an administrator of everything."""
+    request["route"] = "gc"
+    principal = await _principal(request)
+    if not principal.may(Permission.ADMIN, ALL_NAMESPACES):
+        _refuse(principal, "an administrator collects garbage")
+    dry = request.query.get("dry-run", "") in ("1", "true")
+    return web.json_response(asdict(await request.app[REGISTRY].collect(dry_run=dry)))
+
+
 async def _dispatch(request: web.Request) -> web.StreamResponse:
     path = unquote(request.rel_url.raw_path.removeprefix("/v2/"), errors="strict") if _sane(request) else ""
     for route in ROUTES:
@@ -185,10 +197,12 @@ def _sane(request: web.Request) -> bool:
 
 def _allow(principal: Principal, permission: Permission, repository: str | None) -> None:
     allowed = principal.may(permission) if repository is None else may(principal, permission, repository)
-    if allowed:
-        return
+    if not allowed:
+        _refuse(principal, f"the role {principal.role.value} may not {permission.value} {repository or ''}".rstrip())
+
+
+def _refuse(principal: Principal, words: str) -> NoReturn:
+    """A stranger is asked to log in; who has logged in hears why not."""
     if principal is ANONYMOUS:
         raise RegistryError("UNAUTHORIZED", headers=CHALLENGE)
-    raise RegistryError(
-        "DENIED", f"the role {principal.role.value} may not {permission.value} {repository or ''}".rstrip()
-    )
+    raise RegistryError("DENIED", words)

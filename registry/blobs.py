@@ -15,6 +15,8 @@ async def get(request: web.Request, registry: Registry, repository: str, argumen
     size = await registry.index.blob_size(repository, digest)
     if size is None or await registry.blobs.size(digest) != size:
         raise RegistryError("BLOB_UNKNOWN", detail=str(digest))
+    if request.method == "HEAD":
+        await registry.index.lease(repository, digest)
     headers = {
         "Docker-Content-Digest": str(digest),
         hdrs.CONTENT_TYPE: "application/octet-stream",

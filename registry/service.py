@@ -9,7 +9,9 @@ from pathlib import Path
 from faas.auth import Authenticator
 from faas.background import Background
 from faas.metrics import Metrics
+from registry import gc
 from registry.holders import Holders
+from registry.index.garbage import Collected
 from registry.index.index import Index
 from registry.storage.base import BlobStore
 from registry.storage.filesystem import FileBlobStore
@@ -18,6 +20,7 @@ log = logging.getLogger("registry")
 
 UPLOAD_SECONDS = 24 * 3600.0  # an upload session that nobody touches for so long is thrown away
 SWEEP_SECONDS = 3600.0
+COLLECT_SECONDS = 3600.0
 
 
 class Registry:
@@ -37,6 +40,7 @@ class Registry:
         self.metrics = metrics
         self.holders = holders
         self._background = Background()
+        self._collecting = asyncio.Lock()
 
     @classmethod
     async def open(
@@ -53,6 +57,7 @@ class Registry:
         registry = cls(await Index.open(database_url), blobs, authenticator, metrics, holders)
         metrics.registry_storage.set(await registry.index.total_bytes())
         registry._background.start(registry._sweep(), "registry sweeper")
+        registry._background.start(registry._collect_regularly(), "garbage collection")
         return registry
 
     async def close(self) -> None:
@@ -63,6 +68,22 @@ class Registry:
     async def stored(self) -> None:
         """Say how many bytes are stored."""
         self.metrics.registry_storage.set(await self.index.total_bytes())
+
+    async def collect(self, *, dry_run: bool = False, keep_seconds: float = gc.KEEP_SECONDS) -> Collected:
+        """Take away what nobody needs; one collection at a time."""
+        async with self._collecting:
+            found = await gc.collect(self.index, self.blobs, self.holders, dry_run=dry_run, keep_seconds=keep_seconds)
+        if not dry_run:
+            await self.stored()
+        return found
+
+    async def _collect_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(COLLECT_SECONDS)
+            try:
+                await self.collect()
+            except Exception:
+                log.exception("the garbage collection failed; nothing is lost, it is tried again")
 
     async def _sweep(self) -> None:
         while True:

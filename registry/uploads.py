@@ -134,13 +134,14 @@ async def _commit(
 ) -> web.StreamResponse:
     async with upload.lock:
         await _take(request, registry, repository, upload)
-        try:
-            size = await upload.commit(digest)
-        except DigestMismatch:
-            raise RegistryError("DIGEST_INVALID", detail=str(digest)) from None
-        except UploadGone:
-            raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
-        await registry.index.add_blob(repository, digest, size)
+        async with registry.index.turns.of(digest):
+            try:
+                size = await upload.commit(digest)
+            except DigestMismatch:
+                raise RegistryError("DIGEST_INVALID", detail=str(digest)) from None
+            except UploadGone:
+                raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
+            await registry.index.add_blob(repository, digest, size)
     await registry.stored()
     return _created(repository, digest)
 

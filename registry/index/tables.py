@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, LargeBinary, MetaData, String, Table, Text
 
 NAMES = {"pk": "pk_%(table_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s", "ix": "ix_%(column_0_label)s"}
 metadata = MetaData(naming_convention=NAMES)
@@ -23,6 +23,7 @@ blobs = Table(
     Column("digest", _DIGEST, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("leaving", Boolean, nullable=False, default=False),  # its file is about to be unlinked
 )
 # Which repository sees which blob: uploaded or mounted there. One file serves all.
 repository_blobs = Table(
@@ -31,6 +32,7 @@ repository_blobs = Table(
     Column("repository", ForeignKey("repositories.name", ondelete="CASCADE"), primary_key=True),
     Column("digest", ForeignKey("blobs.digest"), primary_key=True),
     Column("created_at", Float, nullable=False),
+    Column("leased_until", Float, nullable=False, default=0.0),  # a client counts on it: not collected before
 )
 manifests = Table(
     "manifests",

@@ -65,6 +65,14 @@ class BlobStore(Protocol):
         """The blob's file, for sendfile and for readers on this machine."""
         ...
 
+    async def delete(self, digest: Digest) -> None:
+        """No error where it is absent."""
+        ...
+
+    def listing(self, older_than: float) -> AsyncIterator[list[Digest]]:
+        """All blobs that have been here for so many seconds, some at a time."""
+        ...
+
     async def begin(self) -> Upload: ...
 
     async def resume(self, upload_id: str) -> Upload | None:

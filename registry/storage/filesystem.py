@@ -7,6 +7,7 @@ the caller write the row. A crash leaves at most a file without a row, never a r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -14,6 +15,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,6 +120,15 @@ class FileUpload:
         await self._store.run(lambda: self._path.unlink(missing_ok=True))
 
 
+def _listed(folder: Path, algorithm: str, before: float) -> list[Digest]:
+    found = []
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # gone meanwhile; no blob's name
+            if entry.stat().st_ctime < before:  # the rename that made it a blob
+                found.append(Digest.parse(f"{algorithm}:{entry.name}"))
+    return found
+
+
 def _hash(path: Path, algorithm: str) -> str:
     hasher = hashlib.new(algorithm)
     with path.open("rb") as file:
@@ -175,6 +186,17 @@ class FileBlobStore:
     async def missing(self, digests: Iterable[Digest]) -> Digest | None:
         wanted = tuple(digests)
         return await self.run(lambda: next((digest for digest in wanted if self._size(digest) is None), None))
+
+    async def delete(self, digest: Digest) -> None:
+        await self.run(lambda: self.path(digest).unlink(missing_ok=True))
+
+    async def listing(self, older_than: float) -> AsyncIterator[list[Digest]]:
+        before = time.time() - older_than
+        for algorithm in ALGORITHMS:
+            for number in range(256):
+                folder = self.blobs / algorithm / f"{number:02x}"
+                if found := await self.run(partial(_listed, folder, algorithm, before)):
+                    yield found
 
     async def begin(self) -> FileUpload:
         upload = FileUpload(self, secrets.token_hex(16), 0, hashlib.sha256())
