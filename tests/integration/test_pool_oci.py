@@ -253,7 +253,7 @@ async def test_an_init_that_fails_is_diagnosed(
     world: World, handler: str, seconds: int, message: str, hint: str, tail: str
 ) -> None:
     with pytest.raises(InitFailed) as failed:
-        await world.pool.check(world.revision(handler=handler, init_timeout=seconds))
+        await world.pool.check(world.revision(runtime="python", handler=handler, init_timeout=seconds))
     assert message in failed.value.message
     assert hint in failed.value.hint
     assert tail in failed.value.log_tail
