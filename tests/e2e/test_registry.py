@@ -64,6 +64,19 @@ def test_the_runtime_bases_are_everybodys_to_pull_and_the_administrators_to_chan
     assert call(server, "admin", server.token, "PUT", path, manifest.body, media_types.OCI_MANIFEST).status == 201
 
 
+def test_garbage_is_collected_by_an_administrator_and_what_is_deployed_stays(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    server.push_code(tmp_path, "stays", HELLO)
+    token = server.faas("token", "create", "no-collector", "--role", "deployer").stdout.strip()
+    assert call(server, "no-collector", token, "POST", "/v2/_faas/gc").status == 403
+    would = json.loads(call(server, "admin", server.token, "POST", "/v2/_faas/gc?dry-run=1").body)
+    done = json.loads(call(server, "admin", server.token, "POST", "/v2/_faas/gc").body)
+    assert set(would) == set(done) == {"manifests", "blobs", "bytes", "files"}
+    server.faas("scale", "stays", "0")
+    assert server.get("/function/stays").text == "hello"
+
+
 def test_no_namespace_is_called_as_the_bases_repositories_are(server: RunningServer) -> None:
     made = server.faas("token", "create", "sly", "--role", "deployer", "--namespace", "runtime", check=False)
     assert made.returncode == 2
