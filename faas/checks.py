@@ -12,6 +12,7 @@ from typing import Any
 
 DURATION_PATTERN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 DURATION_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+DURATION_WORDS = 'a duration such as "30s", "5m" or "1h30m"'
 ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENV_BYTES = 4096  # all names and values together, as Lambda
 
@@ -21,15 +22,23 @@ Check = Callable[[Any], Any]
 def parse_duration(text: object) -> timedelta:
     """A duration such as "5m", "1h30m", "250ms"; a bare number is seconds. Raises ValueError."""
     if isinstance(text, int | float) and not isinstance(text, bool):
-        return timedelta(seconds=text)
+        return _span(text)
     if not isinstance(text, str) or not text:
-        raise ValueError('a duration such as "30s", "5m" or "1h30m"')
-    if text.isdigit():
-        return timedelta(seconds=int(text))
+        raise ValueError(DURATION_WORDS)
+    if text.isdecimal():
+        return _span(float(text))
     parts = DURATION_PATTERN.findall(text)
     if "".join(number + unit for number, unit in parts) != text:
-        raise ValueError('a duration such as "30s", "5m" or "1h30m"')
-    return timedelta(seconds=sum(float(number) * DURATION_SECONDS[unit] for number, unit in parts))
+        raise ValueError(DURATION_WORDS)
+    return _span(sum(float(number) * DURATION_SECONDS[unit] for number, unit in parts))
+
+
+def _span(seconds: float) -> timedelta:
+    """A number can be infinite, none, or of more days than a timedelta has."""
+    try:
+        return timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        raise ValueError(DURATION_WORDS) from None
 
 
 def format_duration(value: timedelta) -> str:

@@ -207,6 +207,7 @@ _FUNCTION: dict[str, Check] = {
     "workdir": checks.workdir,
     "env": checks.env,
 }
+SHOWN = 200  # characters of a wrong value
 _OPTIONAL_TEXT = {"runtime", "image", "handler", "app", "health", "workdir"}
 
 
@@ -235,8 +236,17 @@ def _table(where: str, value: Any, table: Mapping[str, Check], nested: tuple[str
         try:
             checked[key] = table[key](written)
         except ValueError as error:
-            raise SpecError(f"{prefix}{key} must be {error}, not {written!r}", key=prefix + key) from None
+            raise SpecError(f"{prefix}{key} must be {error}, not {_shown(written)}", key=prefix + key) from None
     return checked
+
+
+def _shown(value: Any) -> str:
+    """Python itself refuses to write out a number of more than 4,300 digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def _tables(where: str, value: Any, table: Mapping[str, Check], required: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -294,4 +304,15 @@ def _check_together(spec: FunctionSpec) -> None:
     if spec.image and (spec.runtime or spec.handler or spec.app):
         raise SpecError(
             "image excludes runtime, handler and app", key="image", hint="use command to say what the image runs"
+        )
+    for key, value in (("handler", spec.handler), ("app", spec.app)):
+        if value and not spec.runtime:
+            raise SpecError(
+                f"{key} is for a folder of code: it needs a runtime",
+                key=key,
+                hint="an image, or a Dockerfile's, runs its own command; use command to say another",
+            )
+    if spec.app and not spec.runtime.startswith("python"):
+        raise SpecError(
+            f"app is for Python; the runtime is {spec.runtime}", key="app", hint='handler = "index.handler"'
         )

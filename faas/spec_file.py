@@ -64,6 +64,8 @@ def read(path: Path) -> SpecFile:
         reason = _TOML_PLACE.sub("", str(error))
         hint = 'texts stand in quotes: key = "value"' if reason == "Invalid value" else ""
         raise SpecError(f"{path}:{line}: not TOML: {reason}", hint=hint) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise SpecError(f"{path}: not TOML: {error}") from None
     return SpecFile(path, data, dict(key_lines(text)))
 
 

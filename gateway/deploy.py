@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import platform
 import re
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from faas.auth import Permission, Principal
 from faas.background import Background
 from faas.errors import Conflict, FaasError, ImageUnusable, InvalidInput, NotFound, Unavailable
 from faas.metrics import Metrics
+from faas.oci.platform import architecture
 from faas.oci.reference import Reference
 from faas.oci.source import ImageSource
 from faas.protocol import CheckReport, Revision, RevisionKey, Worker
@@ -42,7 +42,6 @@ PREPARE_SECONDS = 600.0  # an image of some GB, unpacked for the first time
 SOURCE_SECONDS = 60.0
 ALIAS_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NUMBERED = re.compile(r"v?[0-9]+")
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 T = TypeVar("T")
 
@@ -173,7 +172,7 @@ class Deployer:
             reference = Reference.parse(image)
         except ValueError as error:
             raise InvalidInput(f"the image's name is not valid: {error}") from None
-        if reference.host and reference.host != self._registry:
+        if reference.host and not reference.is_at(self._registry):
             raise InvalidInput(
                 f"images are taken from this server's registry only, not from {reference.host}",
                 hint=f"push it here: faas push --image {image}",
@@ -186,7 +185,7 @@ class Deployer:
         local = Reference("", reference.repository, reference.tag, reference.digest)
         try:
             async with asyncio.timeout(SOURCE_SECONDS):
-                manifest = await self._images.manifest(str(local), _architecture())
+                manifest = await self._images.manifest(str(local), architecture())
         except NotFound:
             raise ImageUnusable(f"there is no image {local} in the registry", hint="push it first") from None
         except TimeoutError:
@@ -373,8 +372,3 @@ async def store_interface(database: Database, revision: Revision) -> None:
             await revisions.found(tx, revision)
     except FaasError as error:  # the next start finds it out again
         log.warning("%s: %s", revision.key, error.message)
-
-
-def _architecture() -> str:
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, machine)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faas.build import rootfs
+from faas.build.fingerprint import fingerprint
 from faas.build.interpreter import Node, Python, find_node, find_python
 from faas.build.layer import Layer, Member, pack
 from faas.errors import InvalidInput, NotFound
@@ -27,12 +28,12 @@ from faas.oci.client import RegistryClient
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import CONFIG_BYTES, ImageConfig, Manifest
+from faas.oci.platform import architecture
 from faas.protocol import RuntimeBase
 
 INPUTS_LABEL = "faas.base.inputs"
-BUILDER = "3"  # changes when the same inputs would give another base
+BUILDER = "4"  # changes when the same inputs would give another base
 NAME = re.compile(r"(python|node|provided)(\d+(?:\.\d+)?)?")
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _ENV = ("PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt")
 
 OpenClient = Callable[[], AbstractAsyncContextManager[RegistryClient]]
@@ -47,19 +48,10 @@ class Recipe:
     repository: str  # runtime/python
     version: str
     entrypoint: tuple[str, ...]
-    inputs: str  # what the interpreter says of itself
+    digest: str
     language: str
     system: Callable[[Path], list[Member]]
     client: Callable[[Path], list[Member]]
-
-    @property
-    def digest(self) -> str:
-        """Changes when the interpreter, the runtime client or the builder changes: the base is then built anew."""
-        hasher = hashlib.sha256(f"{BUILDER}\0{self.name}\0{self.inputs}\0".encode())
-        for path in sorted((rootfs.RUNTIMES / self.language).rglob("*")) if self.language else ():
-            if path.is_file() and "__pycache__" not in path.parts:
-                hasher.update(path.read_bytes())
-        return hasher.hexdigest()
 
 
 def recipe(name: str) -> Recipe:
@@ -73,16 +65,25 @@ def recipe(name: str) -> Recipe:
     if kind == "node":
         return _node(find_node(version))
     return Recipe(
-        "provided", "latest", "runtime/provided", "", ("/var/task/bootstrap",), platform.libc_ver()[1], "",
+        "provided", "latest", "runtime/provided", "", ("/var/task/bootstrap",), _digest("provided", None), "",
         lambda work: rootfs.system() + rootfs.provided_files(work), lambda work: [],
     )  # fmt: skip
+
+
+def _digest(name: str, interpreter: Python | Node | None) -> str:
+    """Changes when a file of this machine that goes into the base, the runtime client or the builder changes: a
+    security update of the C library makes a new base at the next push."""
+    language = "" if interpreter is None else "python" if isinstance(interpreter, Python) else "node"
+    client = fingerprint([rootfs.RUNTIMES / language], ("__pycache__",)) if language else ""
+    said = "" if interpreter is None else interpreter.full
+    return hashlib.sha256("\0".join((BUILDER, name, said, client, rootfs.made_of(interpreter))).encode()).hexdigest()
 
 
 def _python(python: Python) -> Recipe:
     binary = f"/usr/bin/python{python.version}"
     return Recipe(
         f"python{python.version}", python.version, "runtime/python", python.version,
-        (binary, "-I", "-S", "-B", "/opt/faas/python/bootstrap.py"), f"{python.full} {python.executable}", "python",
+        (binary, "-I", "-S", "-B", "/opt/faas/python/bootstrap.py"), _digest(python.version, python), "python",
         lambda work: rootfs.system() + rootfs.python_files(python, work),
         lambda work: rootfs.client_files("python", work, python),
     )  # fmt: skip
@@ -91,15 +92,10 @@ def _python(python: Python) -> Recipe:
 def _node(node: Node) -> Recipe:
     return Recipe(
         f"node{node.version}", node.version, "runtime/node", node.version,
-        ("/usr/bin/node", "/opt/faas/node/bootstrap.js"), f"{node.full} {node.executable}", "node",
+        ("/usr/bin/node", "/opt/faas/node/bootstrap.js"), _digest(node.version, node), "node",
         lambda work: rootfs.system() + rootfs.node_files(node, work),
         lambda work: rootfs.client_files("node", work),
     )  # fmt: skip
-
-
-def architecture() -> str:
-    machine = platform.machine()
-    return _MACHINES.get(machine, machine)
 
 
 def wheel_platforms() -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """A function's dependencies as one layer, resolved for the server's platform and version, whatever runs here.
 
 `requirements.txt` through pip (wheels only), `package.json` through npm. A layer is kept by the hash of its inputs, so
-that a change of code uploads kilobytes.
+that a change of code uploads kilobytes. pip and npm see their own settings; none of these reaches the layer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
 import json
 import re
@@ -13,68 +15,77 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from faas.build import requirements
 from faas.build.layer import Layer, Member, members, pack
+from faas.build.requirements import Requirements
 from faas.errors import InvalidInput, Unavailable
 from faas.oci.digest import Digest
 from faas.protocol import RuntimeBase
 from faas.settings import environment_for
 
 PIP_SECONDS = NPM_SECONDS = 600.0
-FORMAT = "1"  # changes when the same inputs would give another layer
-# Prefixes of variables that pip, npm and the libraries below them read: index, proxy, certificates, credentials.
-_ENV_PREFIXES = (
-    "PIP_",
-    "NPM_CONFIG_",
-    "npm_config_",
-    "HTTP_",
-    "HTTPS_",
-    "http_",
-    "https_",
-    "NO_",
-    "no_",
-    "SSL_",
-    "NODE_",
-    "REQUESTS_",
-    "XDG_",
-    "NETRC",
+FORMAT = "2"  # changes when the same inputs would give another layer
+# Variables that pip, npm and the libraries below them read: index, proxy, certificates, credentials.
+_ENV_NAMES = (
+    *("LD_LIBRARY_PATH", "PYTHONPATH", "NETRC", "NPM_TOKEN"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
 )
+_ENV_PREFIXES = ("PIP_", "NPM_CONFIG_", "npm_config_", "NODE_", "XDG_")
+_NPM_VARIABLE = re.compile(r"\$\{(\w+)\??\}")
 _NO_WHEEL = re.compile(
     r"No matching distribution found for (\S+)|Could not find a version that satisfies the requirement (\S+)"
 )
-_LITTER = ("__pycache__", "*.pyc", "bin", "direct_url.json", "REQUESTED", "INSTALLER", "RECORD")
+_WHEEL = re.compile(r"([^-]+)-([^-]+)(-\d[^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
+# What pip writes beside a package's own files. It differs between machines, and direct_url.json may hold a password.
+_PIP_NOTES = tuple(f"/*.dist-info/{name}" for name in ("RECORD", "REQUESTED", "INSTALLER", "direct_url.json"))
+_NPM_NOTES = ("/.package-lock.json", "/.bin", "*/node_modules/.bin")
+_ELSEWHERE = ("file:", "link:", "workspace:", "./", "../", "/", "~/")
 
 
-def python_layer(folder: Path, base: RuntimeBase, cache: Path) -> Layer | None:
-    """Blocking. The layer of `requirements.txt` at /opt/python; None where there is none or it names nothing."""
-    requirements = folder / "requirements.txt"
-    if not requirements.exists() or not _names_something(requirements):
+def python_layer(folder: Path, base: RuntimeBase, cache: Path, work: Path) -> Layer | None:
+    """Blocking. The layer of `requirements.txt` at /opt/python; None where there is none or it names nothing.
+
+    It is kept in `cache` where its inputs are known, else in `work` for this push.
+    """
+    path = folder / requirements.NAME
+    if not path.exists():
         return None
-    wheels = folder / "wheels"
-    key = _key("python", base, [requirements, *(sorted(wheels.glob("*.whl")) if wheels.is_dir() else ())])
-    return _cached(cache, key, "dependencies", lambda work: _pip(requirements, wheels, base, work))
+    needs = requirements.read(path)
+    if needs.empty:
+        return None
+    wheels = sorted((folder / "wheels").glob("*.whl"))
+    key = _key("python", base, [*needs.files, *wheels])
+    place = cache if needs.settled else work / "dependencies"
+    return _cached(place, key, "dependencies", lambda made: _pip(needs, wheels, base, made))
 
 
-def node_layer(folder: Path, base: RuntimeBase, cache: Path) -> Layer | None:
+def node_layer(folder: Path, base: RuntimeBase, cache: Path, work: Path) -> Layer | None:
     """Blocking. The layer of `package.json`'s dependencies at /opt/nodejs/node_modules; None where it has none."""
     package = folder / "package.json"
-    if not package.exists():
+    if not package.exists() or not _named(package):
         return None
+    beside = (folder / name for name in ("package-lock.json", "npm-shrinkwrap.json", ".npmrc"))
+    sources = [package, *(path for path in beside if path.exists())]
+    return _cached(cache, _key("node", base, sources), "dependencies", lambda made: _npm(sources, base, made))
+
+
+def _named(package: Path) -> dict[str, Any]:
+    """The dependencies of a package.json. Raises InvalidInput where one is a folder or file of this machine."""
     try:
         written = json.loads(package.read_text())
-    except ValueError as error:
+        named = {**(written.get("optionalDependencies") or {}), **(written.get("dependencies") or {})}
+    except (ValueError, AttributeError, TypeError) as error:
         raise InvalidInput(f"package.json: {error}") from None
-    if not written.get("dependencies"):
-        return None
-    sources = [package] + [p for p in (folder / "package-lock.json",) if p.exists()]
-    return _cached(cache, _key("node", base, sources), "dependencies", lambda work: _npm(sources, base, work))
-
-
-def _names_something(requirements: Path) -> bool:
-    lines = (line.strip() for line in requirements.read_text().splitlines())
-    return any(line and not line.startswith("#") for line in lines)
+    for name, wanted in named.items():
+        if str(wanted).startswith(_ELSEWHERE):
+            hint = "publish it to your index, or put its code beside your own and require('./…')"
+            raise InvalidInput(f"package.json: {name} is {wanted}: packages are taken from an index only", hint=hint)
+    return named
 
 
 def _key(kind: str, base: RuntimeBase, inputs: list[Path]) -> str:
@@ -100,56 +111,99 @@ def _cached(cache: Path, key: str, description: str, gather: Callable[[Path], li
     return Layer(kept, layer.digest, layer.size, description)
 
 
-def _pip(requirements: Path, wheels: Path, base: RuntimeBase, work: Path) -> list[Member]:
-    target = work / "site"
+def _pip(needs: Requirements, wheels: list[Path], base: RuntimeBase, work: Path) -> list[Member]:
+    path, target = needs.lists[0], work / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command += ["--target", str(target), "--requirement", str(requirements.resolve()), "--no-compile"]
+    command += ["--target", str(target), "--requirement", str(path.resolve()), "--no-compile"]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", base.version]
     command += ["--abi", f"cp{base.version.replace('.', '')}", "--abi", "abi3", "--abi", "none"]
     for tag in base.platforms:
         command += ["--platform", tag]
-    if wheels.is_dir():
-        command += ["--find-links", str(wheels.resolve())]
-    _run(command, requirements.parent, PIP_SECONDS, "pip")
-    return list(members(target, "opt/python", _LITTER)) if target.exists() else []
+    done = None
+    if wheels:
+        held = work / "constraints.txt"
+        held.write_text("".join(f"{row}\n" for row in _versions(wheels)))
+        command += ["--find-links", str(wheels[0].parent.resolve()), "--constraint", str(held)]
+        done = _run([*command, "--no-index"], path.parent, PIP_SECONDS, "pip", needs.variables)
+    if done is None or done.returncode:
+        done = _run(command, path.parent, PIP_SECONDS, "pip", needs.variables)
+    if done.returncode:
+        raise _pip_failed(done, held=bool(wheels))
+    if not target.exists():
+        return []
+    _remove_scripts(target)
+    return list(members(target, "opt/python", _PIP_NOTES))
+
+
+def _versions(wheels: Iterable[Path]) -> list[str]:
+    """`name==version` of each package that is there in one version: an index is not to win with a newer one."""
+    found: dict[str, set[str]] = {}
+    for path in wheels:
+        if match := _WHEEL.fullmatch(path.name):
+            found.setdefault(match[1].lower(), set()).add(match[2].replace("_", "-"))
+    return [f"{name}=={versions.pop()}" for name, versions in sorted(found.items()) if len(versions) == 1]
+
+
+def _pip_failed(done: subprocess.CompletedProcess[str], *, held: bool) -> InvalidInput:
+    text = _said(done)
+    hint = "a package that has a wheel in wheels/ is held at that version" if held else ""
+    if missing := _NO_WHEEL.search(text):
+        more = "check its name and version; what has no wheel for the server is not built yet: put one into wheels/"
+        return InvalidInput(f"no wheel of {missing[1] or missing[2]} fits the server", hint=f"{more}\n{hint}".strip())
+    return InvalidInput(f"pip failed: {text}", hint=hint)
+
+
+def _remove_scripts(target: Path) -> None:
+    """pip puts programs that start this machine's interpreter into `bin`, where packages may have files too."""
+    recorded: set[str] = set()
+    for record in target.glob("*.dist-info/RECORD"):
+        with record.open(newline="", encoding="utf-8") as file:
+            recorded.update(row[0] for row in csv.reader(file) if row)
+    for path in recorded:
+        if path.startswith("../../bin/") and (name := path.removeprefix("../../")) not in recorded:
+            (target / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # packages' own files are in it, or there is none
+        (target / "bin").rmdir()
 
 
 def _npm(sources: list[Path], base: RuntimeBase, work: Path) -> list[Member]:
     npm = shutil.which("npm")
     if npm is None:
-        raise Unavailable("package.json has dependencies and there is no npm here", hint="install npm, or vendor them")
+        raise Unavailable("package.json has dependencies and there is no npm here", hint="install npm")
+    variables: list[str] = []
     for path in sources:
         shutil.copy(path, work / path.name)
+        if path.name == ".npmrc":
+            variables = _NPM_VARIABLE.findall(path.read_text(errors="replace"))
     cpu = {"amd64": "x64"}.get(base.architecture, base.architecture)
-    verb = "ci" if any(path.name == "package-lock.json" for path in sources) else "install"
+    verb = "ci" if any(path.name in ("package-lock.json", "npm-shrinkwrap.json") for path in sources) else "install"
     # No scripts: a package's install step would run on this machine, for this machine.
     command = [npm, verb, "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    _run([*command, "--os=linux", f"--cpu={cpu}"], work, NPM_SECONDS, "npm")
-    modules = work / "node_modules"
-    rows: Iterator[Member] = members(modules, "opt/nodejs/node_modules", (".package-lock.json", ".bin"))
-    return list(rows)
+    done = _run([*command, "--os=linux", f"--cpu={cpu}"], work, NPM_SECONDS, "npm", variables)
+    if done.returncode:
+        raise InvalidInput(f"npm failed: {_said(done)}")
+    return list(members(work / "node_modules", "opt/nodejs/node_modules", _NPM_NOTES))
 
 
-def _run(command: list[str], folder: Path, seconds: float, name: str) -> None:
+def _run(
+    command: list[str], folder: Path, seconds: float, name: str, variables: Iterable[str]
+) -> subprocess.CompletedProcess[str]:
+    """`variables` are those that the project's own files ask for. Raises Unavailable."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command,
             cwd=folder,
             capture_output=True,
             text=True,
             timeout=seconds,
             stdin=subprocess.DEVNULL,
-            env=environment_for(("LD_LIBRARY_PATH", "PYTHONPATH"), _ENV_PREFIXES),
+            env=environment_for((*_ENV_NAMES, *variables), _ENV_PREFIXES),
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{name} did not end within {seconds:.0f} s") from None
     except OSError as error:
         raise Unavailable(f"{name} cannot be started: {error}") from None
-    if done.returncode:
-        text = done.stderr.strip() or done.stdout.strip()
-        missing = _NO_WHEEL.search(text)
-        if missing:
-            package = missing[1] or missing[2]
-            hint = "check its name and version; what has no wheel for the server is not built yet: put one into wheels/"
-            raise InvalidInput(f"no wheel of {package} fits the server", hint=hint)
-        raise InvalidInput(f"{name} failed: {text[-1500:]}")
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip() or done.stdout.strip())[-1500:]

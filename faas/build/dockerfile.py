@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import docker
 import requests
-from docker.errors import BuildError, DockerException, ImageNotFound
+from docker.errors import APIError, BuildError, DockerException, ImageNotFound
+from docker.models.images import Image
 
-from faas.errors import FaasError, InvalidInput, NotFound, Unavailable
+from faas.errors import InvalidInput, NotFound, Unavailable
 
 ENGINE_SECONDS = 600
+BUILDS = "faas-build"  # the engine's images of pushed folders: faas-build/NAME
 
 
 def _engine() -> docker.DockerClient:
@@ -31,25 +34,44 @@ def _write(chunks: Iterable[bytes], archive: Path) -> None:
             file.write(chunk)
 
 
-def built(folder: Path, archive: Path, line: Callable[[str], None]) -> None:
-    """Blocking. Build `folder`'s Dockerfile and save the image to `archive`; `line` gets the build's output."""
-    engine = _engine()
+def built(folder: Path, name: str, archive: Path, line: Callable[[str], None]) -> None:
+    """Blocking. Build `folder`'s Dockerfile and save the image to `archive`; `line` gets the build's output.
+
+    The engine keeps the last build of `name` under a tag: its steps are the next one's cache, and the same folder gives
+    the same image again. The one before it is removed.
+    """
+    engine, tag = _engine(), f"{BUILDS}/{name}:latest"
     try:
-        events = engine.api.build(path=str(folder), rm=True, forcerm=True, decode=True)
-        image_id = ""
+        before = _tagged(engine, tag)
+        events = engine.api.build(path=str(folder), tag=tag, rm=True, forcerm=True, decode=True)
         for event in events:
             if "error" in event:
                 raise InvalidInput(f"the build failed: {event['error'].strip()}")
             if text := event.get("stream", "").rstrip():
                 line(text)
-            image_id = event.get("aux", {}).get("ID", image_id)
-        if not image_id:
-            raise FaasError("the engine built an image but did not say which")
-        _write(engine.images.get(image_id).save(), archive)
+        image = engine.images.get(tag)
+        if before is not None and before.id != image.id:
+            _remove(engine, before)
+        _write(image.save(), archive)
     except (BuildError, DockerException, requests.RequestException, TypeError) as error:
         raise InvalidInput(f"the build failed: {error}") from None
     finally:
         engine.close()
+
+
+def _tagged(engine: docker.DockerClient, tag: str) -> Image | None:
+    try:
+        return engine.images.get(tag)
+    except ImageNotFound:
+        return None
+
+
+def _remove(engine: docker.DockerClient, image: Image) -> None:
+    """With its steps that no other image has. What somebody has tagged, or a container runs, stays."""
+    with contextlib.suppress(ImageNotFound, APIError):
+        image.reload()
+        if image.id and not image.tags:
+            engine.images.remove(image.id)
 
 
 def saved(name: str, archive: Path) -> None:

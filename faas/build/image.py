@@ -71,7 +71,7 @@ class ImagePush:
         config = function_config(ImageConfig.parse(raw), spec, layers).to_json()
         for descriptor in manifest.layers:
             await self._mount(descriptor, reference.repository)
-        await asyncio.gather(*(self._upload(layer) for layer in layers))
+        await self._upload(layers)
         descriptors = [*manifest.layers, *(layer.descriptor for layer in layers)]
         return await self.finish(config, descriptors, tags)
 
@@ -91,23 +91,36 @@ class ImagePush:
             await self._client.put_manifest(self._repository, tag, image)
         return PushedImage(f"{self._repository}@{image.digest}", image)
 
-    async def _mount(self, descriptor: Descriptor, source: str) -> None:
+    async def adopt(self, image: Manifest, source: str, tags: Sequence[str]) -> None:
+        """An image of the repository `source`, byte for byte, under `tags` here too."""
+        if source != self._repository:
+            for descriptor in (image.config, *image.layers):
+                if descriptor is not None:
+                    await self._mount(descriptor, source, "layer")
+        for tag in tags:
+            await self._client.put_manifest(self._repository, tag, image)
+
+    async def _mount(self, descriptor: Descriptor, source: str, description: str = "runtime base") -> None:
         state = "exists"
         if not await self._client.has_blob(self._repository, descriptor.digest):
             state = "mounted"
             if not await self._client.mount_blob(self._repository, descriptor.digest, source):
                 await self._copy(descriptor, source)
-        self._progress.layer(str(descriptor.digest), "runtime base", descriptor.size, descriptor.size, state)
+        self._progress.layer(str(descriptor.digest), description, descriptor.size, descriptor.size, state)
 
     async def _copy(self, descriptor: Descriptor, source: str) -> None:
         """Where the registry does not mount: through here."""
-        blob = await self._client.download_blob(source, descriptor)
-        with blob:
-            data = await asyncio.to_thread(blob.read)
-        await self._client.upload_blob(self._repository, data, descriptor.digest)
+        with await self._client.download_blob(source, descriptor) as blob:
+            await self._client.upload_blob(self._repository, blob, descriptor.digest)
 
-    async def _upload(self, layer: Layer) -> None:
-        await self.blob(layer.path, layer.digest, layer.size, layer.description)
+    async def _upload(self, layers: Sequence[Layer]) -> None:
+        """All of them; the first error ends the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for layer in layers:
+                    group.create_task(self.blob(layer.path, layer.digest, layer.size, layer.description))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def blob(self, source: Path | bytes, digest: Digest, size: int, description: str) -> None:
         """One layer, with its bar."""

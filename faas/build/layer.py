@@ -22,7 +22,10 @@ from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 
 IGNORE_FILE = ".faasignore"
+# Where programs keep index addresses, tokens and passwords: an image is read by everyone who may pull it.
+CREDENTIALS = (".npmrc", ".netrc", ".pypirc", "pip.conf", ".env", ".env.*")
 ALWAYS_IGNORED = (
+    *CREDENTIALS,
     ".git",
     ".hg",
     ".svn",
@@ -65,7 +68,7 @@ class Member:
 
 
 def patterns(folder: Path) -> tuple[str, ...]:
-    """What is left out: always the same litter, and what `.faasignore` names (shell patterns, # comments)."""
+    """What is left out: always credentials and litter, and what `.faasignore` names (shell patterns, # comments)."""
     try:
         lines = (folder / IGNORE_FILE).read_text().splitlines()
     except FileNotFoundError:
@@ -75,14 +78,25 @@ def patterns(folder: Path) -> tuple[str, ...]:
 
 
 def ignored(relative: str, rules: Iterable[str]) -> bool:
+    """A rule that begins with / is matched from the top, part by part; any other one everywhere, on name or path."""
     name = relative.rpartition("/")[2]
-    return any(fnmatch.fnmatchcase(name, rule) or fnmatch.fnmatchcase(relative, rule.lstrip("/")) for rule in rules)
+    return any(
+        _at_top(relative, rule[1:])
+        if rule.startswith("/")
+        else fnmatch.fnmatchcase(name, rule) or fnmatch.fnmatchcase(relative, rule)
+        for rule in rules
+    )
+
+
+def _at_top(relative: str, rule: str) -> bool:
+    parts, wanted = relative.split("/"), rule.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def members(folder: Path, target: str, rules: tuple[str, ...] = ()) -> Iterator[Member]:
     """Everything below `folder`, as entries below `target`. Raises InvalidInput on what cannot be packed safely."""
     root = folder.resolve()
-    for current, folders, files in os.walk(folder):
+    for current, folders, files in os.walk(folder, onerror=_unreadable):
         base = Path(current).relative_to(folder)
         folders[:] = sorted(name for name in folders if not ignored((base / name).as_posix(), rules))
         links = [name for name in folders if (Path(current) / name).is_symlink()]
@@ -97,11 +111,29 @@ def members(folder: Path, target: str, rules: tuple[str, ...] = ()) -> Iterator[
                 raise InvalidInput(f"the file name {os.fsencode(relative)!r} is not UTF-8", hint="rename it") from None
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
-                if not path.resolve().is_relative_to(root):
-                    raise InvalidInput(f"the link {relative} leaves the folder", hint="copy what it points to")
-                yield Member(f"{target}/{relative}", link=str(path.readlink()))
+                yield Member(f"{target}/{relative}", link=_link(path, relative, root))
             elif stat.S_ISREG(status.st_mode):
                 yield Member(f"{target}/{relative}", source=path, executable=bool(status.st_mode & 0o111))
+
+
+def _unreadable(error: OSError) -> None:
+    """`os.walk` would leave the folder out and say nothing."""
+    raise InvalidInput(
+        f"cannot read {error.filename}: {error.strerror}", hint=f"make it readable, or name it in {IGNORE_FILE}"
+    ) from None
+
+
+def _link(path: Path, relative: str, root: Path) -> str:
+    """What a link says in the image: as written where that leads to the same place there, else relative."""
+    try:
+        end = path.resolve()
+    except RuntimeError:
+        raise InvalidInput(f"the link {relative} leads in a circle") from None
+    if not end.is_relative_to(root):
+        raise InvalidInput(f"the link {relative} leaves the folder", hint="copy what it points to")
+    written = str(path.readlink())
+    stays = not os.path.normpath(f"{relative}/../{written}").startswith("..")
+    return written if stays and not written.startswith("/") else os.path.relpath(end, path.parent.resolve())
 
 
 class _Hashing(io.RawIOBase):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from faas.build import requirements
 from faas.build.dependencies import node_layer, python_layer
 from faas.build.image import ImagePush, PushedImage
 from faas.build.layer import Layer, members, pack, patterns
@@ -19,6 +21,8 @@ from faas.protocol import RuntimeBase
 from faas.spec import FunctionSpec
 
 CODE = "var/task"
+# Of the top folder: what made the image, and may hold an index's address with its password.
+_NOT_CODE = ("/faas.toml", "/wheels", "/package-lock.json", "/npm-shrinkwrap.json", "/requirements.txt")
 
 
 async def push_folder(
@@ -40,7 +44,7 @@ async def push_folder(
         make = {"python": python_layer, "node": node_layer}.get(spec.runtime.rstrip("0123456789."))
         if make is not None:
             progress.stage("dependencies")
-            made = await asyncio.to_thread(make, folder, base, cache)
+            made = await asyncio.to_thread(make, folder, base, cache, Path(work))
             layers += [made] if made else []
         progress.stage("code")
         layers.append(await asyncio.to_thread(code_layer, folder, spec, Path(work)))
@@ -50,7 +54,7 @@ async def push_folder(
 
 def code_layer(folder: Path, spec: FunctionSpec, work: Path) -> Layer:
     """Blocking. The folder at /var/task. Raises InvalidInput where there is nothing, or no `bootstrap`."""
-    rows = list(members(folder, CODE, (*patterns(folder), "wheels", "faas.toml")))
+    rows = list(members(folder, CODE, (*patterns(folder), *_NOT_CODE, *_included(folder, spec))))
     if not any(row.source for row in rows):
         raise InvalidInput(f"there is no code in {folder}", hint="faas new NAME makes a folder to begin with")
     if spec.runtime == "provided":
@@ -62,6 +66,15 @@ def code_layer(folder: Path, spec: FunctionSpec, work: Path) -> Layer:
     return pack(rows, work / "code.tar", "code")
 
 
+def _included(folder: Path, spec: FunctionSpec) -> list[str]:
+    """Rules for the lists that requirements.txt includes."""
+    path, root = folder / requirements.NAME, folder.resolve()
+    if not spec.runtime.startswith("python") or not path.exists():
+        return []
+    lists = [listed.resolve() for listed in requirements.read(path).lists]
+    return [f"/{glob.escape(p.relative_to(root).as_posix())}" for p in lists if p.is_relative_to(root)]
+
+
 async def push_dockerfile(
     folder: Path, client: RegistryClient, repository: str, tags: Sequence[str], progress: Progress
 ) -> PushedImage:
@@ -71,7 +84,7 @@ async def push_dockerfile(
     progress.stage("build")
     with tempfile.TemporaryDirectory(prefix="faas-push-") as work:
         archive = Path(work) / "image.tar"
-        await asyncio.to_thread(built, folder, archive, progress.line)
+        await asyncio.to_thread(built, folder, repository, archive, progress.line)
         return await _push_archive(archive, client, repository, tags, progress)
 
 
@@ -87,7 +100,7 @@ async def push_image(
         reference = Reference.parse(source)
     except ValueError as error:
         raise InvalidInput(f"{source} is neither a file nor a reference: {error}") from None
-    if reference.host == registry or (not reference.host and await _in_registry(client, reference)):
+    if reference.is_at(registry) or (not reference.host and await _in_registry(client, reference)):
         manifest = await client.get_manifest(reference.repository, reference.target)
         return PushedImage(f"{reference.repository}@{manifest.digest}", manifest)
     from faas.build.dockerfile import saved

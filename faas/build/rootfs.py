@@ -4,6 +4,7 @@ little that programs expect of a system. Everything blocks: run it in a thread.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from faas.build.fingerprint import fingerprint, stamp
 from faas.build.interpreter import Node, Python
 from faas.build.layer import Member, members
 from faas.errors import FaasError, NotFound
@@ -37,6 +39,10 @@ _GROUP = b"root:x:0:\nnogroup:x:65534:\n"
 _FOLDERS = ("dev", "etc", "opt", "proc", "root", "run", "sys", "usr/bin", "usr/lib", "usr/lib64", "var", "var/task")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _ZONES = Path("/usr/share/zoneinfo")
+_ZONES_LEFT_OUT = ("right", "posix", "*.tab", "leapseconds", "localtime", "posixrules")
+_NODE_SHARED = Path("/usr/share/nodejs")  # Debian's node keeps parts of itself there
+_NODE_LEFT_OUT = ("/types", "*.d.ts", "*.md")  # undici's types are a link to a package beside it
+_NODE_PARTS = ("undici", "cjs-module-lexer", "acorn", "acorn-walk", "busboy", "streamsearch")
 
 
 def triplet() -> str:
@@ -60,9 +66,7 @@ def system() -> list[Member]:
     if _CERTIFICATES.exists():
         found.append(Member("etc/ssl/certs/ca-certificates.crt", content=_CERTIFICATES.read_bytes()))
     if _ZONES.exists():
-        rules = ("right", "posix", "*.tab", "leapseconds", "localtime", "posixrules")
-        zones = members(_ZONES, "usr/share/zoneinfo", rules)
-        found += [zone for zone in zones if zone.link is None or not zone.link.startswith("/")]
+        found += members(_ZONES, "usr/share/zoneinfo", _ZONES_LEFT_OUT)
     return found
 
 
@@ -75,12 +79,16 @@ def linked(binaries: Iterable[Path]) -> dict[str, Path]:
         raise NotFound("this machine has no glibc loader")
     found = {loader.name: loader}
     for binary in binaries:
-        done = subprocess.run(
-            [str(loader), "--list", str(binary)], capture_output=True, text=True, timeout=TOOL_SECONDS
-        )
-        for name, path in _LIBRARY.findall(done.stdout):
-            found.setdefault(Path(name or path).name, Path(path))
+        for name, path in _needed(loader, binary, stamp(binary)):
+            found.setdefault(name, path)
     return found
+
+
+@functools.lru_cache(maxsize=2000)
+def _needed(loader: Path, binary: Path, stamped: tuple[int, int, int]) -> list[tuple[str, Path]]:
+    """What the loader finds for one file; asked again when the file has changed."""
+    done = subprocess.run([str(loader), "--list", str(binary)], capture_output=True, text=True, timeout=TOOL_SECONDS)
+    return [(Path(name or path).name, Path(path)) for name, path in _LIBRARY.findall(done.stdout)]
 
 
 def extra_libraries() -> dict[str, Path]:
@@ -146,12 +154,15 @@ def python_files(python: Python, work: Path) -> list[Member]:
 
 def node_files(node: Node, work: Path) -> list[Member]:
     rows = with_libraries({"usr/bin/node": node.executable, **shell()}, work)
-    shared = Path("/usr/share/nodejs")  # Debian's node keeps parts of itself there
-    if str(node.executable).startswith("/usr/bin") and shared.exists():
-        for name in ("undici", "cjs-module-lexer", "acorn", "acorn-walk", "busboy", "streamsearch"):
-            if (shared / name).exists():
-                rows += members(shared / name, f"usr/share/nodejs/{name}")
+    for part in _node_parts(node):
+        rows += members(part, f"usr/share/nodejs/{part.name}", _NODE_LEFT_OUT)
     return rows
+
+
+def _node_parts(node: Node) -> list[Path]:
+    if not str(node.executable).startswith("/usr/bin"):
+        return []
+    return [_NODE_SHARED / name for name in _NODE_PARTS if (_NODE_SHARED / name).exists()]
 
 
 def provided_files(work: Path) -> list[Member]:
@@ -166,6 +177,26 @@ def client_files(language: str, work: Path, python: Python | None = None) -> lis
     if python is not None:
         compile_python(python.executable, copy, work / "client")
     return list(members(copy, target, ("*.md",)))
+
+
+def made_of(interpreter: Python | Node | None) -> str:
+    """One hash of every file here that a base of `interpreter` (None: of a shell alone) is gathered from."""
+    binaries = list(shell().values())
+    folders: list[Path] = []
+    if isinstance(interpreter, Python):
+        binaries += [interpreter.executable, *(interpreter.stdlib / "lib-dynload").glob("*.so")]
+        folders = [interpreter.stdlib]
+    elif interpreter is not None:
+        binaries.append(interpreter.executable)
+        folders = _node_parts(interpreter)
+    libraries = (linked([*binaries, *extra_libraries().values()]) | extra_libraries()).values()
+    system_wide = [path for path in (_CERTIFICATES,) if path.exists()]
+    parts = (
+        fingerprint([*binaries, *(path.resolve() for path in libraries), *system_wide]),
+        fingerprint(folders, (*_LEFT_OUT, *_NODE_LEFT_OUT)),
+        fingerprint([_ZONES] if _ZONES.exists() else [], _ZONES_LEFT_OUT),
+    )
+    return " ".join(parts)
 
 
 def compile_python(executable: Path, folder: Path, root: Path) -> None:

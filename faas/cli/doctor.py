@@ -19,6 +19,8 @@ from faas.cli.output import as_json, output_option, size
 from faas.cli.session import Session, Target
 from faas.errors import FaasError
 from faas.settings import Address, default_data
+from worker.drivers.oci import mounts, runtime
+from worker.network import programs
 
 FREE_BYTES = 1_073_741_824  # below it a base image and a few functions no longer fit
 OLDEST_TIME = 1_700_000_000  # Unix time; a clock before it (November 2023) was never set
@@ -45,21 +47,24 @@ def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]
     version = ".".join(map(str, sys.version_info[:3]))
     yield finding("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
     root = os.geteuid() == 0
-    runtime = next((path for name in ("crun", "runc") if (path := shutil.which(name))), "")
+    program = runtime.find() or ""
     engine = next((path for path in DOCKER_SOCKETS if _answers(path)), "")
-    oci = root and bool(runtime) and sys.platform == "linux"
+    oci = root and bool(program) and sys.platform == "linux"
     yield finding("root", root, "yes" if root else "no", "run faas serve as root, or use an engine", not engine)
-    yield finding("oci runtime", bool(runtime), runtime or "none", "apt-get install runc", not engine)
+    yield finding("oci runtime", bool(program), program or "none", "apt-get install runc", not engine)
+    old = runtime.outdated(programs.attempt([program, "--version"]) or "") if program else ""
+    if old:
+        yield finding("oci runtime", False, old, "apt-get install --only-upgrade runc", needed=False)
     yield finding("engine", bool(engine), engine or "no Docker Engine answers", "apt-get install docker.io", not oci)
     needed = oci or not engine  # by the oci driver only
-    systems = _read("/proc/filesystems")
-    yield finding("overlayfs", "\toverlay" in systems, _there("\toverlay" in systems), "modprobe overlay", needed)
+    overlay = sys.platform == "linux" and mounts.known("overlay")
+    yield finding("overlayfs", overlay, _there(overlay), "modprobe overlay", needed)
     cgroup = cgroup_version()
     yield finding("cgroup", cgroup != "none", cgroup, "mount cgroups: they are systemd's default", needed)
-    for program, package in (("nft", "nftables"), ("ip", "iproute2"), ("mkfs.ext4", "e2fsprogs")):
-        path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
-        yield finding(program, bool(path), path or "none", f"apt-get install {package}", needed)
-    loop = Path("/dev/loop-control").exists()
+    for tool, package in (("nft", "nftables"), ("ip", "iproute2"), ("mkfs.ext4", "e2fsprogs")):
+        path = programs.find(tool)
+        yield finding(tool, bool(path), path or "none", f"apt-get install {package}", needed)
+    loop = sys.platform == "linux" and mounts.loop_devices()
     yield finding("loop devices", loop, _there(loop), "modprobe loop", needed)
     yield _disk(data, finding)
     yield from _ports(finding) if not running else ()
@@ -73,13 +78,6 @@ def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]
 
 def _there(fine: bool) -> str:
     return "there" if fine else "not there"
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
 
 
 def _answers(path: str) -> bool:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FAILED, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, TIMED_OUT, FUNCTION_FAILED = 1, 2, 3, 4, 5, 6, 7
 INTERRUPTED = 130
+# Errors of the API's and the registry's client by code: importing these would cost every command a tenth of a second.
+_OF_CLIENTS = {"Unreachable": UNREACHABLE, "RegistryUnreachable": UNREACHABLE, "NoAnswer": TIMED_OUT}
 
 
 class FunctionFailed(FaasError):
@@ -42,8 +44,8 @@ def exit_code(error: BaseException) -> int:
         return USAGE
     if isinstance(error, FunctionFailed):
         return FUNCTION_FAILED
-    if isinstance(error, FaasError) and error.code in ("Unreachable", "NoAnswer"):  # of the client: never imported here
-        return UNREACHABLE if error.code == "Unreachable" else TIMED_OUT
+    if isinstance(error, FaasError) and error.code in _OF_CLIENTS:
+        return _OF_CLIENTS[error.code]
     for kinds, code in (
         ((ImageUnusable,), FAILED),
         ((InvalidInput,), USAGE),

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from faas import spec_file
-from faas.build.image import PushedImage
+from faas.build.image import ImagePush, PushedImage
 from faas.build.push import push_dockerfile, push_folder, push_image
 from faas.cli.bars import Display
 from faas.cli.options import pass_session
@@ -48,14 +48,25 @@ class Source:
         wanted = folder is not None or "image" not in flags
         file = spec_file.read(path) if wanted and (path.exists() or "name" not in flags) else None
         source = cls(place, file, flags, spec_file.parse(file, flags))
-        if not (source.spec.image or source.spec.runtime or (place / "Dockerfile").exists()):
-            raise source.located(
-                SpecError(
-                    "nothing says what to run: no runtime, no image, and no Dockerfile in the folder",
-                    hint='write runtime = "python" and handler = "app.handler", or pass --image',
-                )
-            )
+        if error := source._doubt():
+            raise source.located(error)
         return source
+
+    def _doubt(self) -> SpecError | None:
+        """Why it is not clear what runs."""
+        dockerfile = (self.folder / "Dockerfile").exists()
+        if self.spec.runtime and dockerfile:
+            return SpecError(
+                "the folder has a Dockerfile, and a runtime is named: only one of them can be what runs",
+                key="runtime",
+                hint="drop runtime, or move the Dockerfile out of the folder",
+            )
+        if not (self.spec.image or self.spec.runtime or dockerfile):
+            return SpecError(
+                "nothing says what to run: no runtime, no image, and no Dockerfile in the folder",
+                hint='write runtime = "python" and handler = "app.handler", or pass --image',
+            )
+        return None
 
     @property
     def image(self) -> str:
@@ -172,14 +183,25 @@ async def _deploy(
     display.detail(deployed(function))
     for warning in function.get("warnings") or ():
         display.line(f"warning: {warning}")
-    if pushed.reference.partition("@")[0] == place.repository:
-        try:
-            await images.put_manifest(place.repository, f"v{function['revision']}", pushed.manifest)
-        except FaasError as error:
-            display.line(f"warning: deployed, but not tagged v{function['revision']}: {error}")
+    revision = f"v{function['revision']}"
+    try:
+        await _tag(images, place, display, pushed, str(function["image"]), ("latest", revision))
+    except FaasError as error:
+        display.line(f"warning: deployed, but not tagged {revision}: {error}")
     if not function.get("public"):
         display.line("it is not public: a call needs a token (or push it with --public)")
     return function
+
+
+async def _tag(
+    images: RegistryClient, place: Place, display: Display, pushed: PushedImage, runs: str, tags: tuple[str, ...]
+) -> None:
+    """Write `tags` in the function's own repository, wherever the image was pushed to. Of an image for several
+    platforms the one that runs gets them."""
+    source, image = pushed.reference.partition("@")[0], pushed.manifest
+    if image.is_index:
+        image = await images.get_manifest(source, runs.partition("@")[2])
+    await ImagePush(images, place.repository, display).adopt(image, source, tags)
 
 
 def deployed(function: Json) -> str:

@@ -8,22 +8,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
+import lzma
 import tarfile
 import tempfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from faas.errors import ImageUnusable, InvalidInput
 from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import CONFIG_BYTES, MANIFEST_BYTES, Manifest
+from faas.oci.platform import architecture
 
 CHUNK = 1 << 20
-LAYER_BYTES = 10 << 30
+LAYER_BYTES = 10 << 30  # of one layer, as it is stored
+_DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
+_WHOLE = "write the archive again: docker save, or skopeo copy"
 
 
 class Files:
@@ -33,15 +38,22 @@ class Files:
         self._folder = path if path.is_dir() else None
         try:
             self._tar = None if self._folder else tarfile.open(path, "r:*")  # noqa: SIM115 - closed by `close`
-        except (tarfile.TarError, OSError) as error:
+        except _DAMAGED as error:
             raise InvalidInput(f"{path} is no image archive: {error}", hint="docker save, or an OCI layout") from None
 
     def close(self) -> None:
         if self._tar is not None:
             self._tar.close()
 
+    def __contains__(self, name: str) -> bool:
+        with _reading(name):
+            member = self.open(name)
+        if member is not None:
+            member.close()
+        return member is not None
+
     def open(self, name: str) -> IO[bytes] | None:
-        """A plain file of this name, or None."""
+        """A plain file of this name, or None. What it reads from an archive that is cut off raises `_DAMAGED`."""
         if self._folder is not None:
             path = self._folder / name
             inside = path.resolve().is_relative_to(self._folder.resolve())
@@ -54,15 +66,41 @@ class Files:
 
     def read(self, name: str, limit: int) -> bytes:
         """Raises InvalidInput where it is missing or larger than `limit`."""
-        member = self.open(name)
+        return b"".join(self.chunks(name, limit))
+
+    def blob(self, digest: Digest, limit: int) -> bytes:
+        """A blob of a layout, checked. Raises InvalidInput, ImageUnusable."""
+        data = self.read(_blob(digest), limit)
+        if Digest.of(data, digest.algorithm) != digest:
+            raise ImageUnusable(f"the blob {digest} is not what its digest says")
+        return data
+
+    def chunks(self, name: str, limit: int) -> Iterator[bytes]:
+        """A file's content. Raises InvalidInput where it is missing, cut off, or larger than `limit`."""
+        with _reading(name):
+            member = self.open(name)
         if member is None:
             hint = "docker save and skopeo copy write whole images; docker export writes only the files of one"
             raise InvalidInput(f"the archive has no {name}", hint=hint)
+        size = 0
         with member:
-            data = member.read(limit + 1)
-        if len(data) > limit:
-            raise InvalidInput(f"{name} is larger than {limit} bytes")
-        return data
+            while True:
+                with _reading(name):
+                    chunk = member.read(CHUNK)
+                if not chunk:
+                    return
+                size += len(chunk)
+                if size > limit:
+                    raise InvalidInput(f"{name} is larger than {limit} bytes")
+                yield chunk
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGED as error:
+        raise InvalidInput(f"the archive is damaged or cut off at {name}: {error}", hint=_WHOLE) from None
 
 
 @dataclass(slots=True)
@@ -85,25 +123,19 @@ class ArchivedImage:
 
     def spooled(self, layer: Descriptor) -> Any:
         """Blocking. A layer's bytes in a named temporary file, checked against its digest."""
-        member = self.files.open(self.names[layer.digest])
-        if member is None:
-            raise InvalidInput(f"the archive lacks the layer {layer.digest}")
         spool = tempfile.NamedTemporaryFile(prefix="faas-layer-")  # noqa: SIM115 - the caller closes it
-        with member:
-            shutil.copyfileobj(member, spool, CHUNK)
-        spool.flush()
-        with open(spool.name, "rb") as written:
-            if _digest(written) != layer.digest:
-                spool.close()
+        hasher = layer.digest.hasher()
+        try:
+            for chunk in self.files.chunks(self.names[layer.digest], min(layer.size, LAYER_BYTES)):
+                hasher.update(chunk)
+                spool.write(chunk)
+            spool.flush()
+            if hasher.hexdigest() != layer.digest.hex:
                 raise ImageUnusable(f"the layer {layer.digest} is not what its digest says")
+        except BaseException:
+            spool.close()
+            raise
         return spool
-
-
-def _digest(file: BinaryIO | IO[bytes]) -> Digest:
-    hasher = hashlib.sha256()
-    while chunk := file.read(CHUNK):
-        hasher.update(chunk)
-    return Digest("sha256", hasher.hexdigest())
 
 
 def open_image(path: Path) -> ArchivedImage:
@@ -113,7 +145,7 @@ def open_image(path: Path) -> ArchivedImage:
     """
     files = Files(path)
     try:
-        if files.open("index.json") is not None and files.open("oci-layout") is not None:
+        if "index.json" in files and "oci-layout" in files:
             return _from_layout(files)
         return _from_docker(files)
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -130,7 +162,6 @@ def _blob(digest: Digest) -> str:
 
 def _from_layout(files: Files) -> ArchivedImage:
     """image-spec, image-layout.md."""
-    from faas.build.base import architecture
     from faas.oci.client import for_platform
 
     index = json.loads(files.read("index.json", MANIFEST_BYTES))
@@ -140,13 +171,13 @@ def _from_layout(files: Files) -> ArchivedImage:
         if len(own) != 1:
             raise InvalidInput("the archive holds several images", hint="write one of them with skopeo copy")
         entries = own
-    manifest = Manifest.parse(files.read(_blob(entries[0].digest), MANIFEST_BYTES), entries[0].media_type)
+    manifest = Manifest.parse(files.blob(entries[0].digest, MANIFEST_BYTES), entries[0].media_type)
     if manifest.is_index:
         child = for_platform(manifest, architecture())
-        manifest = Manifest.parse(files.read(_blob(child.digest), MANIFEST_BYTES), child.media_type)
+        manifest = Manifest.parse(files.blob(child.digest, MANIFEST_BYTES), child.media_type)
     if manifest.config is None:
         raise InvalidInput("the archive's image has no config")
-    config = files.read(_blob(manifest.config.digest), CONFIG_BYTES)
+    config = files.blob(manifest.config.digest, CONFIG_BYTES)
     names = {layer.digest: _blob(layer.digest) for layer in manifest.layers}
     return ArchivedImage(files, config, manifest.config.media_type, manifest.layers, names)
 
@@ -159,12 +190,11 @@ def _from_docker(files: Files) -> ArchivedImage:
     config = files.read(images[0]["Config"], CONFIG_BYTES)
     layers, names = [], {}
     for name in images[0]["Layers"]:
-        member = files.open(name)
-        if member is None:
-            raise InvalidInput(f"the archive lacks {name}")
-        with member:
-            digest = _digest(member)
-            size = member.tell()
+        hasher, size = hashlib.sha256(), 0
+        for chunk in files.chunks(name, LAYER_BYTES):
+            hasher.update(chunk)
+            size += len(chunk)
+        digest = Digest("sha256", hasher.hexdigest())
         layers.append(Descriptor(media_types.OCI_LAYER, digest, size))
         names[digest] = name
     return ArchivedImage(files, config, media_types.OCI_CONFIG, tuple(layers), names)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,7 +33,6 @@ from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import MANIFEST_BYTES, Manifest
-from faas.oci.reference import Reference
 
 CHUNK = 1 << 18
 ACCEPT = ", ".join(sorted(media_types.MANIFESTS | media_types.INDEXES))
@@ -49,6 +50,13 @@ _ERRORS: dict[int, type[FaasError]] = {
 }
 
 Progress = Callable[[int], None]
+Source = Path | bytes | BinaryIO
+
+
+class RegistryUnreachable(Unavailable):
+    """The registry cannot be reached."""
+
+    code = "RegistryUnreachable"
 
 
 class RegistryClient:
@@ -112,14 +120,13 @@ class RegistryClient:
         return False
 
     async def upload_blob(
-        self, repository: str, source: Path | bytes, digest: Digest, progress: Progress | None = None
+        self, repository: str, source: Source, digest: Digest, progress: Progress | None = None
     ) -> None:
-        """Stream a blob; `progress` is told how many bytes more have been sent."""
+        """Stream a blob; `progress` is told how many bytes more have been sent. An open file is read from its start."""
         async with self._call("POST", f"/v2/{repository}/blobs/uploads/") as answer:
             location = urljoin(self._url + "/", answer.headers["Location"])
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size  # noqa: ASYNC240 - one quick call
         joiner = "&" if "?" in location else "?"
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(_size(source))}
         body = _chunks(source, progress)
         url = f"{location}{joiner}{urlencode({'digest': str(digest)})}"
         async with self._call("PUT", url, data=body, headers=headers, once=True):
@@ -173,7 +180,7 @@ class RegistryClient:
                 return await self._session.request(method, url, allow_redirects=method in ("GET", "HEAD"), **options)
             except (aiohttp.ClientError, TimeoutError) as error:
                 if attempt == attempts:
-                    raise Unavailable(f"the registry at {self._url} does not answer: {error}") from None
+                    raise RegistryUnreachable(f"cannot reach the registry at {self._url}: {error}") from None
                 await asyncio.sleep(0.1 * attempt)
         raise AssertionError("unreachable")
 
@@ -191,36 +198,23 @@ async def _error(method: str, answer: aiohttp.ClientResponse) -> FaasError:
     return _ERRORS.get(answer.status, Unavailable)(message, hint=hint)
 
 
-async def _chunks(source: Path | bytes, progress: Progress | None) -> AsyncIterator[bytes]:
+def _size(source: Source) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    return (source.stat() if isinstance(source, Path) else os.fstat(source.fileno())).st_size
+
+
+async def _chunks(source: Source, progress: Progress | None) -> AsyncIterator[bytes]:
     if isinstance(source, bytes):
         yield source
         if progress:
             progress(len(source))
         return
-    with source.open("rb") as file:
+    with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as file:
         while chunk := await asyncio.to_thread(file.read, CHUNK):
             yield chunk
             if progress:
                 progress(len(chunk))
-
-
-class HttpImageSource:
-    """`faas.oci.source.ImageSource` over a registry's HTTP."""
-
-    def __init__(self, client: RegistryClient) -> None:
-        self._client = client
-
-    async def manifest(self, reference: str, architecture: str) -> Manifest:
-        parsed = Reference.parse(reference)
-        manifest = await self._client.get_manifest(parsed.repository, parsed.target)
-        return manifest if not manifest.is_index else await self._of_index(parsed, manifest, architecture)
-
-    async def _of_index(self, reference: Reference, index: Manifest, architecture: str) -> Manifest:
-        child = for_platform(index, architecture)
-        return await self._client.get_manifest(reference.repository, str(child.digest))
-
-    async def open_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
-        return await self._client.download_blob(repository, descriptor)
 
 
 def for_platform(index: Manifest, architecture: str) -> Descriptor:

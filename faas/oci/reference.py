@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from faas.oci.digest import Digest
+from faas.settings import Address
 
 REPOSITORY_PATTERN = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 TAG_PATTERN = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -47,6 +48,16 @@ class Reference:
     def target(self) -> str:
         """What stands in a manifest's URL: the digest where there is one, else the tag."""
         return str(self.digest) if self.digest else self.tag
+
+    def is_at(self, registry: str) -> bool:
+        """Whether its host is `registry` (host:port). This machine has several names: localhost, 127.0.0.1, [::1]."""
+        if self.host == registry:
+            return True
+        try:
+            own, other = Address.parse(self.host), Address.parse(registry)
+        except ValueError:
+            return False
+        return own.port == other.port and own.is_loopback and other.is_loopback
 
     def __str__(self) -> str:
         host = f"{self.host}/" if self.host else ""

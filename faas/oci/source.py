@@ -9,7 +9,7 @@ from faas.oci.manifest import Manifest
 
 
 class ImageSource(Protocol):
-    """Read access to images. Over HTTP it is `faas.oci.client`, beside the registry a local-path one."""
+    """Read access to images. Beside the registry it is a local-path one."""
 
     async def manifest(self, reference: str, architecture: str) -> Manifest:
         """The image manifest of `repository:tag` or `repository@digest`; an index is resolved to `architecture`

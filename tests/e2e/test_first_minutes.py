@@ -10,13 +10,18 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import docker
+import docker.errors
 import pytest
 from PIL import Image
 
-from tests.support.other_python import push_as_plain_user
+from faas.build import rootfs
+from faas.build.interpreter import find_python
+from faas.build.layer import pack
+from tests.support.other_python import push_as_plain_user, remove_environments
 from tests.support.server import RunningServer
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
@@ -46,6 +51,15 @@ def test_the_same_push_again_changes_nothing(server: RunningServer, samples: Pat
     assert (after["revision"], after["image"]) == (before["revision"], before["image"])
 
 
+def test_the_api_takes_an_image_by_every_name_of_this_machine(server: RunningServer, samples: Path) -> None:
+    server.faas("push", samples / "hello")
+    function = server.get("/v1/functions/hello", api=True).json()
+    image = f"localhost:{server.registry.rpartition(':')[2]}/{function['image']}"
+    body = json.dumps({"spec": function["spec"], "image": image}).encode()
+    answer = server.request("PUT", "/v1/functions/hello", body, {"Content-Type": "application/json"}, api=True)
+    assert (answer.status, answer.json()["changed"]) == (200, False), answer.text
+
+
 @pytest.mark.npm
 def test_hello_in_node(server: RunningServer, samples: Path) -> None:
     server.faas("push", samples / "hello-node")
@@ -65,11 +79,6 @@ def test_a_photo_becomes_a_thumbnail_inside_the_sandbox(server: RunningServer, s
     assert abs(small.width / small.height - large.width / large.height) < 0.05
 
 
-def test_the_server_itself_needs_no_pillow(project_root: Path) -> None:
-    project = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]
-    assert not any(re.match(r"pillow\b", dependency, re.I) for dependency in project["dependencies"])
-
-
 def test_an_asgi_app_answers_over_http_and_streams(server: RunningServer, samples: Path) -> None:
     server.faas("push", samples / "web")
     answer = server.get("/function/web/")
@@ -78,7 +87,19 @@ def test_an_asgi_app_answers_over_http_and_streams(server: RunningServer, sample
     assert described["interface"] == "http"
 
 
+@pytest.fixture
+def engine() -> Iterator[docker.DockerClient]:
+    """The Docker Engine, in the end without the images that pushes of this test have built."""
+    client, builds = docker.from_env(), {"reference": "faas-build/*"}
+    before = {tag for image in client.images.list(filters=builds) for tag in image.tags}
+    yield client
+    for tag in {tag for image in client.images.list(filters=builds) for tag in image.tags} - before:
+        client.images.remove(tag)
+    client.close()
+
+
 @pytest.mark.docker
+@pytest.mark.usefixtures("engine")
 def test_a_static_binary_in_an_image_of_its_own(server: RunningServer, samples: Path, tmp_path: Path) -> None:
     folder = tmp_path / "static"
     shutil.copytree(samples / "static", folder)
@@ -188,14 +209,43 @@ def wait_until(condition, seconds: float = 15) -> None:  # type: ignore[no-untyp
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
+ASKED = "import ensurepip, venv, sys; print('%d.%d' % sys.version_info[:2])"
+
+
+def other_pythons() -> list[Path]:
+    """One interpreter for each other version that is here; where there is none, other builds of this version."""
+    names = [f"python3.{minor}" for minor in range(11, 16)]
+    beside = (p for name in names for p in sorted(Path(sys.base_prefix).parent.glob(f"3.*/bin/{name}")))  # pyenv's
+    placed = (Path(folder) / name for folder in ("/usr/local/bin", "/usr/bin") for name in names)
+    found: dict[str, Path] = {}
+    builds: dict[Path, Path] = {}
+    own = Path(sys.base_prefix).resolve()
+    for path in (*beside, *placed):
+        if not path.exists() or path.resolve().is_relative_to(own):
+            continue
+        done = subprocess.run([path, "-I", "-c", ASKED], capture_output=True, text=True)
+        version = done.stdout.strip()
+        if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
+            builds.setdefault(path.resolve(), path)
+        elif version:  # without venv and ensurepip it can make no environment
+            found.setdefault(version, path)
+    return list(found.values()) or list(builds.values())
+
+
+@pytest.fixture(scope="session")
+def environments() -> Iterator[None]:
+    """The environments that `push_as_plain_user` makes are gone when the tests end."""
+    yield
+    remove_environments()
+
+
+@pytest.mark.usefixtures("environments")
+@pytest.mark.parametrize("other", other_pythons() or [None], ids=lambda path: path.name if path else "none")
 def test_a_client_with_another_python_as_a_plain_user_makes_the_same_image(
-    server: RunningServer, tmp_path: Path, version: str, project_root: Path
+    server: RunningServer, tmp_path: Path, other: Path | None, project_root: Path
 ) -> None:
-    beside = sorted(Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python{version}"))  # a version manager's
-    other = beside[0] if beside else shutil.which(f"python{version}")
     if other is None:
-        pytest.skip(f"no Python {version} here")
+        pytest.skip("this machine has one Python only: apt-get install python3-venv would give another build")
     code = tmp_path / "same"
     code.mkdir()
     (code / "app.py").write_text(HELLO)
@@ -203,5 +253,55 @@ def test_a_client_with_another_python_as_a_plain_user_makes_the_same_image(
     (code / "faas.toml").write_text('name = "same"\nruntime = "python"\nhandler = "app.handler"\npublic = true\n')
     server.faas("push", code)
     ours = server.get("/v1/functions/same", api=True).json()["image"]
-    push_as_plain_user(Path(other), project_root, code, server)
+    push_as_plain_user(other, project_root, code, server)
     assert server.get("/v1/functions/same", api=True).json()["image"] == ours
+
+
+def test_a_file_whose_name_has_spaces_and_is_not_ascii_is_there(server: RunningServer, tmp_path: Path) -> None:
+    name = "my data/größe 文 🎈.txt"
+    file = tmp_path / "names" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("read")
+    code = f"def handler(event, context):\n    return open({name!r}, encoding='utf-8').read()\n"
+    server.push_code(tmp_path, "names", code)
+    assert server.get("/function/names").json() == "read"
+
+
+@pytest.fixture
+def python_image(engine: docker.DockerClient, tmp_path: Path) -> Iterator[None]:
+    """`python:3.12-slim`, which the template stands on, from this machine's Python where the engine has none."""
+    tag = "python:3.12-slim"
+    try:
+        engine.images.get(tag)
+        made = False
+    except docker.errors.ImageNotFound:
+        made = True
+        work = tmp_path / "image"
+        work.mkdir()
+        files = [*rootfs.system(), *rootfs.python_files(find_python(), work)]
+        layer = pack(files, work / "root.tar", "python")
+        engine.api.import_image_from_file(str(layer.path), repository="python", tag="3.12-slim")
+    yield
+    if made:
+        engine.images.remove(tag)
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("python_image")
+def test_the_container_template_is_pushed_as_it_is_and_the_engine_keeps_one_image(
+    server: RunningServer, tmp_path: Path, engine: docker.DockerClient
+) -> None:
+    def untagged() -> set[str]:
+        found = engine.images.list(filters={"dangling": True})
+        return {image.id for image in found if image.attrs["Config"]["WorkingDir"] == "/srv"}
+
+    folder, before = tmp_path / "boxed", untagged()
+    server.faas("new", folder, "--runtime", "container")
+    server.faas("push", folder)
+    assert server.get("/function/boxed/there").text == "hello from /there\n"
+    assert "v1, unchanged" in server.faas("push", folder).stderr
+    source = folder / "server.py"
+    source.write_text(source.read_text().replace("hello from", "hi from"))
+    server.faas("push", folder)
+    assert server.get("/function/boxed/there").text == "hi from /there\n"
+    assert untagged() <= before

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from faas.build.layer import Layer, Member, members, pack, patterns
+from faas.build.layer import Layer, Member, ignored, members, pack, patterns
 from faas.build.push import code_layer
 from faas.errors import InvalidInput, SpecError
 from faas.oci.digest import Digest
@@ -70,6 +73,102 @@ def test_litter_and_what_the_ignore_file_names_is_left_out(tmp_path: Path) -> No
         "var/task/data",
         "var/task/data/k",
     ]
+
+
+CANARY = "canary-4711"
+
+
+@pytest.mark.parametrize("runtime", ["python", "node"])
+def test_no_file_of_credentials_reaches_the_code(tmp_path: Path, runtime: str) -> None:
+    code = tmp_path / "code"
+    secret = (".npmrc", ".netrc", ".pypirc", "pip.conf", ".env", ".env.production", "sub/.npmrc", "sub/.env")
+    lists = ("requirements.txt", "package-lock.json", *(("lists/[dev].txt", "held.txt") if runtime == "python" else ()))
+    for name in (*secret, *lists):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text(f"--index-url https://user:{CANARY}@index.example/simple\n")
+    (code / "requirements.txt").write_text(f"-r lists/[dev].txt\n-c held.txt\n--index-url https://u:{CANARY}@x\n")
+    (code / "app.py").write_text("code")
+    (code / "environment.py").write_text("code")
+    layer = code_layer(code, parse({"name": "x", "runtime": runtime, "handler": "app.handler"}), tmp_path)
+    assert CANARY.encode() not in layer.path.read_bytes()
+    with tarfile.open(layer.path) as archive:
+        assert {entry.name for entry in archive if entry.isfile()} == {"var/task/app.py", "var/task/environment.py"}
+
+
+def test_what_made_the_image_is_left_out_at_the_top_only(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    inner = ("car/wheels/spoke.py", "sub/faas.toml", "sub/requirements.txt", "sub/package-lock.json")
+    for name in ("faas.toml", "wheels/x.whl", *inner):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text("x")
+    found = names(code_layer(code, parse({"name": "x", "runtime": "python", "handler": "app.handler"}), tmp_path))
+    assert {f"var/task/{name}" for name in inner} <= set(found)
+    assert "var/task/faas.toml" not in found
+    assert "var/task/wheels" not in found
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "left_out"),
+    [
+        ("/bin", "bin", True),
+        ("/bin", "pkg/bin", False),
+        ("bin", "pkg/bin", True),
+        ("/*.dist-info/RECORD", "a.dist-info/RECORD", True),
+        ("/*.dist-info/RECORD", "pkg/a.dist-info/RECORD", False),
+        ("data/*.bin", "data/x.bin", True),
+    ],
+)
+def test_a_rule_that_begins_with_a_slash_holds_at_the_top(rule: str, path: str, left_out: bool) -> None:
+    assert ignored(path, (rule,)) == left_out
+
+
+@pytest.fixture
+def unreadable() -> Iterator[Path]:
+    """A folder with a folder that this process, which is not root while the test runs, may not enter."""
+    folder, user = Path(tempfile.mkdtemp()), os.geteuid()
+    folder.chmod(0o755)
+    (folder / "app.py").write_text("x")
+    (folder / "hidden").mkdir(mode=0)
+    if user == 0:
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(user)
+    (folder / "hidden").chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(unreadable: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"cannot read .*hidden"):
+        list(members(unreadable, "var/task"))
+
+
+@pytest.mark.parametrize("place", ["", "sub/"])
+def test_an_absolute_link_that_stays_inside_becomes_relative(tmp_path: Path, place: str) -> None:
+    code = tmp_path / "code"
+    (code / "sub").mkdir(parents=True)
+    (code / "data").mkdir()
+    (code / "data" / "x").write_text("x")
+    (code / f"{place}absolute").symlink_to(code / "data" / "x")
+    (code / f"{place}around").symlink_to(f"{'../' * place.count('/')}../code/data")
+    with tarfile.open(packed(code, tmp_path / "x.tar").path) as archive:
+        up = "../" * place.count("/")
+        assert archive.getmember(f"var/task/{place}absolute").linkname == f"{up}data/x"
+        assert archive.getmember(f"var/task/{place}around").linkname == f"{up}data"
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside"])
+def test_a_link_that_leaves_is_refused_by_its_name(tmp_path: Path, target: str) -> None:
+    (tmp_path / "code" / "sub").mkdir(parents=True)
+    (tmp_path / "code" / "sub" / "out").symlink_to(target if target.startswith("/") else f"../{target}")
+    with pytest.raises(InvalidInput, match="the link sub/out leaves the folder"):
+        packed(tmp_path / "code", tmp_path / "x.tar")
+
+
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "ring").symlink_to("ring")
+    with pytest.raises(InvalidInput, match="ring"):
+        packed(tmp_path / "code", tmp_path / "x.tar")
 
 
 def test_a_link_inside_is_kept_and_one_that_leaves_is_refused(tmp_path: Path) -> None:

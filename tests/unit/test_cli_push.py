@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -119,7 +120,46 @@ def test_an_image_of_the_registry_needs_no_folder(faas: CommandLine, registry: F
     assert done.last_line == URL
     assert deploy_of(faas)["image"] == reference
     assert "not public" in done.err
-    assert registry.digest("hello", "v7") == reference.partition("@")[2]
+    assert registry.digest("hello", "v7") == registry.digest("hello", "latest") == reference.partition("@")[2]
+
+
+def test_an_image_of_another_repository_is_mounted_and_tagged_in_the_functions_own(
+    faas: CommandLine, registry: FakeRegistry
+) -> None:
+    reference = registry.add_base("team/web")
+    faas("push", "--image", "team/web:3.11", "--name", "hello")
+    assert deploy_of(faas)["image"] == reference
+    assert registry.digest("hello", "v7") == registry.digest("hello", "latest") == reference.partition("@")[2]
+    assert {digest for name, digest in registry.blobs if name == "hello"} == {
+        digest for name, digest in registry.blobs if name == "team/web"
+    }
+    assert registry.uploaded == []
+
+
+def test_the_registry_is_known_by_every_name_of_this_machine(faas: CommandLine, registry: FakeRegistry) -> None:
+    reference = registry.add_base("hello")
+    port = faas.api.url.rpartition(":")[2]
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        faas("push", "--image", f"{host}:{port}/hello:3.11", "--name", "hello")
+        assert deploy_of(faas)["image"] == reference
+
+
+def test_a_registry_that_cannot_be_reached_ends_with_5(faas: CommandLine, tmp_path: Path) -> None:
+    faas.api.replies["GET", "/v1/info"] = Reply({**INFO, "registry": "127.0.0.1:1"})
+    done = faas("push", code(tmp_path), code=5)
+    assert "cannot reach the registry at http://127.0.0.1:1" in done.err
+
+
+def test_an_archive_that_is_cut_off_is_said_to_be(faas: CommandLine, tmp_path: Path) -> None:
+    donor = FakeRegistry()
+    donor.add_base("x")
+    oci_archive(donor, tmp_path / "image.tar", "")
+    whole = (tmp_path / "image.tar").read_bytes()
+    compressed = gzip.compress(whole)
+    for data in (whole[: whole.index(b"base layer") + 4], compressed[: len(compressed) // 2]):
+        (tmp_path / "cut.tar").write_bytes(data)
+        done = faas("push", "--image", tmp_path / "cut.tar", "--name", "hello", code=2)
+        assert "damaged or cut off" in done.err
 
 
 @pytest.mark.parametrize("prefix", ["", "./"], ids=["skopeo", "tar -c ."])
@@ -214,6 +254,23 @@ def test_a_folder_that_does_not_say_what_runs_is_refused(faas: CommandLine, tmp_
     done = faas("push", code=2)
     assert "nothing says what to run" in done.err
     assert "Dockerfile" in done.err
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ('runtime = "python"\nhandler = "app.handler"', "faas.toml:2: the folder has a Dockerfile"),
+        ('handler = "app.handler"', "faas.toml:2: handler is for a folder of code: it needs a runtime"),
+        ('app = "main:app"', "faas.toml:2: app is for a folder of code: it needs a runtime"),
+    ],
+)
+def test_what_a_dockerfile_would_leave_unused_is_refused(
+    faas: CommandLine, tmp_path: Path, toml: str, words: str
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    (tmp_path / "faas.toml").write_text(f'name = "hello"\n{toml}\n')
+    assert words in faas("push", code=2).err
+    assert faas.api.seen == []
 
 
 def test_a_folder_without_a_file_says_how_to_begin(faas: CommandLine) -> None:

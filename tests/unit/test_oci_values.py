@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
+import random
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +55,23 @@ def test_a_reference_is_taken_apart(text: str, host: str, repository: str, tag: 
     found = Reference.parse(text)
     assert (found.host, found.repository, found.tag, found.digest is not None) == (host, repository, tag, digest)
     assert Reference.parse(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("localhost:5000/x", True),
+        ("127.0.0.1:5000/x", True),
+        ("[::1]:5000/x", True),
+        ("localhost:5001/x", False),
+        ("localhost/x", False),
+        ("example.com:5000/x", False),
+        ("x", False),
+    ],
+)
+def test_a_registry_of_this_machine_has_several_names(text: str, same: bool) -> None:
+    assert Reference.parse(text).is_at("127.0.0.1:5000") == same
+    assert not Reference.parse(text).is_at("registry.example:5000")
 
 
 @pytest.mark.parametrize("text", ["", "Upper", "a//b", "a:bad tag", "../x", f"hello@sha256:{HEX[1:]}", "a" * 256])
@@ -158,6 +180,70 @@ def test_an_oci_layout_whose_layer_lies_about_its_digest_is_refused(tmp_path: Pa
     }
     with open_image(archive(tmp_path / "x.tar", files)) as image, pytest.raises(ImageUnusable, match="digest"):
         image.spooled(image.layers[0])
+
+
+def layout(layer: bytes, told: Descriptor | None = None) -> dict[str, bytes]:
+    """An OCI layout's files; `told` is what its manifest says of the layer."""
+    config = ImageConfig("amd64").to_json()
+    told = told or Descriptor(media_types.OCI_LAYER, Digest.of(layer), len(layer))
+    manifest = Manifest.image(Descriptor(media_types.OCI_CONFIG, Digest.of(config), len(config)), [told])
+    index = {"schemaVersion": 2, "manifests": [manifest.descriptor().to_json()]}
+    blobs = {manifest.digest: manifest.raw, Digest.of(config): config, told.digest: layer}
+    return {
+        "oci-layout": b"{}",
+        "index.json": json.dumps(index).encode(),
+        **{f"blobs/{digest.algorithm}/{digest.hex}": data for digest, data in blobs.items()},
+    }
+
+
+def read_all(path: Path) -> list[bytes]:
+    with open_image(path) as image:
+        found = []
+        for row in image.layers:
+            with image.spooled(row) as spool:
+                found.append(Path(spool.name).read_bytes())
+        return found
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress], ids=lambda f: f.__module__)
+def test_an_archive_that_is_cut_off_anywhere_is_refused(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    layer = random.Random(1).randbytes(9000)
+    whole = archive(tmp_path / "x.tar", layout(layer)).read_bytes()
+    data = compress(whole)
+    path = tmp_path / "cut.tar"
+    path.write_bytes(data)
+    assert read_all(path) == [layer]
+    end = len(data) if compress is not bytes else whole.index(layer) + len(layer)
+    for length in range(0, end - 1024, 777):
+        path.write_bytes(data[:length])
+        with pytest.raises(InvalidInput):
+            read_all(path)
+
+
+@pytest.mark.parametrize("name", ["manifest", "config"])
+def test_a_blob_of_a_layout_that_is_not_what_its_digest_says_is_refused(tmp_path: Path, name: str) -> None:
+    files = layout(b"layer")
+    blobs = [path for path in files if path.startswith("blobs/")]
+    files[blobs[("manifest", "config").index(name)]] += b" "
+    with pytest.raises(ImageUnusable, match="not what its digest says"):
+        read_all(archive(tmp_path / "x.tar", files))
+
+
+def test_a_layer_of_another_digest_algorithm_is_read(tmp_path: Path) -> None:
+    told = Descriptor(media_types.OCI_LAYER, Digest.of(b"layer", "sha512"), 5)
+    assert read_all(archive(tmp_path / "x.tar", layout(b"layer", told))) == [b"layer"]
+
+
+def test_a_layer_is_read_no_further_than_it_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Descriptor(media_types.OCI_LAYER, Digest.of(b"layer"), 4)
+    with pytest.raises(InvalidInput, match="larger than 4 bytes"):
+        read_all(archive(tmp_path / "x.tar", layout(b"layer", told)))
+    monkeypatch.setattr("faas.oci.archive.LAYER_BYTES", 3)
+    with pytest.raises(InvalidInput, match="larger than 3 bytes"):
+        read_all(archive(tmp_path / "y.tar", layout(b"layer")))
+    saved = {"manifest.json": b'[{"Config": "c", "Layers": ["l"]}]', "c": b"{}", "l": b"layer"}
+    with pytest.raises(InvalidInput, match="larger than 3 bytes"):
+        open_image(archive(tmp_path / "z.tar", saved))
 
 
 @pytest.mark.parametrize("files", [{}, {"manifest.json": b"[]"}, {"manifest.json": b"nonsense"}, {"other": b""}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from datetime import timedelta
 from pathlib import Path
@@ -116,8 +117,10 @@ RANGES = [
     ("timeout", 1, 900),
     ("init_timeout", 1, 900),
     ("queue_timeout", 0, 900),
+    ("concurrency", 1, 1000),
     ("ephemeral_storage", 0, 10_240),
     ("port", 1, 65_535),
+    ("scale.min", 0, 1000),
     ("scale.max", 1, 1000),
     ("async.retries", 0, 2),
 ]
@@ -128,7 +131,8 @@ def test_a_number_holds_within_its_range_and_is_refused_beyond(tmp_path: Path, k
     table, _, name = key.rpartition(".")
 
     def text(value: object) -> str:
-        return 'name = "x"\n' + (f"[{table}]\n" if table else "") + f"{name} = {value}\n"
+        room = "max = 1000\n" if key == "scale.min" else ""
+        return 'name = "x"\n' + (f"[{table}]\n" if table else "") + f"{name} = {value}\n{room}"
 
     for fine in (low, high):
         values = spec_file.parse(written(tmp_path, text(fine))).to_dict()
@@ -136,6 +140,38 @@ def test_a_number_holds_within_its_range_and_is_refused_beyond(tmp_path: Path, k
     for wrong in (low - 1, high + 1, '"128"', "true", "1.5"):
         error = refused(tmp_path, text(wrong))
         assert f"faas.toml:{3 if table else 2}: {key} must be a whole number from {low} to {high}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("key", "fine", "wrong", "words"),
+    [
+        ("target", ("0.1", "1", "1.0"), ("0.09", "1.01", "nan", "inf", '"0.7"', "true"), "a number from 0.1 to 1.0"),
+        ("idle", ('"0s"', "0", '"24h"', "86400"), ('"86401s"', '"25h"', "-1"), "a duration from 0s to 1d"),
+        ("idle", ('"250ms"',), ("inf", "nan", "1e300", "-inf", f'"{"9" * 400}d"', f'"{"9" * 5000}"', "9" * 400,
+                               "true", '"-5m"', '"5 m"', '"²"'), "a duration"),
+    ],
+)  # fmt: skip
+def test_a_share_or_a_duration_holds_within_its_range_and_is_refused_beyond(
+    tmp_path: Path, key: str, fine: tuple[str, ...], wrong: tuple[str, ...], words: str
+) -> None:
+    for value in fine:
+        spec_file.parse(written(tmp_path, f'name = "x"\n[scale]\n{key} = {value}\n'))
+    for value in wrong:
+        error = refused(tmp_path, f'name = "x"\n[scale]\n{key} = {value}\n')
+        assert f"faas.toml:3: scale.{key} must be {words}" in error.message
+        assert len(error.message) < 600
+
+
+def test_json_that_overflows_is_refused_too() -> None:
+    for value in ("1e999", "-1e999", "9" * 400, "NaN"):
+        with pytest.raises(SpecError, match=r"scale\.idle must be a duration"):
+            spec.parse({"name": "x", "scale": {"idle": json.loads(value)}})
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 5000])
+def test_a_number_that_python_would_not_write_out_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SpecError):
+        spec_file.parse(written(tmp_path, f'name = "x"\nmemory = {value}\n'))
 
 
 @pytest.mark.parametrize(
@@ -183,6 +219,10 @@ def test_a_wrong_cron_expression_in_the_second_schedule_is_named_with_its_line(t
         ('handler = "a.b"\napp = "a:b"\n', 3),
         ('image = "x:1"\nruntime = "python"\n', 2),
         ('handler = "a.b"\nconcurrency = 2\n', 3),
+        ('memory = 128\nhandler = "a.b"\n', 3),
+        ('memory = 128\napp = "a:b"\n', 3),
+        ('runtime = "node20"\napp = "a:b"\n', 3),
+        ('runtime = "provided"\napp = "a:b"\n', 3),
         ("[scale]\nmin = 3\nmax = 2\n", 3),
         ('[async]\non_failure = "x"\n', 3),
         ('[[schedule]]\nname = "a"\ncron = "* * * * *"\n[[schedule]]\nname = "a"\ncron = "* * * * *"\n', 2),
