@@ -160,8 +160,9 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
         stack.callback(private.close)
         bases = Bases(lambda: RegistryClient(f"http://{bound(private)}", "admin", _token(settings)))
         gateway = Gateway.create(database, pool, images, bases, metrics, info, settings.data)
-        if settings.registry_auth == "basic":
+        if settings.registry_auth != "none":
             registry.authenticator = gateway.tokens
+        registry.token_flow = settings.registry_auth == "token"
         registry.holders = gateway.deployer
         grace = Grace()
         await pool.open()

@@ -67,7 +67,7 @@ class Settings:
     )
     log_format: str = field(metadata={"help": "text | json", "default": "text"})
     insecure: bool = field(metadata={"help": "allow listening beyond loopback without TLS", "default": False})
-    registry_auth: str = field(metadata={"help": "basic | none (none on loopback only)", "default": "basic"})
+    registry_auth: str = field(metadata={"help": "basic | token | none (none on loopback only)", "default": "basic"})
     oci_runtime: str = field(
         metadata={"help": "runtime program of the oci driver; empty: runc, or crun on cgroup v2", "default": ""}
     )
@@ -107,8 +107,8 @@ class Settings:
             raise InvalidInput(f"driver must be auto, oci or docker, not {self.driver!r}")
         if self.log_format not in ("text", "json"):
             raise InvalidInput(f"log_format must be text or json, not {self.log_format!r}")
-        if self.registry_auth not in ("basic", "none"):
-            raise InvalidInput(f"registry_auth must be basic or none, not {self.registry_auth!r}")
+        if self.registry_auth not in ("basic", "token", "none"):
+            raise InvalidInput(f"registry_auth must be basic, token or none, not {self.registry_auth!r}")
         if self.processes != 1:
             raise InvalidInput("more than one process is not offered yet", hint="drop --processes")
         if self.database_url and not self.database_url.startswith("sqlite+aiosqlite:///"):
@@ -199,7 +199,6 @@ class ClientSettings:
     config_home: Path = Path()
     data: Path = Path()
     no_color: bool = False
-    editor: str = ""
 
 
 def load_client(environ: Mapping[str, str] = os.environ) -> ClientSettings:

@@ -1,4 +1,4 @@
-"""The registry alone: `python -m registry --data DIR --listen ADDR --auth basic|none`."""
+"""The registry alone: `python -m registry --data DIR --listen ADDR --auth basic|token|none`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from registry.app import create_app
 from registry.service import Registry
 
 
-async def run(data: Path, address: Address, login: bool) -> None:
+async def run(data: Path, address: Address, auth: str) -> None:
     """Serve until SIGTERM or SIGINT."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
-    authenticator = TokenFile(token_in(data / "admin-token")) if login else None
+    authenticator = TokenFile(token_in(data / "admin-token")) if auth != "none" else None
     with listen(address) as listener:
         url = f"sqlite+aiosqlite:///{data / 'registry.db'}"
         registry = await Registry.open(data, url, authenticator=authenticator, metrics=Metrics(__version__))
+        registry.token_flow = auth == "token"
         runner = web.AppRunner(create_app(registry), access_log=None, auto_decompress=False, shutdown_timeout=30.0)
         try:
             await runner.setup()
@@ -45,14 +46,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m registry", description="An OCI registry on its own.")
     parser.add_argument("--data", type=Path, required=True, help="folder for blobs and the database")
     parser.add_argument("--listen", default="127.0.0.1:5000", help="HOST:PORT")
-    parser.add_argument("--auth", choices=("basic", "none"), default="basic", help="none: on loopback only")
+    parser.add_argument("--auth", choices=("basic", "token", "none"), default="basic", help="none: on loopback only")
     arguments = parser.parse_args()
     log.configure("text")
     try:
         address = Address.parse(arguments.listen)
         if arguments.auth == "none" and not address.is_loopback:
             raise InvalidInput("a registry without login listens on loopback only")
-        asyncio.run(run(arguments.data.absolute(), address, arguments.auth == "basic"))
+        asyncio.run(run(arguments.data.absolute(), address, arguments.auth))
     except (FaasError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -13,13 +13,14 @@ from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
-from faas.auth import ALL_NAMESPACES, ANONYMOUS, ROOT, Permission, Principal
-from faas.errors import FaasError, Unauthenticated
+from faas.auth import ALL_NAMESPACES, ROOT, Permission
+from faas.errors import FaasError
 from faas.oci.reference import REPOSITORY_LENGTH, REPOSITORY_PATTERN
-from faas.web import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, credentials, new_request_id
-from registry import blobs, manifests, uploads
+from faas.web import REQUEST_ID, REQUEST_ID_HEADER, credentials, new_request_id
+from registry import blobs, manifests, tokens, uploads
+from registry.access import STRANGER, Caller
 from registry.errors import RegistryError
-from registry.requests import may
+from registry.requests import CALLER
 from registry.service import Registry
 
 log = logging.getLogger("registry")
@@ -27,7 +28,6 @@ log = logging.getLogger("registry")
 REGISTRY = web.AppKey("registry", Registry)
 REPOSITORY = web.RequestKey("repository", str)
 API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
-CHALLENGE = {hdrs.WWW_AUTHENTICATE: 'Basic realm="faas"', **API_VERSION}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Endpoint = Callable[[web.Request, Registry, str, str], Awaitable[web.StreamResponse]]
@@ -83,6 +83,8 @@ def create_app(registry: Registry) -> web.Application:
     app.router.add_route("*", "/v2", _root)
     app.router.add_get("/v2/_catalog", _catalog)
     app.router.add_post("/v2/_faas/gc", _collect)
+    app.router.add_get(tokens.PATH, _token, allow_head=False)
+    app.router.add_post(tokens.PATH, _token)
     app.router.add_route("*", "/v2/{path:.*}", _dispatch)
     return app
 
@@ -98,10 +100,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = web.json_response(error.body(), status=error.status, headers=error.headers)
     except FaasError as error:
         code = {400: "SIZE_INVALID", 401: "UNAUTHORIZED"}.get(error.status, "DENIED")
-        headers = CHALLENGE if code == "UNAUTHORIZED" else {}
         if error.status >= 500:
             log.error("request failed: %s", error, extra={"request_id": request[REQUEST_ID]})
-        response = web.json_response(RegistryError(code, error.message).body(), status=error.status, headers=headers)
+        response = web.json_response(RegistryError(code, error.message).body(), status=error.status)
     except web.HTTPException as error:
         code = "UNSUPPORTED" if error.status == 405 else "NAME_UNKNOWN"
         response = web.json_response(RegistryError(code, error.reason).body(), status=error.status)
@@ -114,6 +115,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("request failed", extra={"request_id": request[REQUEST_ID]})
         words = f"our fault; it is logged with request id {request[REQUEST_ID]}"
         response = web.json_response(RegistryError("UNSUPPORTED", words).body(), status=500)
+    if response.status == 401:
+        asked = tokens.challenge(request, registry, request.get("scope", ""), request.get("lacking", ""))
+        response.headers.update({hdrs.WWW_AUTHENTICATE: asked, **API_VERSION})
     label = request.get("route", "other")
     registry.metrics.registry_requests.labels(_method(request.method), label, str(response.status)).inc()
     if not response.prepared:
@@ -126,42 +130,43 @@ def _method(method: str) -> str:
     return method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE") else "OTHER"
 
 
-async def _principal(request: web.Request) -> Principal:
+async def _caller(request: web.Request) -> Caller:
     """Who asks. Raises Unauthenticated."""
-    authenticator = request.app[REGISTRY].authenticator
-    if authenticator is None:
-        return ROOT
+    registry = request.app[REGISTRY]
+    if registry.authenticator is None:
+        return Caller(ROOT)
     given = credentials(request)
-    if given is None:
-        return ANONYMOUS
-    found = await authenticator.authenticate(*given)
-    if found is None:
-        raise Unauthenticated("unknown user or token")
-    return found
+    return STRANGER if given is None else await registry.caller(*given)
 
 
 async def _root(request: web.Request) -> web.StreamResponse:
     """end-1. Asks for a login, since clients look here for how to log in."""
     request["route"] = "root"
-    if await _principal(request) is ANONYMOUS:
-        raise RegistryError("UNAUTHORIZED", headers=CHALLENGE)
+    if (await _caller(request)).is_anonymous:
+        raise RegistryError("UNAUTHORIZED")
     return web.json_response({}, headers=API_VERSION)
+
+
+async def _token(request: web.Request) -> web.StreamResponse:
+    request["route"] = "token"
+    return await tokens.issue(request, request.app[REGISTRY])
 
 
 async def _catalog(request: web.Request) -> web.StreamResponse:
     """Docker's list of repositories: those that the caller may pull."""
     request["route"] = "catalog"
-    principal = await _principal(request)
-    _allow(principal, Permission.PULL, None)
-    return await manifests.catalog(request, request.app[REGISTRY], principal)
+    caller = await _caller(request)
+    if not caller.principal.may(Permission.PULL):
+        _refuse(request, caller, "this role may not pull")
+    return await manifests.catalog(request, request.app[REGISTRY], caller.principal)
 
 
 async def _collect(request: web.Request) -> web.StreamResponse:
     """Our own: collect garbage now; `?dry-run=1` says what that would take. For an administrator of everything."""
     request["route"] = "gc"
-    principal = await _principal(request)
-    if not principal.may(Permission.ADMIN, ALL_NAMESPACES):
-        _refuse(principal, "an administrator collects garbage")
+    caller = await _caller(request)
+    if caller.scopes is not None or not caller.principal.may(Permission.ADMIN, ALL_NAMESPACES):
+        _refuse(request, caller, "an administrator collects garbage")
     dry = request.query.get("dry-run", "") in ("1", "true")
     return web.json_response(asdict(await request.app[REGISTRY].collect(dry_run=dry)))
 
@@ -179,11 +184,12 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
         if request.method not in route.endpoints:
             raise RegistryError("UNSUPPORTED", headers={hdrs.ALLOW: ", ".join(route.endpoints)})
         permission, endpoint = route.endpoints[request.method]
-        principal = await _principal(request)
-        _allow(principal, permission, name)
-        request[PRINCIPAL] = principal
+        request["scope"] = tokens.scope_of(name, permission)
+        caller = request[CALLER] = await _caller(request)
+        if not caller.may(permission, name):
+            _refuse(request, caller, f"the role {caller.principal.role.value} may not {permission.value} {name}")
         return await endpoint(request, request.app[REGISTRY], name, argument)
-    await _principal(request)
+    await _caller(request)
     raise RegistryError("NAME_UNKNOWN", "no such endpoint", status=404)
 
 
@@ -195,14 +201,11 @@ def _sane(request: web.Request) -> bool:
         return False
 
 
-def _allow(principal: Principal, permission: Permission, repository: str | None) -> None:
-    allowed = principal.may(permission) if repository is None else may(principal, permission, repository)
-    if not allowed:
-        _refuse(principal, f"the role {principal.role.value} may not {permission.value} {repository or ''}".rstrip())
-
-
-def _refuse(principal: Principal, words: str) -> NoReturn:
-    """A stranger is asked to log in; who has logged in hears why not."""
-    if principal is ANONYMOUS:
-        raise RegistryError("UNAUTHORIZED", headers=CHALLENGE)
+def _refuse(request: web.Request, caller: Caller, words: str) -> NoReturn:
+    """A stranger is asked to log in, a token that does not say enough to be made anew; everybody else hears why not."""
+    if caller.is_anonymous:
+        raise RegistryError("UNAUTHORIZED")
+    if caller.scopes is not None:
+        request["lacking"] = "insufficient_scope"
+        raise RegistryError("UNAUTHORIZED", words)
     raise RegistryError("DENIED", words)

@@ -1,4 +1,4 @@
-"""Reading requests: digests, page sizes, and who may do what in which repository."""
+"""Reading requests: digests, page sizes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
-from faas.auth import ALL_NAMESPACES, Permission, Principal
 from faas.oci.digest import Digest
-from faas.oci.reference import BASES
+from registry.access import Caller
 from registry.errors import RegistryError
-from registry.index.index import namespace_of
 
 PAGE = 1000  # most names in one answer, whatever the client asks for (distribution CVE-2023-2253)
+CALLER = web.RequestKey("caller", Caller)
 _NUMBER = re.compile(r"\d{1,9}")
 
 
@@ -23,16 +22,6 @@ def digest_of(text: str) -> Digest:
         return Digest.parse(text)
     except ValueError as error:
         raise RegistryError("DIGEST_INVALID", str(error)) from None
-
-
-def may(principal: Principal, permission: Permission, repository: str) -> bool:
-    """Every function stands on the runtime bases: whoever may pull anything may pull them, and nobody but an
-    administrator of everything may change them."""
-    if repository.startswith(BASES):
-        if permission is Permission.PULL:
-            return principal.may(permission)
-        return principal.may(Permission.ADMIN, ALL_NAMESPACES)
-    return principal.may(permission, namespace_of(repository))
 
 
 def page(request: web.Request) -> tuple[int, str]:

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from pathlib import Path
 
-from faas.auth import Authenticator
+from faas.auth import ROOT, Authenticator
 from faas.background import Background
+from faas.errors import Unauthenticated
 from faas.metrics import Metrics
 from registry import gc
+from registry.access import Caller, Signer
 from registry.holders import Holders
 from registry.index.garbage import Collected
 from registry.index.index import Index
@@ -39,6 +41,8 @@ class Registry:
         self.authenticator = authenticator
         self.metrics = metrics
         self.holders = holders
+        self.signer = Signer()
+        self.token_flow = False  # clients are told to ask for a token; Basic is taken all the same
         self._background = Background()
         self._collecting = asyncio.Lock()
 
@@ -64,6 +68,15 @@ class Registry:
         await self._background.cancel()
         await self.index.close()
         self.blobs.close()
+
+    async def caller(self, token: str, user: str | None) -> Caller:
+        """Who these credentials belong to: a token of ours, or a principal's own. Raises Unauthenticated."""
+        if user is None and (scoped := self.signer.read(token)) is not None:
+            return scoped
+        principal = ROOT if self.authenticator is None else await self.authenticator.authenticate(token, user)
+        if principal is None:
+            raise Unauthenticated("unknown user or token")
+        return Caller(principal)
 
     async def stored(self) -> None:
         """Say how many bytes are stored."""

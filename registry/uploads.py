@@ -12,9 +12,9 @@ from aiohttp import hdrs, web
 
 from faas.auth import Permission
 from faas.oci.digest import Digest
-from faas.web import PRINCIPAL, read_chunk
+from faas.web import read_chunk
 from registry.errors import RegistryError
-from registry.requests import digest_of, may
+from registry.requests import CALLER, digest_of
 from registry.service import Registry
 from registry.storage.base import DigestMismatch, SizeExceeded, Upload, UploadGone
 
@@ -45,10 +45,10 @@ async def begin(request: web.Request, registry: Registry, repository: str, argum
 
 async def _mount(request: web.Request, registry: Registry, repository: str, digest: Digest) -> bool:
     """Only from where the caller may pull; without `from`, from any such repository."""
-    principal = request[PRINCIPAL]
+    caller = request[CALLER]
     source = request.query.get("from")
     candidates = [source] if source else await registry.index.holders_of(digest)
-    sources = [name for name in candidates if may(principal, Permission.PULL, name)]
+    sources = [name for name in candidates if caller.may(Permission.PULL, name)]
     if not sources or await registry.blobs.missing([digest]) is not None:
         return False
     return await registry.index.mount(repository, digest, sources)

@@ -18,9 +18,10 @@ from faas.oci.digest import Digest
 from tests.support.registry import RegistryProcess, registry_process
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[RegistryProcess]:
-    with registry_process(tmp_path / "registry", "basic") as running:
+@pytest.fixture(params=["basic", "token"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RegistryProcess]:
+    """Asking for Basic, and for the tokens of Docker's flow."""
+    with registry_process(tmp_path / "registry", request.param) as running:
         yield running
 
 
@@ -35,7 +36,7 @@ def test_without_credentials_nothing_but_the_challenge(registry: RegistryProcess
     for path in ("/v2/", "/v2/_catalog", "/v2/x/tags/list", f"/v2/x/blobs/sha256:{'0' * 64}"):
         reply = registry.call("GET", path, login=False)
         assert reply.status == 401
-        assert reply.headers["WWW-Authenticate"].startswith("Basic")
+        assert reply.headers["WWW-Authenticate"].startswith({"basic": "Basic", "token": "Bearer"}[registry.auth])
     wrong = {"Authorization": "Basic " + "YWRtaW46d3Jvbmc="}
     assert registry.call("GET", "/v2/", headers=wrong, login=False).status == 401
 
@@ -50,7 +51,8 @@ def test_docker_logs_in_pushes_and_pulls(registry: RegistryProcess, tmp_path: Pa
     docker = ("docker", "--config", tmp_path / "config")
     run("docker", "build", "-q", "-t", image, context)
     try:
-        assert "no basic auth credentials" in run(*docker, "push", image, check=False)
+        refused = run(*docker, "push", image, check=False)
+        assert {"basic": "no basic auth credentials", "token": "unauthorized"}[registry.auth] in refused
         login = run(*docker, "login", "-u", "admin", "--password-stdin", registry.host, input=registry.token)
         assert "Login Succeeded" in login
         run(*docker, "push", image)

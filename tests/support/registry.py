@@ -77,7 +77,7 @@ class RegistryProcess:
         """One request; the path goes out as it is written. `chunked=True` sends the body without a length."""
         connection = http.client.HTTPConnection(self.host, timeout=20)
         sent = dict(headers or {})
-        if self.auth == "basic" and options.pop("login", True):
+        if self.auth != "none" and options.pop("login", True):
             sent["Authorization"] = "Basic " + base64.b64encode(f"admin:{self.token}".encode()).decode()
         try:
             if options.pop("chunked", False):

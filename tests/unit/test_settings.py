@@ -85,7 +85,7 @@ def test_an_unknown_key_of_the_file_is_refused_with_the_known_ones(tmp_path: Pat
         ({"processes": "many"}, "processes \\(flag\\) must be"),
         ({"database_url": "postgresql://x"}, "only SQLite is offered yet"),
         ({"tls_cert": "c.pem"}, "--tls-cert and --tls-key go together"),
-        ({"registry_auth": "token"}, "registry_auth must be basic or none"),
+        ({"registry_auth": "open"}, "registry_auth must be basic, token or none"),
         ({"registry_auth": "none", "registry_listen": "10.0.0.1:5000", "insecure": True}, "loopback only"),
     ],
 )
