@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from faas.auth import Permission, Principal
@@ -26,6 +26,7 @@ from faas.oci.source import ImageSource
 from faas.protocol import CheckReport, Revision, RevisionKey, Worker
 from faas.spec import FunctionSpec, TriggerSpec, parse
 from faas.state.session import Database, Transaction
+from faas.turns import Turns
 from faas.web import require
 from gateway.events.folder import FolderTriggers
 from gateway.router import DEFAULT_NAMESPACE, LIVE, FunctionState, Router, function_label
@@ -57,14 +58,6 @@ class Deployment:
     check: CheckReport | None = None
 
 
-@dataclass(slots=True)
-class _Turn:
-    """Who changes a function now, and how many are about to."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
 class Deployer:
     """Every change of a function goes through here. `registry` is the address that images may be named with."""
 
@@ -92,7 +85,7 @@ class Deployer:
         self._metrics = metrics
         self._registry = registry
         self._clock = clock
-        self._turns: dict[tuple[str, str], _Turn] = {}
+        self._turns: Turns[tuple[str, str]] = Turns()  # one change of a function at a time
         self._deploying: Counter[str] = Counter()
         self._work = Background()
 
@@ -143,7 +136,7 @@ class Deployer:
     async def _deploy(
         self, namespace: str, name: str, spec: FunctionSpec, image: str, check: bool, by: Principal
     ) -> Deployment:
-        async with self._turn(namespace, name), self._holding(image):
+        async with self._turns.of((namespace, name)), self._holding(image):
             warnings, present = await self._folders.check(spec.triggers)
             state = self._router.state(namespace, name)
             live = state.revisions.get(state.aliases.get(LIVE, 0)) if state else None
@@ -267,7 +260,7 @@ class Deployer:
         await self._complete(self._point(namespace, name, alias, number))
 
     async def _point(self, namespace: str, name: str, alias: str, number: int | None) -> None:
-        async with self._turn(namespace, name):
+        async with self._turns.of((namespace, name)):
             state = self.known(namespace, name)
             if number is None:
                 earlier = [n for n in state.revisions if n < state.aliases.get(LIVE, 0)]
@@ -295,7 +288,7 @@ class Deployer:
         await self._complete(self._remove_alias(namespace, name, alias))
 
     async def _remove_alias(self, namespace: str, name: str, alias: str) -> None:
-        async with self._turn(namespace, name):
+        async with self._turns.of((namespace, name)):
             if alias not in self.known(namespace, name).aliases:
                 raise NotFound(f"{name} has no alias {alias}")
             async with self._database.write() as tx:
@@ -310,7 +303,7 @@ class Deployer:
         await self._complete(self._delete(namespace, name))
 
     async def _delete(self, namespace: str, name: str) -> None:
-        async with self._turn(namespace, name):
+        async with self._turns.of((namespace, name)):
             state = self.known(namespace, name)
             async with self._database.write() as tx:
                 await functions.remove(tx, namespace, name)
@@ -339,19 +332,6 @@ class Deployer:
 
     async def _complete(self, work: Coroutine[Any, Any, T]) -> T:
         return await self._work.complete(work, "change of a function")
-
-    @asynccontextmanager
-    async def _turn(self, namespace: str, name: str) -> AsyncIterator[None]:
-        """One change of a function at a time."""
-        turn = self._turns.setdefault((namespace, name), _Turn())
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[namespace, name]
 
     @asynccontextmanager
     async def _holding(self, image: str) -> AsyncIterator[None]:
