@@ -36,6 +36,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "trigger": ("trigger", "Watched folders: ls."),
         "dlq": ("dlq", "Events that were given up: ls, show, retry, rm."),
     },
+    "Images": {
+        "image": ("image", "Images in the registry: ls, rm, gc."),
+    },
     "Server": {
         "serve": ("serve", "Run the server."),
         "login": ("login", "Remember a server and its token, for Docker too."),
@@ -52,7 +55,6 @@ NOT_BUILT = {
     "key": "API keys",
     "usage": "usage plans",
     "top": "a live view",
-    "image": "managing images",
     "dev": "deploying on save",
     "backup": "backups",
     "restore": "backups",

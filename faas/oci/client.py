@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlencode, urljoin
 
 import aiohttp
+from yarl import URL
 
 from faas.errors import (
     Conflict,
@@ -158,6 +159,33 @@ class RegistryClient:
             spool.close()
             raise
         return spool
+
+    async def repositories(self) -> list[str]:
+        """All that the caller may pull, sorted."""
+        return [name async for page in self._pages("/v2/_catalog") for name in page["repositories"]]
+
+    async def tags(self, repository: str) -> list[str]:
+        """Raises NotFound."""
+        return [tag async for page in self._pages(f"/v2/{repository}/tags/list") for tag in page["tags"] or ()]
+
+    async def delete_manifest(self, repository: str, reference: str) -> None:
+        """By tag: the tag alone; by digest: the manifest with its tags. Raises NotFound, Conflict with the holders."""
+        async with self._call("DELETE", f"/v2/{repository}/manifests/{reference}"):
+            pass
+
+    async def collect_garbage(self, *, dry_run: bool) -> dict[str, int]:
+        """Our registry's own extension: what was taken, or would be. Raises Forbidden."""
+        async with self._call("POST", f"/v2/_faas/gc{'?dry-run=1' if dry_run else ''}") as answer:
+            found: dict[str, int] = await answer.json()
+            return found
+
+    async def _pages(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """A list that may come in pages (distribution-spec, "Listing Tags": `Link`)."""
+        while path:
+            async with self._call("GET", path) as answer:
+                yield await answer.json(content_type=None)
+                following = answer.links.get("next")
+            path = URL(str(following["url"])).path_qs if following else ""  # of this registry, whatever host it says
 
     @asynccontextmanager
     async def _call(

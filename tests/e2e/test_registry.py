@@ -64,6 +64,26 @@ def test_the_runtime_bases_are_everybodys_to_pull_and_the_administrators_to_chan
     assert call(server, "admin", server.token, "PUT", path, manifest.body, media_types.OCI_MANIFEST).status == 201
 
 
+def test_images_are_listed_removed_and_collected_from_the_command_line(server: RunningServer, tmp_path: Path) -> None:
+    server.push_code(tmp_path, "listed", HELLO)
+    server.push_code(tmp_path, "listed", HELLO.replace("hello", "hello again"))
+    rows = json.loads(server.faas("image", "ls", "listed", "-o", "json").stdout)
+    assert {row["tag"] for row in rows} == {"latest", "v1", "v2"}
+    assert all(row["size"] > 1e6 for row in rows)  # with the runtime base
+    assert "listed:v1" in server.faas("image", "ls", "-o", "name").stdout.split()
+    digest = next(row["digest"] for row in rows if row["tag"] == "v1")
+    held = server.faas("image", "rm", f"listed@{digest}", check=False)
+    assert held.returncode == 1
+    assert "listed@v1" in held.stderr
+    server.faas("image", "rm", "listed:v1")
+    assert "listed:v1" not in server.faas("image", "ls", "listed", "-o", "name").stdout.split()
+    assert server.faas("image", "rm", "listed", check=False).returncode == 2
+    assert server.faas("image", "rm", "listed:v99", check=False).returncode == 3
+    assert "would free" in server.faas("image", "gc", "--dry-run").stdout
+    assert set(json.loads(server.faas("image", "gc", "-o", "json").stdout)) == {"manifests", "blobs", "bytes", "files"}
+    assert server.get("/function/listed:v1").text == "hello"  # kept for a rollback
+
+
 def test_garbage_is_collected_by_an_administrator_and_what_is_deployed_stays(
     server: RunningServer, tmp_path: Path
 ) -> None:

@@ -89,7 +89,7 @@ def test_an_error_of_our_own_is_one_line_without_debug(faas: CommandLine) -> Non
 
 
 @pytest.mark.parametrize(
-    "command", ["secret", "user", "route", "key", "usage", "dev", "backup", "restore", "image", "top"]
+    "command", ["secret", "user", "route", "key", "usage", "dev", "backup", "restore", "top"]
 )
 def test_a_command_that_is_not_built_yet_says_so_by_name(faas: CommandLine, command: str) -> None:
     for args in ([command], [command, "ls", "--all"]):

@@ -1,0 +1,119 @@
+"""`faas image ls|rm|gc`: images in the registry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import click
+
+from faas.cli.options import pass_session
+from faas.cli.output import Column, Json, as_json, at_terminal, note, output_option, show, size
+from faas.cli.registry import registry_url
+from faas.cli.session import Session
+from faas.errors import FaasError, InvalidInput, NotFound
+from faas.oci.client import RegistryClient
+from faas.oci.reference import Reference
+
+AT_ONCE = 8  # requests
+COLUMNS: tuple[Column, ...] = (
+    ("REPOSITORY", lambda i: i["repository"]),
+    ("TAG", lambda i: i["tag"]),
+    ("DIGEST", lambda i: i["digest"][:19]),
+    ("SIZE", lambda i: size(i["size"]) if i["size"] else None),
+)
+
+
+@click.group()
+def image() -> None:
+    """Images in the registry."""
+
+
+@asynccontextmanager
+async def _registry(session: Session) -> AsyncIterator[RegistryClient]:
+    """The registry of the server that the session speaks to."""
+    target = session.target
+    async with session.client() as client:
+        info = await client.info()
+    if not info.get("registry"):
+        raise FaasError("the server does not say where its registry is", hint="update the server")
+    user = str(info.get("user") or target.user)
+    async with RegistryClient(registry_url(str(info["registry"]), target.url), user, target.token) as images:
+        yield images
+
+
+@image.command("ls")
+@click.argument("repository", required=False, default="", metavar="[REPOSITORY]")
+@output_option
+@pass_session
+def image_ls(session: Session, repository: str, output: str) -> None:
+    """List repositories with their tags, or one repository's."""
+
+    async def fetch() -> list[Json]:
+        places = asyncio.Semaphore(AT_ONCE)
+        async with _registry(session) as images:
+            names = [repository] if repository else await images.repositories()
+
+            async def one(name: str, tag: str) -> Json | None:
+                async with places:
+                    try:
+                        manifest = await images.get_manifest(name, tag)
+                    except NotFound:  # deleted meanwhile
+                        return None
+                total = sum(blob.size for blob in manifest.blobs)
+                return {"repository": name, "tag": tag, "digest": str(manifest.digest), "size": total}
+
+            wanted = [(name, tag) for name in names for tag in await images.tags(name)]
+            return [row for row in await asyncio.gather(*(one(*pair) for pair in wanted)) if row]
+
+    show(output, session.run(fetch()), COLUMNS, lambda i: f"{i['repository']}:{i['tag']}")
+
+
+@image.command("rm")
+@click.argument("references", nargs=-1, required=True, metavar="REFERENCE...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@pass_session
+def image_rm(session: Session, references: tuple[str, ...], yes: bool) -> None:
+    """Delete images: NAME:TAG takes the tag away, NAME@DIGEST the image with all its tags."""
+    parsed = [_parsed(text) for text in references]
+    if not yes and at_terminal():
+        click.confirm(f"delete {', '.join(references)}?", abort=True, err=True)
+
+    async def work() -> None:
+        async with _registry(session) as images:
+            for reference in parsed:
+                await images.delete_manifest(reference.repository, reference.target)
+                click.echo(str(reference))
+
+    session.run(work())
+
+
+def _parsed(text: str) -> Reference:
+    try:
+        reference = Reference.parse(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text}: {error}") from None
+    if reference.tag == "latest" and not text.endswith(":latest"):
+        raise InvalidInput(f"{text} names no image", hint=f"{text}:TAG or {text}@DIGEST; see faas image ls {text}")
+    return reference
+
+
+@image.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only say what a collection would free.")
+@output_option
+@pass_session
+def image_gc(session: Session, dry_run: bool, output: str) -> None:
+    """Collect garbage now: images that nothing names, and bytes that no image needs."""
+
+    async def work() -> dict[str, int]:
+        async with _registry(session) as images:
+            return await images.collect_garbage(dry_run=dry_run)
+
+    found = session.run(work())
+    if output == "json":
+        click.echo(as_json(found))
+        return
+    would = "would free" if dry_run else "freed"
+    note(f"{found['manifests']} manifests, {found['blobs']} blobs, {found['files']} files without a row")
+    click.echo(found["bytes"] if output == "name" else f"{would} {size(found['bytes'])}")
