@@ -100,8 +100,11 @@ def new_token() -> str:
 
 
 def hash_token(token: str) -> str:
-    """How a token is stored. Tokens carry 256 random bits, so a plain digest cannot be searched."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    """How a token is stored. Tokens carry 256 random bits, so a plain digest cannot be searched.
+
+    Any text has one: what came in a header need not be UTF-8, and is then nobody's token.
+    """
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 def same_token(token: str, stored_hash: str) -> bool:

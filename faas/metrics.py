@@ -59,7 +59,10 @@ class Metrics:
         self.async_event_age = Histogram(
             "faas_async_event_age_seconds", "Age of asynchronous events when they run", buckets=_AGES, registry=r
         )
-        self.dead_letters = Counter("faas_dead_letters", "Events given up", f, registry=r)
+        self.dead_letters = Counter("faas_dead_letters", "Events given up and kept as dead letters", f, registry=r)
+        self.dead_letters_trimmed = Counter(
+            "faas_dead_letters_trimmed", "Dead letters deleted for being too many or too old", f, registry=r
+        )
         self.schedule_lag = Histogram("faas_schedule_lag_seconds", "Fire time to claim", buckets=_LAGS, registry=r)
         self.schedule_missed = Counter(
             "faas_schedule_missed", "Fire times that passed while down", ("schedule",), registry=r
@@ -71,13 +74,22 @@ class Metrics:
         self.registry_storage = Gauge("faas_registry_storage_bytes", "Bytes of stored blobs", registry=r)
         self.build_info = Gauge("faas_build_info", "Always 1", ("version", "python"), registry=r)
         self.build_info.labels(version, platform.python_version()).set(1)
+        self._of_functions = (
+            self.invocations, self.errors, self.throttles, self.duration, self.init_duration, self.queue_wait,
+            self.overhead, self.cold_start, self.cold_starts, self.concurrent, self.concurrency_limit, self.instances,
+            self.billed_gb_seconds, self.memory_max, self.async_backlog, self.dead_letters, self.dead_letters_trimmed,
+        )  # fmt: skip
 
     def render(self) -> bytes:
         """The exposition text."""
         return generate_latest(self.registry)
 
     def forget(self, function: str) -> None:
-        """Drop the series of a deleted function, so that deleted names do not pile up."""
-        for metric in (self.async_backlog, self.concurrent, self.concurrency_limit, self.memory_max):
+        """Drop every series of a deleted function, so that deleted names do not pile up."""
+        for metric in self._of_functions:
             metric.remove_by_labels({"function": function})
-        self.instances.remove_by_labels({"function": function})
+        for family in self.schedule_missed.collect():
+            for sample in family.samples:
+                schedule = sample.labels["schedule"]
+                if schedule.startswith(f"{function}/"):
+                    self.schedule_missed.remove_by_labels({"schedule": schedule})

@@ -14,8 +14,9 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 from aiohttp import web
@@ -23,13 +24,14 @@ from aiohttp import web
 from faas import __version__, log
 from faas.build.base import Bases
 from faas.errors import InvalidInput, Unavailable
-from faas.listener import bound, listen
+from faas.listener import BACKLOG, bound, listen
 from faas.metrics import Metrics
 from faas.oci.client import RegistryClient
 from faas.oci.source import ImageSource
 from faas.settings import Address, Settings
 from faas.state.session import Database
 from gateway.app import api_app, public_app
+from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
 from gateway.public import RUNNER_OPTIONS
 from registry.app import create_app as registry_app
@@ -43,6 +45,8 @@ logger = logging.getLogger("faas.server")
 
 GRACE_SECONDS = 30.0  # what runs at SIGTERM may finish within this, all of it together
 LOOK_SECONDS = 0.05
+CONNECTIONS_SHARE = 0.2  # of our descriptors, for each listener: instances and files need the rest
+LEAST_CONNECTIONS = 64
 CUT_SECONDS = 0.5  # after that: for handlers to notice that they are cancelled
 LISTENERS = ("public", "api", "registry")
 
@@ -159,7 +163,8 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
         private = listen(Address("127.0.0.1", 0))  # the build's own way to the registry: plain, whatever others use
         stack.callback(private.close)
         bases = Bases(lambda: RegistryClient(f"http://{bound(private)}", "admin", _token(settings)))
-        gateway = Gateway.create(database, pool, images, bases, metrics, info, settings.data)
+        roots = TriggerRoots(settings.trigger_folders, settings.data)
+        gateway = Gateway.create(database, pool, images, bases, metrics, info, roots)
         if settings.registry_auth != "none":
             registry.authenticator = gateway.tokens
         registry.token_flow = settings.registry_auth == "token"
@@ -206,26 +211,37 @@ class Grace:
 
 
 class Doors:
-    """The HTTP side of all listeners. `private` is the registry's second one, plain, for this process itself."""
+    """The HTTP side of all listeners. `private` is the registry's second one, plain, for this process itself.
+
+    Each listener serves a share of the process's descriptors; who comes beyond that hears 503 at once.
+    """
 
     def __init__(self, apps: Mapping[str, web.Application], tls: ssl.SSLContext | None) -> None:
         self._runners = {
             name: web.AppRunner(app, shutdown_timeout=CUT_SECONDS, **RUNNER_OPTIONS) for name, app in apps.items()
         }
         self._tls = tls
+        self._listening: list[asyncio.Server] = []
+        self._most = max(LEAST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * CONNECTIONS_SHARE))
 
     async def open(self, sockets: Mapping[str, socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
         for runner in self._runners.values():
             await runner.setup()
         for name, listener in sockets.items():
-            runner = self._runners["registry" if name == "private" else name]
-            await web.SockSite(runner, listener, ssl_context=None if name == "private" else self._tls).start()
+            server = self._runners["registry" if name == "private" else name].server
+            assert server is not None
+            accept = partial(self._accept, server)
+            tls = None if name == "private" else self._tls
+            self._listening.append(await loop.create_server(accept, sock=listener, ssl=tls, backlog=BACKLOG))
+
+    def _accept(self, server: web.Server) -> asyncio.Protocol:
+        return server() if len(server.connections) < self._most else Full()
 
     async def refuse(self) -> None:
         """No new connection from here on. Those that are open get the answer that is on its way, and end."""
-        for runner in self._runners.values():
-            for site in list(runner.sites):
-                await site.stop()
+        for listening in self._listening:
+            listening.close()
         await asyncio.sleep(0)  # requests that have just come in begin
         for runner in self._runners.values():
             if runner.server is not None:
@@ -242,6 +258,16 @@ class Doors:
     async def close(self) -> None:
         """Cut what is still connected."""
         await asyncio.gather(*(runner.cleanup() for runner in self._runners.values()))
+
+
+class Full(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast("asyncio.WriteTransport", transport)
+        head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+        transport.write(head + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
+        transport.close()
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -8,12 +8,14 @@ import binascii
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import hdrs, web
 
 from faas.auth import ANONYMOUS, Authenticator, Permission, Principal
+from faas.bodies import BODIES, Share
 from faas.errors import (
     FaasError,
     Forbidden,
@@ -32,6 +34,10 @@ REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID_HEADER = "X-Request-Id"
 PROGRESS_SECONDS = 60.0  # a body of which nothing comes for this long is given up
+# Bodies that are held in memory must come faster than that: this much in PROGRESS_SECONDS (1 KB a second), else one
+# byte a minute would hold the rest for ever; and be there after BODY_SECONDS (the largest at 21 KB a second).
+PACE_BYTES = 60_000
+BODY_SECONDS = 300.0
 
 
 def new_request_id() -> str:
@@ -122,6 +128,8 @@ def credentials(request: web.Request) -> tuple[str, str | None] | None:
     header = request.headers.get(hdrs.AUTHORIZATION)
     if header is None:
         return None
+    if not header.isascii():  # nobody's token is; and what is not even UTF-8 could not be compared
+        raise Unauthenticated("the Authorization header is not ASCII")
     scheme, _, value = header.partition(" ")
     if scheme.lower() == "bearer" and value:
         return value.strip(), None
@@ -181,18 +189,53 @@ async def json_body(request: web.Request, limit: int = 1_048_576) -> dict[str, A
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """A request's whole body, refused by its length before it is read, or when it crosses `limit`.
+    """A request's whole body; see `held_body`, whose count of its bytes ends here with the reading."""
+    async with held_body(request, limit) as body:
+        return body
 
-    Raises PayloadTooLarge, RequestTimeout after 60 s without progress, InvalidInput where its framing is broken.
+
+@asynccontextmanager
+async def held_body(
+    request: web.Request, limit: int, wanted: Callable[[web.Request], Awaitable[None]] | None = None
+) -> AsyncIterator[bytes]:
+    """A request's whole body, whose bytes count on `BODIES` until the block ends.
+
+    Refused by its length before it is read, or when it crosses `limit`; `wanted` is called in between (to answer
+    `Expect`). Raises PayloadTooLarge, Unavailable where the budget is used up, RequestTimeout where it comes too
+    slowly, InvalidInput where its framing is broken.
     """
-    if request.content_length is not None and request.content_length > limit:
-        raise PayloadTooLarge(f"the body has {request.content_length} bytes; at most {limit} are taken")
-    chunks, size = [], 0
-    while chunk := await read_chunk(request):
-        size += len(chunk)
-        if size > limit:
-            raise PayloadTooLarge(f"the body has more than {limit} bytes")
-        chunks.append(chunk)
+    if not request.body_exists:
+        yield b""
+        return
+    announced = request.content_length or 0
+    if announced > limit:
+        raise PayloadTooLarge(f"the body has {announced} bytes; at most {limit} are taken")
+    BODIES.check(announced)
+    if wanted is not None:
+        await wanted(request)
+    with BODIES.share() as share:
+        yield await _whole(request, limit, share)
+
+
+async def _whole(request: web.Request, limit: int, share: Share) -> bytes:
+    """Read to the end: every `PACE_BYTES` within `PROGRESS_SECONDS`, all of it within `BODY_SECONDS`."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + BODY_SECONDS
+    chunks, paced = [], 0
+    try:
+        async with asyncio.timeout(PROGRESS_SECONDS) as deadline:
+            while chunk := await request.content.readany():
+                if share.size + len(chunk) > limit:
+                    raise PayloadTooLarge(f"the body has more than {limit} bytes")
+                share.take(len(chunk))
+                chunks.append(chunk)
+                if share.size - paced >= PACE_BYTES:
+                    paced = share.size
+                    deadline.reschedule(min(clock() + PROGRESS_SECONDS, end))
+    except TimeoutError:
+        raise RequestTimeout(f"the body comes too slowly: {PACE_BYTES} bytes in {PROGRESS_SECONDS:g} s") from None
+    except web.RequestPayloadError:
+        raise InvalidInput("the body is not framed as its head says") from None
     return b"".join(chunks)
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from faas.errors import Throttled
 from faas.protocol import Revision, RevisionKey
 
-QUEUE_LENGTH = 1000  # waiting invocations of one revision; each holds its event (at most 8 MB) in memory
+QUEUE_LENGTH = 1000  # waiting invocations of one revision; how many bytes they hold, `faas.bodies` bounds
 
 
 class Breaker:

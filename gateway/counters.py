@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from weakref import WeakKeyDictionary
 
-from faas.errors import FunctionError, InitFailed, Throttled
+from faas.errors import FunctionError, InitFailed, OutOfMemory, Throttled, TimedOut
 from faas.metrics import Metrics
 from faas.protocol import Trigger
 from gateway.router import LIVE, Route
 
 SUCCESS, ERROR = "success", "error"
 HANDLED = "handled"  # the function reported the error itself
+KINDS = (HANDLED, FunctionError.kind, TimedOut.kind, OutOfMemory.kind, InitFailed.kind)
 
 
 class RouteCounters:
-    """What one route's invocations by one trigger count on. All names are known ones: labels stay bounded."""
+    """What one route's invocations by one trigger count on. All names are known ones: labels stay bounded.
+
+    Failures of every kind are there, as zeros, before the first of them: Prometheus's `rate` and `increase` see a
+    counter grow, not begin.
+    """
 
     def __init__(self, metrics: Metrics, route: Route, trigger: Trigger) -> None:
         function, spec = route.label, route.revision.spec
-        self._metrics = metrics
-        self._function = function
+        self._errors = {kind: metrics.errors.labels(function, kind) for kind in KINDS}
+        self._throttles = partial(metrics.throttles.labels, function)
+        self._throttles(Throttled().reason)
+        metrics.dead_letters.labels(function)
         self.succeeded = metrics.invocations.labels(function, route.qualifier, trigger.value, SUCCESS)
         self.failed = metrics.invocations.labels(function, route.qualifier, trigger.value, ERROR)
         self.duration = metrics.duration.labels(function)
@@ -32,10 +40,10 @@ class RouteCounters:
     def not_started(self, error: BaseException) -> None:
         """No slot was had. Throttled calls are not invocations; an init that failed is one."""
         if isinstance(error, Throttled):
-            self._metrics.throttles.labels(self._function, error.reason).inc()
+            self._throttles(error.reason).inc()
         elif isinstance(error, InitFailed):
             self.failed.inc()
-            self._metrics.errors.labels(self._function, error.kind).inc()
+            self._errors[error.kind].inc()
 
     def ended(self, error: BaseException | None, handled: bool, queue: float, duration: float, total: float) -> None:
         """An invocation that had a slot is over. All in seconds.
@@ -44,10 +52,10 @@ class RouteCounters:
         """
         if isinstance(error, FunctionError):
             self.failed.inc()
-            self._metrics.errors.labels(self._function, error.kind).inc()
+            self._errors[error.kind].inc()
         elif handled:
             self.failed.inc()
-            self._metrics.errors.labels(self._function, HANDLED).inc()
+            self._errors[HANDLED].inc()
         elif error is not None and isinstance(error, Exception) and not isinstance(error, ConnectionError):
             self.failed.inc()  # our fault: the middleware logs it
         else:

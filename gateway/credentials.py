@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from faas.auth import ALL_NAMESPACES, ROOT, Principal, Role, hash_token, new_token, token_in
+from faas.background import Background
 from faas.errors import Conflict, InvalidInput, NotFound
 from faas.spec import NAME_PATTERN, is_namespace
 from faas.state.session import Database
@@ -21,10 +22,14 @@ ROLES = (Role.CALLER, Role.SCRAPER, Role.VIEWER, Role.DEPLOYER, Role.ADMIN)
 
 
 class TokenStore:
-    """Implements `faas.auth.Authenticator`. `open` it before use."""
+    """Implements `faas.auth.Authenticator`. `open` it before use.
+
+    Changes go on to their end where their caller has gone, so that memory and database know the same.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._changes = Background()
         self._admin_hash = ""
         self._by_hash: dict[str, TokenRow] = {}
 
@@ -47,34 +52,50 @@ class TokenStore:
             return None
         return row.principal
 
-    def rows(self) -> list[TokenRow]:
-        return sorted(self._by_hash.values(), key=lambda row: row.principal.name)
+    async def rows(self) -> list[TokenRow]:
+        """Those of the database, by name: one whose revocation failed is still among them."""
+        async with self._database.read() as tx:
+            return await tokens.every(tx)
+
+    async def named(self, name: str) -> TokenRow:
+        """Raises NotFound where neither memory nor the database has it."""
+        rows = [row for row in self._by_hash.values() if row.principal.name == name]
+        rows = rows or [row for row in await self.rows() if row.principal.name == name]
+        if rows:
+            return rows[0]
+        raise NotFound(f"there is no token {name}")
 
     async def create(self, principal: Principal) -> str:
         """A new token, shown this once. Raises InvalidInput, Conflict where the name is taken."""
         _check(principal)
-        if principal.name == ROOT.name or any(row.principal.name == principal.name for row in self.rows()):
+        if principal.name == ROOT.name:
             raise Conflict(f"there is a token {principal.name} already")
+        return await self._changes.complete(self._create(principal), "making a token")
+
+    async def _create(self, principal: Principal) -> str:
         token = new_token()
         row = TokenRow(principal, hash_token(token), time.time())
-        async with self._database.write() as tx:
-            await tokens.add(tx, row)
+        try:
+            async with self._database.write() as tx:
+                await tokens.add(tx, row)
+        except Conflict:
+            raise Conflict(f"there is a token {principal.name} already") from None
         self._by_hash[row.hash] = row
         return token
 
-    def named(self, name: str) -> TokenRow:
-        """Raises NotFound."""
-        for row in self._by_hash.values():
-            if row.principal.name == name:
-                return row
-        raise NotFound(f"there is no token {name}")
-
     async def revoke(self, name: str) -> None:
-        """From here on it opens nothing. Raises NotFound."""
-        row = self.named(name)
-        self._by_hash.pop(row.hash, None)  # first: a failing database must not keep it alive
+        """From here on it opens nothing. Raises NotFound; where the database fails, it has to be asked for again."""
+        await self._changes.complete(self._revoke(name), "revoking a token")
+
+    async def _revoke(self, name: str) -> None:
+        known = [row.hash for row in self._by_hash.values() if row.principal.name == name]
+        for hashed in known:  # first: a failing database must not keep it alive
+            del self._by_hash[hashed]
         async with self._database.write() as tx:
-            await tokens.remove(tx, name)
+            stored = any(row.principal.name == name for row in await tokens.every(tx))
+            await tokens.remove(tx, name)  # whatever memory knows: what stays there is alive after the next start
+        if not known and not stored:
+            raise NotFound(f"there is no token {name}")
 
 
 def _check(principal: Principal) -> None:

@@ -51,7 +51,9 @@ _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 def inbound(request: web.Request, request_id: str, *, authorization: bool) -> list[tuple[str, str]]:
     """A request's fields for the function, names in lower case: no hop-by-hop ones, ours set fresh.
 
-    `authorization`: whether that field is the function's; where we have checked it, it is not passed on.
+    Names with `_` are dropped, as nginx does: WSGI knows no difference between it and `-`, and would read
+    `X_Forwarded_For` as ours. `authorization`: whether that field is the function's; where we have checked it, it is
+    not passed on.
     """
     dropped: set[str] | frozenset[str] = _NOT_PASSED
     connection = request.headers.getall(hdrs.CONNECTION, ())
@@ -60,7 +62,7 @@ def inbound(request: web.Request, request_id: str, *, authorization: bool) -> li
     fields = []
     for key, value in request.headers.items():
         name = key.lower()
-        if name in dropped or (name == "authorization" and not authorization):
+        if name in dropped or "_" in name or (name == "authorization" and not authorization):
             continue
         fields.append((name, value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")))
     fields.append(("x-forwarded-for", request.remote or ""))

@@ -14,7 +14,7 @@ from aiohttp import web
 from faas.auth import Permission
 from faas.errors import InvalidInput
 from faas.protocol import LogQuery, LogRecord
-from faas.web import access
+from faas.web import REQUEST_ID, REQUEST_ID_HEADER, access
 from gateway.gateway import GATEWAY
 from gateway.operations import TEXT, Operation, an_object, function_name
 
@@ -49,7 +49,8 @@ async def read(request: web.Request) -> web.StreamResponse:
     gateway, where = request.app[GATEWAY], function_name(request, Permission.READ)
     gateway.deployer.known(where.namespace, where.name)
     query = _query(request, where.namespace, where.name)
-    response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE})
+    # Streamed, so its head is gone before the middleware could add the id.
+    response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE, REQUEST_ID_HEADER: request[REQUEST_ID]})
     records = cast("AsyncGenerator[LogRecord, None]", gateway.worker.logs(query))
     async with contextlib.aclosing(records):
         await response.prepare(request)

@@ -19,10 +19,10 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 
 from faas.auth import ANONYMOUS, Authenticator, Permission, Principal
-from faas.errors import FunctionError, InvalidInput, NotFound, PayloadTooLarge, ShuttingDown, Unauthenticated
+from faas.errors import FunctionError, InvalidInput, NotFound, ShuttingDown, Unauthenticated
 from faas.protocol import InvocationResult, Trigger
 from faas.spec import Interface
-from faas.web import PRINCIPAL, REQUEST_ID, access, credentials, error_response, read_body, require
+from faas.web import PRINCIPAL, REQUEST_ID, access, credentials, error_response, held_body, require
 from gateway import event
 from gateway.headers import inbound
 from gateway.invoke import SYNC_PAYLOAD_BYTES, Invoker
@@ -37,6 +37,7 @@ HEAD_SECONDS = 30.0  # a connection without a whole request head is closed after
 # and a client who goes away ends its request.
 RUNNER_OPTIONS: dict[str, Any] = {
     "keepalive_timeout": HEAD_SECONDS,
+    "max_line_size": 16_384,  # as AWS's load balancers take; each header field has half of it
     "auto_decompress": False,
     "handler_cancellation": True,
     "access_log": None,
@@ -203,14 +204,11 @@ def function_routes(
     async def handle_event(
         request: web.Request, target: Target, route: Route, principal: Principal
     ) -> web.StreamResponse:
-        body = b""
-        if request.body_exists:
-            if (request.content_length or 0) > SYNC_PAYLOAD_BYTES:
-                raise PayloadTooLarge(f"the body is over {SYNC_PAYLOAD_BYTES} bytes")
-            await expected(request)
-            body = await read_body(request, SYNC_PAYLOAD_BYTES)
-        encoded = lambda_event(request, target, route, principal, body)
-        result = await invoker.invoke_event(route, encoded, trigger=Trigger.HTTP, request_id=request[REQUEST_ID])
+        request_id = request[REQUEST_ID]
+        async with held_body(request, SYNC_PAYLOAD_BYTES, expected) as body:
+            encoded = lambda_event(request, target, route, principal, body)
+            del body  # the event has it: what waits for its turn is held once
+            result = await invoker.invoke_event(route, encoded, trigger=Trigger.HTTP, request_id=request_id)
         if result.error_type is not None:
             raise reported(result)
         status, headers, payload = event.http_answer(result.payload, result.content_type)

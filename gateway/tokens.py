@@ -27,9 +27,8 @@ from gateway.operations import (
 
 @access(Permission.ADMIN)
 async def listed(request: web.Request) -> web.Response:
-    rows = [
-        row for row in request.app[GATEWAY].tokens.rows() if may(request, Permission.ADMIN, row.principal.namespace)
-    ]
+    every = await request.app[GATEWAY].tokens.rows()
+    rows = [row for row in every if may(request, Permission.ADMIN, row.principal.namespace)]
     return answer(
         {
             "tokens": [
@@ -66,7 +65,8 @@ async def made(request: web.Request) -> web.Response:
 @access(Permission.ADMIN)
 async def revoked(request: web.Request) -> web.Response:
     tokens, name = request.app[GATEWAY].tokens, path_text(request, "token")
-    allow(request, Permission.ADMIN, tokens.named(name).principal.namespace)
+    row = await tokens.named(name)
+    allow(request, Permission.ADMIN, row.principal.namespace)
     await tokens.revoke(name)
     return web.Response(status=204)
 

@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from faas.auth import hash_token
-from faas.errors import OutOfMemory, TimedOut
-from faas.protocol import InvocationResult, LogRecord, Revision
+from faas.errors import OutOfMemory, TimedOut, Unavailable
+from faas.protocol import InvocationResult, LogRecord, Revision, Trigger
+from faas.state.session import Transaction
+from gateway.store import dead_letters
+from gateway.store.invocations import QueuedEvent
 from tests.support.control import Control, control, until
 from tests.support.fake_worker import FakeWorker
 
@@ -49,6 +52,93 @@ async def test_a_revoked_token_opens_nothing_and_tokens_survive_a_restart(tmp_pa
     async with control(tmp_path) as server:
         assert (await server.call("GET", "/v1/info", token=kept)).status == 200
         assert (await server.call("GET", "/v1/info", token=revoked)).status == 401
+
+
+async def test_a_token_whose_revocation_failed_is_dead_at_once_and_can_be_revoked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(tx: Transaction, name: str) -> None:
+        raise Unavailable("the disk is full")
+
+    async with control(tmp_path) as server:
+        token = await server.a_token("viewer")
+        with monkeypatch.context() as broken:
+            broken.setattr("gateway.store.tokens.remove", fails)
+            assert (await server.call("DELETE", "/v1/tokens/viewer-0")).status == 503
+        assert (await server.call("GET", "/v1/info", token=token)).status == 401
+        (row,) = (await server.call("GET", "/v1/tokens")).json()["tokens"]
+        assert row["name"] == "viewer-0", "what would be back after a restart is shown"
+        assert (await server.call("POST", "/v1/tokens", {"name": "viewer-0", "role": "viewer"})).status == 409
+        assert (await server.call("DELETE", "/v1/tokens/viewer-0")).status == 204
+        assert (await server.call("DELETE", "/v1/tokens/viewer-0")).status == 404
+    async with control(tmp_path) as server:
+        assert (await server.call("GET", "/v1/info", token=token)).status == 401
+
+
+async def test_changes_of_tokens_end_although_their_client_has_gone(server: Control) -> None:
+    token = await server.a_token("viewer")
+
+    async def names() -> list[str]:
+        return [row["name"] for row in (await server.call("GET", "/v1/tokens")).json()["tokens"]]
+
+    async with server.gateway.database.write():  # both wait for their turn to write
+        calls = [
+            asyncio.create_task(server.call("DELETE", "/v1/tokens/viewer-0")),
+            asyncio.create_task(server.call("POST", "/v1/tokens", {"name": "new", "role": "viewer"})),
+        ]
+
+        async def revoked() -> bool:
+            return (await server.call("GET", "/v1/info", token=token)).status == 401
+
+        await until(revoked)
+        await asyncio.sleep(0.1)
+        for call in calls:
+            call.cancel()
+        await asyncio.sleep(0.1)
+
+    async def ended() -> bool:
+        return await names() == ["new"]
+
+    await until(ended)
+    assert (await server.call("DELETE", "/v1/tokens/new")).status == 204
+
+
+async def test_a_namespaces_dead_letters_are_not_hidden_behind_anothers(server: Control) -> None:
+    def letter(number: int, namespace: str, function: str) -> QueuedEvent:
+        return QueuedEvent(f"{namespace}-{number}", namespace, function, Trigger.ASYNC)
+
+    async with server.gateway.database.write() as tx:
+        await dead_letters.add(tx, letter(0, "team", "mine"), 1.0)
+        for number in range(1001):
+            await dead_letters.add(tx, letter(number, "default", f"f{number % 2}"), 2.0)
+    token = await server.a_token("viewer", "team")
+    listed = (await server.call("GET", "/v1/dead-letters", token=token)).json()["dead_letters"]
+    assert [row["id"] for row in listed] == ["team-0"]
+
+
+async def test_a_deleted_function_leaves_no_series_behind(tmp_path: Path) -> None:
+    async def fails(revision: Revision, event: bytes) -> InvocationResult:
+        raise TimedOut
+
+    async with control(tmp_path, FakeWorker(fails)) as server:
+        for name in ("gone", "gone2"):
+            await server.deploy(name)
+            assert (await server.call("GET", f"/function/{name}", public=True)).status == 504
+        metrics = server.gateway.metrics
+        for label in ("gone", "gone2"):
+            metrics.throttles.labels(label, "why").inc()
+            metrics.cold_start.labels(label, "init").observe(1)
+            metrics.cold_starts.labels(label, "stem").inc()
+            metrics.init_duration.labels(label).observe(1)
+            metrics.billed_gb_seconds.labels(label).inc()
+            metrics.dead_letters.labels(label).inc()
+            metrics.schedule_missed.labels(f"{label}/tick").inc()
+        kept = metrics.render().count(b'"gone2')
+        assert (await server.call("DELETE", "/v1/functions/gone")).status == 204
+        text = metrics.render()
+    assert b'"gone"' not in text
+    assert b'"gone/' not in text
+    assert text.count(b'"gone2') == kept
 
 
 @pytest.mark.parametrize(
@@ -160,6 +250,12 @@ async def test_the_end_of_the_log_comes_with_the_answer_where_it_is_asked_for(tm
         tail = base64.b64decode(answered.headers["X-Faas-Log-Result"])
         assert len(tail) == 4096
         assert tail.endswith(b"x\nREPORT RequestId: 1\n")
+
+
+async def test_a_streamed_answer_carries_its_request_id(server: Control) -> None:
+    answered = await server.call("GET", "/v1/functions/hello/logs?since=0")
+    assert answered.headers["Transfer-Encoding"] == "chunked", "streamed"
+    assert answered.headers["X-Request-Id"]
 
 
 async def test_schedules_show_their_next_three_fires(server: Control) -> None:

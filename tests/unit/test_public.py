@@ -372,6 +372,20 @@ async def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     assert answer.startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.parametrize("api", [False, True])
+@pytest.mark.parametrize(
+    "value", [b"Bearer \xff\xfe", b"Bearer \xc3\xa9", b"Basic \xff", b"Basic /w==", b"Basic w6k6w6k="]
+)
+async def test_credentials_that_are_not_ascii_are_nobodys(
+    api: bool, value: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = application(hello(public=False), api=api)
+    async with serving(app, **RUNNER_OPTIONS) as port:
+        answer = await talk(port, GET + b"Host: a\r\nAuthorization: " + value + b"\r\n\r\n", seconds=0.3)
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert not caplog.records
+
+
 async def test_pipelined_requests_are_answered_in_order_and_bounded() -> None:
     async with serving(application(hello()), **RUNNER_OPTIONS) as port:
         asked = b"".join(b"GET /function/hello/%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(200))
