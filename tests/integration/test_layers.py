@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import os
+import secrets
 import stat
 import tarfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import zstandard
 
-from faas.errors import ImageUnusable
+from faas.errors import ImageUnusable, Unavailable
+from faas.oci.descriptor import Descriptor
 from tests.integration.test_hostile_layers import archive, entry
-from worker.layers.store import UnpackLimits, unpack
+from tests.support.images import MemoryImages, tar_of
+from worker.drivers.base import architecture
+from worker.layers.store import LayerStore
+from worker.layers.unpacker import Unpacker, UnpackLimits
 
 pytestmark = pytest.mark.root
 
@@ -26,7 +38,7 @@ def lay(folder: Path, data: bytes, *lowers: Path) -> Path:
     blob = folder.with_suffix(".blob")
     blob.write_bytes(data)
     with blob.open("rb") as file:
-        unpack(file, folder, LIMITS, lowers=lowers)
+        Unpacker().unpack(file, folder, LIMITS, lowers=lowers)
     return folder
 
 
@@ -127,3 +139,72 @@ def test_the_child_can_be_started_by_any_interpreter_state(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tarfile.py").write_text("raise SystemExit('hijacked')")
     assert (lay(tmp_path / "one", archive(entry("f", content=b"x"))) / "f").exists()
+
+
+@contextlib.contextmanager
+def store(root: Path, images: MemoryImages, limits: UnpackLimits = LIMITS) -> Iterator[LayerStore]:
+    with ThreadPoolExecutor(2) as threads:
+        made = LayerStore(
+            root / "layers", root / f"links-{secrets.token_hex(2)}", images, architecture(), threads, limits
+        )
+        made.open()
+        yield made
+
+
+async def test_the_layers_of_an_image_share_one_limit(tmp_path: Path) -> None:
+    limits, images = replace(LIMITS, bytes=1 << 20), MemoryImages()
+    layers = [tar_of({str(n): bytes([n]) * (400 << 10)}) for n in range(3)]
+    fits, does_not = images.add("fits", layers[:2], compress=True), images.add("does-not", layers, compress=True)
+    for _ in range(2):  # also where a server finds the first two unpacked already
+        with store(tmp_path, images, limits) as made:
+            assert len((await made.image(fits)).layers) == 2
+            with pytest.raises(ImageUnusable, match="more than the 229376 bytes that its image may still have"):
+                await made.image(does_not)
+
+
+async def test_a_note_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
+    images = MemoryImages()
+    reference = images.add("x", [tar_of({"f": b"x" * 1000})])
+    with store(tmp_path, images) as made:
+        await made.image(reference)
+        (note,) = (tmp_path / "layers/blobs").iterdir()
+        assert note.read_text() == "1000"
+        note.write_text("")  # as power loss may leave it
+        await made.image(reference)
+        assert note.read_text() == "1000"
+
+
+async def test_what_is_being_unpacked_ends_with_the_store(tmp_path: Path) -> None:
+    images = MemoryImages()
+    reference = images.add("x", [tar_of({"f": b"x"})])
+    (blob,) = (d for d in images.blobs if images.blobs[d].startswith(b"f\0"))
+    reading, writing = os.pipe()  # a layer that never comes to its end
+    original = images.open_blob
+
+    async def slow(repository: str, descriptor: Descriptor) -> BinaryIO:
+        return os.fdopen(reading, "rb") if descriptor.digest == blob else await original(repository, descriptor)
+
+    images.open_blob = slow  # type: ignore[method-assign]
+    began = time.monotonic()
+    with store(tmp_path, images) as made:
+        task = asyncio.create_task(made.image(reference))
+        while not (children := _children()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await made.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            await task
+        assert children & _children() == set()
+        with pytest.raises(Unavailable, match="stopping"):  # and nothing begins any more
+            await made.image(images.add("y", [tar_of({"g": b"y"})]))
+    assert time.monotonic() - began < LIMITS.seconds / 2
+    assert list((tmp_path / "layers/tmp").iterdir()) == []
+    os.close(writing)
+
+
+def _children() -> set[str]:
+    return {
+        child
+        for task in Path("/proc/self/task").iterdir()
+        for child in (task / "children").read_text().split()
+        if "worker.layers.unpack" in Path(f"/proc/{child}/cmdline").read_text()
+    }

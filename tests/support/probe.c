@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/netlink.h>
+#include <resolv.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -105,6 +106,14 @@ static int reach(int type, const char *host, const char *port, const char *words
     return 0;
 }
 
+/* As programs do, by /etc/resolv.conf. The address is the end of an answer with one record. */
+static void resolve(const char *name) {
+    unsigned char answer[512];
+    char text[INET_ADDRSTRLEN];
+    int size = res_query(name, 1, 1, answer, sizeof answer);
+    puts(size < 4 ? "unknown" : inet_ntop(AF_INET, answer + size - 4, text, sizeof text));
+}
+
 static void serve(int port) {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = INADDR_ANY};
     int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
@@ -172,6 +181,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(word, "stderr")) fprintf(stderr, "%s\n", argv[++i]);
         else if (!strcmp(word, "tcp")) reach(SOCK_STREAM, argv[i + 1], argv[i + 2], "hello"), i += 2;
         else if (!strcmp(word, "udp")) reach(SOCK_DGRAM, argv[i + 1], argv[i + 2], "hello"), i += 2;
+        else if (!strcmp(word, "resolve")) resolve(argv[++i]);
         else if (!strcmp(word, "serve")) serve(atoi(argv[++i]));
         else if (!strcmp(word, "fill")) fill(argv[i + 1], atol(argv[i + 2])), i += 2;
         else if (!strcmp(word, "touch")) report(argv[i + 1], creat(argv[i + 1], 0600)), i++;

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import functools
 import itertools
+import os
 import secrets
 import shutil
 import subprocess
@@ -28,7 +29,9 @@ DEADLINE_SECONDS = 20.0
 
 @functools.cache
 def probe() -> Path:
-    """The compiled program."""
+    """The compiled program; `FAAS_PROBE` names one where there is no compiler."""
+    if given := os.environ.get("FAAS_PROBE"):
+        return Path(given)
     folder = tempfile.mkdtemp(prefix="faas-probe-")
     atexit.register(shutil.rmtree, folder)
     program = Path(folder) / "probe"
@@ -82,15 +85,15 @@ class Workbench:
         return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 
-DRIVERS: dict[str, Callable[[DriverPaths, MemoryImages], Driver]] = {"oci": OciDriver, "docker": DockerDriver}
+DRIVERS: dict[str, Callable[..., Driver]] = {"oci": OciDriver, "docker": DockerDriver}
 
 
 @contextlib.asynccontextmanager
-async def workbench(data: Path, server_id: str = "", kind: str = "oci") -> AsyncIterator[Workbench]:
-    """A driver of this kind, open, with the probe's image."""
+async def workbench(data: Path, server_id: str = "", kind: str = "oci", **options: Any) -> AsyncIterator[Workbench]:
+    """A driver of this kind, open, with the probe's image; `options` are its own."""
     images = MemoryImages()
     server_id = server_id or secrets.token_hex(4)
-    driver = DRIVERS[kind](DriverPaths(data, server_id), images)
+    driver = DRIVERS[kind](DriverPaths(data, server_id), images, **options)
     await driver.open()
     try:
         reference = images.add("probe", [program_layer({"bin/probe": probe()})])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from faas.errors import ImageUnusable
-from worker.layers.store import UnpackLimits, unpack
+from worker.layers.unpacker import Unpacker, UnpackLimits
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def unpack_measured(blob: BinaryIO, folder: Path, limits: UnpackLimits) -> Unpac
 def main(folder: str, limits: str) -> None:
     error = ""
     try:
-        unpack(sys.stdin.buffer, Path(folder), UnpackLimits(**json.loads(limits)))
+        Unpacker().unpack(sys.stdin.buffer, Path(folder), UnpackLimits(**json.loads(limits)))
     except ImageUnusable as refusal:
         error = refusal.message
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -148,3 +152,38 @@ def test_what_has_ended_counts_nothing(v2: Path, tmp_path: Path) -> None:
     nothing = SandboxStats(0, 0, 0, 0.0)
     assert CgroupsV2("abcd", v2, own_group(tmp_path, "/")).stats("gone") == nothing
     assert CgroupsV1("abcd", tmp_path).stats("gone") == nothing
+
+
+def test_a_process_of_another_pid_namespace_is_not_signalled(
+    v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is listed as 0, and a signal to 0 would end our own group of processes."""
+    signalled: list[int] = []
+    folder = write(v2 / "faas/abcd/i1", {"cgroup.procs": "0\n4194000\n"})
+
+    def kill(process: int, number: int) -> None:
+        signalled.append(process)
+        (folder / "cgroup.procs").write_text("0\n")
+
+    monkeypatch.setattr("os.kill", kill)
+    CgroupsV2("abcd", v2, own_group(tmp_path, "/")).kill("i1")
+    assert set(signalled) == {4194000}
+
+
+def test_what_was_killed_and_is_ours_is_buried_and_what_does_not_die_is_not_waited_for(
+    v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.drivers.oci.cgroups.SWEEP_SECONDS", 0.2)
+    monkeypatch.setattr("worker.drivers.oci.cgroups.BURY_SECONDS", 0.2)
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    with subprocess.Popen(["sleep", "60"]) as mortal, subprocess.Popen(["sleep", "60"]) as immortal:
+        folder = write(v2 / "faas/abcd/i1", {"cgroup.procs": f"{mortal.pid}\n{immortal.pid}\n"})
+        real = os.kill
+        monkeypatch.setattr("os.kill", lambda pid, number: None if pid == immortal.pid else real(pid, number))
+        began = time.monotonic()
+        groups.close()
+        assert time.monotonic() - began < 10
+        assert not Path(f"/proc/{mortal.pid}").exists()
+        assert Path(f"/proc/{immortal.pid}").exists()
+        (folder / "cgroup.procs").write_text("")
+        real(immortal.pid, signal.SIGKILL)

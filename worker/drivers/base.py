@@ -148,7 +148,10 @@ class Driver(Protocol):
         ...
 
     async def delete(self, sandbox_id: str) -> None:
-        """Kill it and remove all that belongs to it. No error where it is absent."""
+        """Kill it and remove all that belongs to it, also of one that a driver finds but does not hold (see `ids`).
+
+        No error where it is absent. Raises Unavailable where something of it stays; another call tries again.
+        """
         ...
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:

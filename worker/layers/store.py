@@ -9,28 +9,24 @@ having one of these has to show that his unpacks to it, so that nobody reads a l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
-import errno
-import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
-from faas.errors import FaasError, ImageUnusable, NotFound, Unavailable
+from faas.errors import ImageUnusable, NotFound
 from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import CONFIG_BYTES, ImageConfig, Manifest, chain_id
 from faas.oci.reference import Reference
 from faas.oci.source import ImageSource
+from worker.layers.unpacker import Unpacker, UnpackLimits
 
 T = TypeVar("T")
 
@@ -42,20 +38,8 @@ LAYER_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
 }
+CLOSE_SECONDS = 10.0  # for what follows the end of a child: its half of a layer is removed
 LAYERS = 120  # more do not fit the one page of options that mount(2) takes
-OUR_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}  # not the archive's
-_PACKAGES = Path(__file__).resolve().parent.parent.parent  # where the child finds this package
-
-
-@dataclass(frozen=True, slots=True)
-class UnpackLimits:
-    """What one layer may cost. `ratio` is unpacked to compressed, beyond the first 64 MiB."""
-
-    bytes: int = 10 << 30
-    entries: int = 500_000
-    depth: int = 200
-    ratio: int = 200
-    seconds: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +69,8 @@ class LayerStore:
         self._architecture = architecture
         self._threads = threads
         self._limits = limits or UnpackLimits()
-        self._unpacking: dict[tuple[Digest, Digest], asyncio.Task[None]] = {}
+        self._unpacker = Unpacker()
+        self._unpacking: dict[tuple[Digest, Digest], asyncio.Task[int]] = {}
         self._short: dict[Digest, Path] = {}
 
     def open(self) -> None:
@@ -94,6 +79,12 @@ class LayerStore:
         for folder in (self._root, self._root / "tmp", self._root / "blobs", self._links):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._short.clear()
+
+    async def close(self) -> None:
+        """End what is being unpacked: whoever waits for it gets Unavailable."""
+        self._unpacker.close()
+        if self._unpacking:
+            await asyncio.wait(list(self._unpacking.values()), timeout=CLOSE_SECONDS)
 
     async def image(self, reference: str) -> UnpackedImage:
         """The image of `repository@digest`, with every layer here. Raises ImageUnusable with the reason."""
@@ -104,9 +95,11 @@ class LayerStore:
         except (NotFound, ValueError) as error:
             raise ImageUnusable(f"{reference}: {error}") from None
         self._check(reference, manifest, config)
-        folders = []
+        folders, left = [], self._limits.bytes
         for index, descriptor in enumerate(manifest.layers):
-            folders.append(await self._layer(repository, descriptor, config.diff_ids[: index + 1]))
+            diff_ids = config.diff_ids[: index + 1]
+            left = max(0, left - await self._layer(repository, descriptor, diff_ids, left))
+            folders.append(self._link(chain_id(diff_ids)))
         return UnpackedImage(manifest.digest, config, tuple(folders))
 
     async def _config(self, repository: str, manifest: Manifest) -> ImageConfig:
@@ -137,18 +130,21 @@ class LayerStore:
         if size > self._limits.bytes:
             raise ImageUnusable(f"{reference} has {size} bytes; at most {self._limits.bytes} are possible")
 
-    async def _layer(self, repository: str, descriptor: Descriptor, diff_ids: tuple[Digest, ...]) -> Path:
-        """The layer of the last diff id; concurrent callers share the work, and none can cancel it for the others."""
+    async def _layer(self, repository: str, descriptor: Descriptor, diff_ids: tuple[Digest, ...], left: int) -> int:
+        """Bring the layer of the last diff id here, of at most `left` bytes: its bytes.
+
+        Concurrent callers share the work, and none can cancel it for the others.
+        """
         chain = chain_id(diff_ids)
-        if not self._seen(chain, descriptor).exists():
-            key = (chain, descriptor.digest)
-            task = self._unpacking.get(key)
-            if task is None:
-                task = asyncio.create_task(self._unpack(repository, descriptor, diff_ids, chain))
-                self._unpacking[key] = task
-                task.add_done_callback(lambda _: self._unpacking.pop(key, None))
-            await asyncio.shield(task)
-        return self._link(chain)
+        if (size := _size(self._seen(chain, descriptor))) is not None:
+            return size
+        key = (chain, descriptor.digest)
+        task = self._unpacking.get(key)
+        if task is None:
+            task = asyncio.create_task(self._unpack(repository, descriptor, diff_ids, chain, left))
+            self._unpacking[key] = task
+            task.add_done_callback(lambda _: self._unpacking.pop(key, None))
+        return await asyncio.shield(task)
 
     def _seen(self, chain: Digest, descriptor: Descriptor) -> Path:
         return self._root / "blobs" / f"{chain.hex}-{descriptor.digest.hex}"
@@ -163,31 +159,42 @@ class LayerStore:
         return short
 
     async def _unpack(
-        self, repository: str, descriptor: Descriptor, diff_ids: tuple[Digest, ...], chain: Digest
-    ) -> None:
+        self, repository: str, descriptor: Descriptor, diff_ids: tuple[Digest, ...], chain: Digest, left: int
+    ) -> int:
         temporary = self._root / "tmp" / secrets.token_hex(8)
         lowers = [self._root / chain_id(diff_ids[:n]).hex for n in range(len(diff_ids) - 1, 0, -1)]
         try:
             blob = await self._source.open_blob(repository, descriptor)
         except NotFound:
             raise ImageUnusable(f"the layer {descriptor.digest} is gone") from None
+        limits = replace(self._limits, bytes=left)
         with blob:
-            await self._in_thread(lambda: self._unpack_blob(blob, temporary, descriptor, diff_ids[-1], lowers))
+            size = await self._in_thread(
+                lambda: self._unpack_blob(blob, temporary, descriptor, diff_ids[-1], lowers, limits)
+            )
         seen = self._seen(chain, descriptor)
-        await self._in_thread(lambda: _publish(temporary, self._root / chain.hex, seen))
+        await self._in_thread(lambda: _publish(temporary, self._root / chain.hex, seen, size))
+        return size
 
     def _unpack_blob(
-        self, blob: BinaryIO, folder: Path, descriptor: Descriptor, diff_id: Digest, lowers: list[Path]
-    ) -> None:
+        self,
+        blob: BinaryIO,
+        folder: Path,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        lowers: list[Path],
+        limits: UnpackLimits,
+    ) -> int:
         folder.mkdir()
         folder.chmod(0o755)
         algorithms = (descriptor.digest.algorithm, diff_id.algorithm)
         try:
-            outcome = unpack(blob, folder, self._limits, algorithms, lowers)
+            outcome = self._unpacker.unpack(blob, folder, limits, algorithms, lowers)
             if outcome["digest"] != descriptor.digest.hex:
                 raise ImageUnusable(f"the layer {descriptor.digest} has another content than its digest says")
             if outcome["diff_id"] != diff_id.hex:
                 raise ImageUnusable(f"the layer {descriptor.digest} does not unpack to its diff id {diff_id}")
+            return int(outcome["bytes"])
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -196,62 +203,15 @@ class LayerStore:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def unpack(
-    blob: BinaryIO,
-    folder: Path,
-    limits: UnpackLimits,
-    algorithms: tuple[str, str] = ("sha256", "sha256"),
-    lowers: Sequence[Path] = (),
-) -> dict[str, Any]:
-    """Blocking. Unpack `blob` into the empty `folder` by a jailed child. Raises ImageUnusable with the reason.
-
-    `algorithms` are those of the blob's digest and of the diff id. `lowers` are the layers below, the top one first:
-    a hard link may point into them.
-    """
-    with contextlib.ExitStack() as stack:
-        descriptors = [os.open(lower, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for lower in lowers]
-        for descriptor in descriptors:
-            stack.callback(os.close, descriptor)
-        arguments = {**asdict(limits), "algorithms": algorithms, "lowers": descriptors}
-        return _run_child(blob, folder, arguments, descriptors)
-
-
-def _run_child(blob: BinaryIO, folder: Path, limits: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-    command = [sys.executable, "-B", "-s", "-m", "worker.layers.unpack", str(folder), json.dumps(limits)]
-    seconds = limits["seconds"]
+def _size(seen: Path) -> int | None:
+    """The bytes of a layer that the blob was seen to unpack to; None where it was not, or the note was cut short."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=blob,
-            capture_output=True,
-            timeout=seconds,
-            cwd="/",
-            env={"PYTHONPATH": str(_PACKAGES)},
-            pass_fds=descriptors,
-        )
-    except subprocess.TimeoutExpired:
-        raise ImageUnusable(f"unpacking a layer took more than {seconds} s") from None
-    except OSError as error:
-        raise FaasError(f"cannot start the unpacking: {error}") from None
-    if done.returncode < 0:
-        raise ImageUnusable(f"unpacking a layer was ended by signal {-done.returncode}: it costs too much")
-    try:
-        outcome: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise FaasError(f"unpacking a layer failed: {_last_line(done.stderr)}") from None
-    if outcome.get("errno") in OUR_FAULTS:
-        raise Unavailable(outcome["error"], hint="free space in the data folder")
-    if "error" in outcome:
-        raise ImageUnusable(outcome["error"])
-    return outcome
+        return int(seen.read_text())
+    except (OSError, ValueError):
+        return None
 
 
-def _last_line(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "nothing was said"
-
-
-def _publish(temporary: Path, final: Path, seen: Path) -> None:
+def _publish(temporary: Path, final: Path, seen: Path, size: int) -> None:
     """Flush, then rename: power loss leaves the whole folder or none (zero-byte files are the classic result)."""
     descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -262,4 +222,4 @@ def _publish(temporary: Path, final: Path, seen: Path) -> None:
         temporary.rename(final)
     except OSError:  # unpacked from another blob of the same content
         shutil.rmtree(temporary, ignore_errors=True)
-    seen.touch()
+    seen.write_text(str(size))

@@ -1,22 +1,18 @@
 """Unpack one layer, as a program of its own: `python -m worker.layers.unpack FOLDER LIMITS < blob` (JSON limits).
 
-It assumes that the archive is hostile. Before the first byte is parsed, the process is in namespaces of its own with
-the destination as its root, nearly all its capabilities gone, its memory, time and file sizes limited; `tarfile` only
-parses, every write is `worker.layers.tree`'s. Prints one JSON object: `{"digest", "diff_id", "bytes", "entries",
-"skipped"}`, or `{"error"}` and exits with 1.
+It assumes that the archive is hostile. Before the first byte is parsed, the process is in the jail of
+`worker.layers.jail`; `tarfile` only parses, every write is `worker.layers.tree`'s. Prints one JSON object:
+`{"digest", "diff_id", "bytes", "entries", "skipped"}`, or `{"error"}` and exits with 1.
 
 Whiteouts become overlayfs's own (kernel, Documentation/filesystems/overlayfs.rst; image-spec, layer.md "Whiteouts").
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import io
 import json
 import os
-import resource
-import struct
 import sys
 import tarfile
 import zlib
@@ -25,23 +21,19 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from worker.layers.jail import confine
 from worker.layers.tree import Attributes, Refused, Tree, shown, split
 
 CHUNK = 1 << 18  # bytes read at once
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
-MEMORY_HEADROOM = 64 << 20  # bytes beyond what the interpreter has when it starts
 RATIO_FREE = 64 << 20  # bytes that may come out before the ratio is looked at
 ZSTD_WINDOW = 1 << 25  # bytes; common encoders stay at 8 MiB
 MAX_ID = 2**31 - 2
 MAX_TIME = 2**40  # seconds; a larger one is a mistake or an attack
 
-CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS = 0x00020000, 0x40000000, 0x08000000, 0x04000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 32, 4096, 16384, 1 << 18
-MNT_DETACH = 2
-PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
-CAP_VERSION_3, CAP_LAST = 0x20080522, 40
-# chown, dac_override, dac_read_search, fowner; sys_admin for the xattr that marks opaque folders
-CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 21
+
+def too_large(limits: dict[str, Any]) -> Refused:
+    return Refused(f"the layer unpacks to more than the {limits['bytes']} bytes that its image may still have")
 
 
 class Source(io.RawIOBase):
@@ -95,8 +87,8 @@ class Source(io.RawIOBase):
         for chunk in chunks:
             self.given += len(chunk)
             self.plain.update(chunk)
-            if self.given > self._limits["bytes"] * 2:  # headers and padding of many small files
-                raise Refused(f"the layer unpacks to more than {self._limits['bytes']} bytes")
+            if self.given > self._limits["bytes"] * 2 + RATIO_FREE:  # headers and padding of many small files
+                raise too_large(self._limits)
             if self.given > RATIO_FREE and self.given > self.taken * self._limits["ratio"]:
                 raise Refused(f"the layer is compressed more than {self._limits['ratio']} to 1: a bomb")
             yield chunk
@@ -198,7 +190,7 @@ class Writer:
     def _take(self, size: int) -> None:
         self.bytes += size
         if size < 0 or self.bytes > self._limits["bytes"]:
-            raise Refused(f"the layer unpacks to more than {self._limits['bytes']} bytes")
+            raise too_large(self._limits)
 
     @staticmethod
     def _link_target(entry: tarfile.TarInfo) -> list[str]:
@@ -215,51 +207,9 @@ class Writer:
             self._tree.set_folder_time(path.split("/"), mtime)
 
 
-def _system(result: int, name: str) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
-
-
-def _confine(folder: str, limits: dict[str, Any]) -> None:
-    """From here on this process has no other files, no network, and little of the machine."""
-    with open("/proc/self/statm") as statm:
-        address_space = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY_HEADROOM
-    libc = ctypes.CDLL(None, use_errno=True)
-    target = os.fsencode(folder)
-    _system(libc.unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS), "unshare")
-    _system(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount private")
-    _system(libc.mount(target, target, None, MS_BIND, None), "bind mount")
-    flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC
-    _system(libc.mount(None, target, None, flags, None), "remount")
-    os.chdir(folder)
-    _system(libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
-    _system(libc.umount2(b".", MNT_DETACH), "umount2")
-    os.chdir("/")
-    os.umask(0)
-    _drop_capabilities(libc)
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits["seconds"], limits["seconds"]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limits["bytes"], limits["bytes"]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-
-
-def _drop_capabilities(libc: Any) -> None:
-    for capability in range(CAP_LAST + 1):
-        if not CAPABILITIES >> capability & 1:
-            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-    _system(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
-    header = struct.pack("=Ii", CAP_VERSION_3, 0)
-    low, high = CAPABILITIES & 0xFFFFFFFF, CAPABILITIES >> 32
-    _system(libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)), "capset")
-
-
 def main(folder: str, limits: dict[str, Any]) -> dict[str, Any]:
     source = Source(sys.stdin.buffer, limits)
-    _confine(folder, limits)
+    confine(folder, limits)
     tree = Tree(os.open("/", os.O_RDONLY | os.O_DIRECTORY), limits["lowers"], limits["depth"])
     writer = Writer(tree, limits)
     try:

@@ -16,33 +16,24 @@ import itertools
 import json
 import logging
 import os
-import shutil
-import subprocess
+import re
+import socket
+import threading
 import time
 from collections import deque
 from pathlib import Path
 
 from faas.errors import Unavailable
 from worker.network.namespace import own_namespace
-from worker.network.resolver import servers
+from worker.network.programs import attempt, run
+from worker.network.resolver import RESOLV_CONFS, servers, stamp
 
 log = logging.getLogger("worker.network")
 
 SHARED_SPACE = ipaddress.IPv4Network("100.64.0.0/10")  # RFC 6598: on no LAN, so it hides nobody's addresses
 PREFIX = 20  # 4,094 instances
-TIMEOUT = 10.0  # seconds for one call of ip or nft
 RECHECK_SECONDS = 10.0  # between looks at the machine's other firewall, which an engine may start or rewrite
-
-
-def run(command: list[str], text: str = "") -> str:
-    """Run a network tool. Raises Unavailable with what it said."""
-    try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"{command[0]}: {error}", hint="apt-get install iproute2 nftables") from None
-    if done.returncode:
-        raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()[:500]}")
-    return done.stdout
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that the calling thread is in
 
 
 def choose_subnet(server_id: str, taken: list[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
@@ -78,14 +69,26 @@ def uplinks() -> list[str]:
     return sorted({row["dev"] for row in rows if "dev" in row})
 
 
+def interfaces() -> set[str]:
+    return {name for _, name in socket.if_nameindex()}
+
+
+def bridges() -> set[str]:
+    return {row["ifname"] for row in json.loads(run(["ip", "-json", "link", "show", "type", "bridge"]) or "[]") if row}
+
+
 class Egress:
     """One server's links, firewall table and addresses. `prefix` begins the names of its host-side interfaces."""
 
-    def __init__(self, server_id: str, subnet: str = "") -> None:
+    def __init__(self, server_id: str, subnet: str = "", resolvers: tuple[Path, ...] = RESOLV_CONFS) -> None:
         self.table = f"faas_{server_id}"
         self.prefix = f"vf{server_id[:8]}"  # an interface's name has at most 15 characters
         self._server_id = server_id
         self._wanted = subnet
+        self._resolvers = resolvers
+        self._resolver_stamp: tuple[tuple[int, int], ...] = ()
+        self._apart: list[str] | None = None
+        self._installing = threading.Lock()
         self._free: deque[int] = deque()
         self._next = 2  # 0 is the network's own address, 1 the gateway's
         self._links = itertools.count(1)
@@ -108,8 +111,9 @@ class Egress:
                 raise Unavailable(f"subnet: {error}", hint="an IPv4 range such as 100.64.16.0/20") from None
         else:
             self.subnet = choose_subnet(self._server_id, host_networks())
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-        run(["nft", "-f", "-"], self._ruleset())
+        self._apart = self._interfaces_apart()
+        self._install()  # before forwarding is on
+        FORWARDING.write_text("1")
         self._pass_foreign_firewall()
 
     def close(self) -> None:
@@ -118,25 +122,68 @@ class Egress:
             os.close(self._host_namespace)
             self._host_namespace = -1
         for rule in self._foreign_rules():
-            if shutil.which("iptables"):
-                for chain in ("DOCKER-USER", "FORWARD"):
-                    subprocess.run(["iptables", "-w", "-D", chain, *rule], capture_output=True, timeout=TIMEOUT)
-        if shutil.which("nft"):
-            subprocess.run(["nft", "delete", "table", "inet", self.table], capture_output=True, timeout=TIMEOUT)
-        for name in os.listdir("/sys/class/net"):  # noqa: PTH208 - names, not paths
+            for chain in ("DOCKER-USER", "FORWARD"):
+                attempt(["iptables", "-w", "-D", chain, *rule])
+        self._stop_forwarding()
+        attempt(["nft", "delete", "table", "inet", self.table])
+        for name in interfaces():
             if name.startswith(self.prefix):
-                subprocess.run(["ip", "link", "delete", name], capture_output=True, timeout=TIMEOUT)
+                attempt(["ip", "link", "delete", name])
+
+    def follow_resolver(self) -> None:
+        """Blocking, but nearly always only a stat: the firewall lets through to the servers that instances are told."""
+        if stamp(self._resolvers) != self._resolver_stamp:
+            self._install()
+
+    def _interfaces_apart(self) -> list[str] | None:
+        """Those between which nothing was forwarded before us, and is not to be; None where this machine forwards.
+
+        No bridge: an engine or hypervisor that was merely not running would count on forwarding, and could not see that
+        it is we who turned it on. The uplink may be one all the same.
+        """
+        if FORWARDING.read_text().strip() != "0":
+            return None
+        return sorted((interfaces() - bridges() | set(uplinks())) - {"lo"})
+
+    def _stop_forwarding(self) -> None:
+        """Turn forwarding off where we turned it on, as the table says (also a crashed server's).
+
+        Not where somebody else may need it: an interface that is not one of those kept apart, another server's table.
+        """
+        chain = attempt(["nft", "list", "chain", "inet", self.table, "apart"])
+        if chain is None:
+            return
+        others = [row for row in (attempt(["nft", "list", "tables", "inet"]) or "").split() if row.startswith("faas_")]
+        strangers = {name for name in interfaces() if not name.startswith(self.prefix)} - {"lo"}
+        if others == [self.table] and strangers <= set(re.findall(r'"([^"]+)"', chain)):
+            FORWARDING.write_text("0")
+
+    def _install(self) -> None:
+        """The table, in one step with the removal of an earlier one."""
+        with self._installing:
+            now = stamp(self._resolvers)
+            table = f"table inet {self.table}"
+            run(["nft", "-f", "-"], f"{table}\ndelete {table}\n{self._ruleset()}")
+            self._resolver_stamp = now
 
     def _ruleset(self) -> str:
         links = f'"{self.prefix}*"'
         names = " ".join(
-            f"iifname {links} ip daddr {a} {p} dport 53 accept;" for a in servers() for p in ("udp", "tcp")
+            f"iifname {links} ip daddr {a} {p} dport 53 accept;"
+            for a in servers(self._resolvers)
+            for p in ("udp", "tcp")
         )
         # The host's own uplink may be a bridge (a hypervisor's); all others hold containers or guests.
         not_uplink = " ".join(f'oifname != "{name}"' for name in uplinks())
+        apart = jump = ""
+        if self._apart is not None:
+            names_apart = ", ".join(f'"{name}"' for name in self._apart)
+            rule = f"iifname {{ {names_apart} }} oifname {{ {names_apart} }} drop" if self._apart else ""
+            apart, jump = f"chain apart {{\n        {rule}\n    }}", "meta nfproto ipv4 jump apart"
         # Before address translation, so that a published port of a container counts as the host's address that it is.
         return f"""
 table inet {self.table} {{
+    {apart}
     chain prerouting {{
         type filter hook prerouting priority -150; policy accept;
         iifname {links} meta nfproto ipv6 drop
@@ -151,6 +198,7 @@ table inet {self.table} {{
         iifname {links} meta oifkind "bridge" {not_uplink} drop
         oifname {links} ct state established,related accept
         oifname {links} drop
+        {jump}
     }}
     chain postrouting {{
         type nat hook postrouting priority 100; policy accept;
@@ -168,15 +216,12 @@ table inet {self.table} {{
     def _pass_foreign_firewall(self) -> None:
         """Docker sets the FORWARD policy to DROP, which an accept in our own table cannot undo."""
         self._checked = time.monotonic()
-        if not shutil.which("iptables"):
+        listed = attempt(["iptables", "-w", "-S", "FORWARD"]) or ""
+        if "-P FORWARD DROP" not in listed:
             return
-        listed = subprocess.run(["iptables", "-w", "-S", "FORWARD"], capture_output=True, text=True, timeout=TIMEOUT)
-        if "-P FORWARD DROP" not in listed.stdout:
-            return
-        chain = "DOCKER-USER" if "DOCKER-USER" in listed.stdout else "FORWARD"
+        chain = "DOCKER-USER" if "DOCKER-USER" in listed else "FORWARD"
         for rule in self._foreign_rules():
-            command = ["iptables", "-w", "-C", chain, *rule]
-            if subprocess.run(command, capture_output=True, timeout=TIMEOUT).returncode:
+            if attempt(["iptables", "-w", "-C", chain, *rule]) is None:
                 run(["iptables", "-w", "-I", chain, *rule])
 
     def take(self) -> int:

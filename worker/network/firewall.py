@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-
-from worker.network.egress import TIMEOUT, run
+from worker.network.programs import attempt, run
 
 
 class BridgeFirewall:
@@ -39,5 +36,4 @@ table inet {self._table} {{
 
     def close(self) -> None:
         """Blocking. No error where it is absent."""
-        if shutil.which("nft"):
-            subprocess.run(["nft", "delete", "table", "inet", self._table], capture_output=True, timeout=TIMEOUT)
+        attempt(["nft", "delete", "table", "inet", self._table])

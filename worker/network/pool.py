@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from faas.errors import FaasError
 from faas.spec import Network
@@ -20,12 +20,27 @@ READY = 4  # namespaces of each kind kept ready
 PATIENCE_SECONDS = 0.1  # before one is made ahead: whoever took the last is starting an instance on the same cores
 
 
-@dataclass(slots=True)
 class NetworkNamespace:
     """A namespace for one instance; never used twice. `number` is its address in the egress subnet, 0 for none."""
 
-    descriptor: int
-    number: int = 0
+    __slots__ = ("_descriptor", "number")
+
+    def __init__(self, descriptor: int, number: int = 0) -> None:
+        self._descriptor = descriptor
+        self.number = number
+
+    @property
+    def descriptor(self) -> int:
+        """Raises OSError once it is closed: the number may be another instance's by then."""
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, "the instance's network is gone")
+        return self._descriptor
+
+    def close(self) -> None:
+        """No error where it is closed."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     @property
     def path(self) -> str:
@@ -58,7 +73,7 @@ class NamespacePool:
 
     async def discard(self, namespace: NetworkNamespace) -> None:
         """Close it; with the last process gone, its interfaces vanish too, and its address is free again."""
-        os.close(namespace.descriptor)
+        namespace.close()
         if namespace.number:
             self._egress.give_back(namespace.number)
 

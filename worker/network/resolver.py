@@ -12,6 +12,18 @@ log = logging.getLogger("worker.network")
 RESOLV_CONFS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
+def stamp(sources: tuple[Path, ...] = RESOLV_CONFS) -> tuple[tuple[int, int], ...]:
+    """Changes when the host's resolver settings do; one stat each."""
+    found = []
+    for source in sources:
+        try:
+            status = source.stat()
+            found.append((status.st_mtime_ns, status.st_ino))
+        except OSError:
+            found.append((0, 0))
+    return tuple(found)
+
+
 def resolv_conf(sources: tuple[Path, ...] = RESOLV_CONFS) -> str:
     """The host's resolver settings without servers that are reachable from the host alone (loopback)."""
     for source in sources:

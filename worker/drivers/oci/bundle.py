@@ -77,7 +77,8 @@ def configuration(
             "oomScoreAdj": OOM_SCORE,
             "rlimits": [
                 {"type": "RLIMIT_NOFILE", "hard": spec.open_files, "soft": spec.open_files},
-                {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
+                # Not 0: where core_pattern is a pipe the kernel ignores it, and refuses 1 (fs/coredump.c).
+                {"type": "RLIMIT_CORE", "hard": 1, "soft": 1},
             ],
         },
         "root": {"path": str(root), "readonly": not spec.writable_root},

@@ -23,6 +23,7 @@ CPU_QUOTA_LEAST = 1_000  # µs, the kernel's lower bound
 V1_COUNTED = ("memory", "pids", "cpuacct", "cpu")
 REMOVE_SECONDS = 2.0  # a group is busy until the kernel has buried its last process
 SWEEP_SECONDS = 5.0
+BURY_SECONDS = 1.0
 
 
 class Cgroups(Protocol):
@@ -93,7 +94,8 @@ def _processes(folder: Path) -> list[int]:
     found: list[int] = []
     for listed in (folder / "cgroup.procs", *folder.glob("**/cgroup.procs")):
         with contextlib.suppress(OSError):
-            found += map(int, listed.read_text().split())
+            # 0 is one of another PID namespace: to signal it would mean our own group of processes.
+            found += [process for process in map(int, listed.read_text().split()) if process]
     return found
 
 
@@ -101,11 +103,13 @@ def _children(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def _kill_all(folder: Path) -> set[int]:
+def _kill_all(*folders: Path) -> set[int]:
     """SIGKILL, until none is left: a process may fork while it is being read. The ids of those that were there."""
     deadline = time.monotonic() + SWEEP_SECONDS
     killed: set[int] = set()
-    while (processes := _processes(folder)) and time.monotonic() < deadline:
+    while (
+        processes := [process for folder in folders for process in _processes(folder)]
+    ) and time.monotonic() < deadline:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -115,15 +119,16 @@ def _kill_all(folder: Path) -> set[int]:
 
 
 def _bury(processes: set[int]) -> None:
-    """Take the exit status of those that were handed to us, as a crashed server's orphans may be."""
+    """Take the exit status of those that are ours or were handed to us; what does not die is not waited for."""
+    deadline = time.monotonic() + BURY_SECONDS
     for process in processes:
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(process, 0)
+            while os.waitpid(process, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.002)
 
 
-def _remove_tree(folder: Path, seconds: float) -> None:
+def _remove_tree(folder: Path, deadline: float) -> None:
     """rmdir from the bottom up; control files go with their folder."""
-    deadline = time.monotonic() + seconds
     below = [Path(f) for f, _, _ in os.walk(folder, topdown=False)] if folder.exists() else []
     for path in below:
         while True:
@@ -182,20 +187,21 @@ class CgroupsV1:
         (self._folder("cpu", sandbox_id) / "cpu.cfs_quota_us").write_text(str(quota(cpus)))
 
     def kill(self, sandbox_id: str) -> None:
-        _kill_all(self._folder("pids", sandbox_id))
+        _bury(_kill_all(self._folder("pids", sandbox_id)))
 
     def remove(self, sandbox_id: str) -> None:
+        deadline = time.monotonic() + REMOVE_SECONDS
         for tree in self._trees():
-            _remove_tree(tree / self._parent / sandbox_id, REMOVE_SECONDS)
+            _remove_tree(tree / self._parent / sandbox_id, deadline)
 
     def ids(self) -> list[str]:
         return _children(self._root / "memory" / self._parent)
 
     def close(self) -> None:
+        _bury(_kill_all(*(tree / self._parent for tree in self._trees())))
+        deadline = time.monotonic() + REMOVE_SECONDS
         for tree in self._trees():
-            _bury(_kill_all(tree / self._parent))
-        for tree in self._trees():
-            _remove_tree(tree / self._parent, REMOVE_SECONDS)
+            _remove_tree(tree / self._parent, deadline)
             with contextlib.suppress(OSError):
                 (tree / "faas").rmdir()  # only where no other server has any
 
@@ -288,10 +294,10 @@ class CgroupsV2:
         folder = self._folder(sandbox_id)
         with contextlib.suppress(OSError):  # before Linux 5.14 there is no such file
             (folder / "cgroup.kill").write_text("1")
-        _kill_all(folder)
+        _bury(_kill_all(folder))
 
     def remove(self, sandbox_id: str) -> None:
-        _remove_tree(self._folder(sandbox_id), REMOVE_SECONDS)
+        _remove_tree(self._folder(sandbox_id), time.monotonic() + REMOVE_SECONDS)
 
     def ids(self) -> list[str]:
         return _children(self._root / self._parent)
@@ -299,7 +305,7 @@ class CgroupsV2:
     def close(self) -> None:
         folder = self._root / self._parent
         _bury(_kill_all(folder))
-        _remove_tree(folder, REMOVE_SECONDS)
+        _remove_tree(folder, time.monotonic() + REMOVE_SECONDS)
         with contextlib.suppress(OSError):
             (self._root / "faas").rmdir()
 

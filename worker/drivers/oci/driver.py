@@ -9,13 +9,14 @@ import logging
 import os
 import resource
 import shutil
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from faas.errors import Conflict, FaasError, Unavailable
 from faas.oci.source import ImageSource
+from faas.spec import Network
 from worker.drivers.base import (
     DriverPaths,
     Exit,
@@ -26,7 +27,7 @@ from worker.drivers.base import (
     SandboxStats,
     architecture,
 )
-from worker.drivers.oci import mounts, seccomp
+from worker.drivers.oci import mounts, seccomp, workdir
 from worker.drivers.oci import runtime as runtimes
 from worker.drivers.oci.bundle import configuration
 from worker.drivers.oci.cgroups import for_machine
@@ -36,8 +37,10 @@ from worker.drivers.oci.process import Process, become_subreaper, stream
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.drivers.oci.scratch import ScratchPool
 from worker.layers.store import LayerStore, UnpackedImage
+from worker.network import programs
 from worker.network.egress import Egress
 from worker.network.pool import NamespacePool
+from worker.network.resolver import RESOLV_CONFS
 
 log = logging.getLogger("worker.drivers.oci")
 
@@ -45,27 +48,38 @@ RUN = Path("/run/faas")
 THREADS = 8  # starts, mounts, clean-up at once; a start is CPU, so more would only make each slower
 UNPACKERS = 2  # layers unpacked at once, apart: they take seconds
 KILL_SECONDS = 5.0
+CLOSE_SECONDS = 20.0  # for the end of all sandboxes, and for each step after it: a thread may hang in the kernel
 T = TypeVar("T")
 
 
 class OciDriver:
     """Implements `worker.drivers.base.Driver`.
 
-    What has begun is finished: a caller that is cancelled leaves no half-made sandbox and no half-done removal.
+    What has begun is finished: a caller that is cancelled goes at once and leaves no half-made sandbox, no half-done
+    removal. `delete` waits for what is on its way, and `close` for everything.
     """
 
     name = "oci"
 
-    def __init__(self, paths: DriverPaths, source: ImageSource, *, runtime: str = "", subnet: str = "") -> None:
+    def __init__(
+        self,
+        paths: DriverPaths,
+        source: ImageSource,
+        *,
+        runtime: str = "",
+        subnet: str = "",
+        resolvers: tuple[Path, ...] = RESOLV_CONFS,
+    ) -> None:
         self._run = run = RUN / paths.server_id
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oci")
         self._unpackers = ThreadPoolExecutor(UNPACKERS, thread_name_prefix="layers")
         self._layers = LayerStore(paths.data / "layers", run / "l", source, architecture(), self._unpackers)
         self._cgroups = for_machine(paths.server_id)
         self._scratch = ScratchPool(paths.data / "scratch", run / "scratch", self._threads)
-        self._namespaces = NamespacePool(Egress(paths.server_id, subnet), self._threads)
+        self._egress = Egress(paths.server_id, subnet, resolvers)
+        self._namespaces = NamespacePool(self._egress, self._threads)
         self._owned = OwnedLayers(run / "owned")
-        self._furniture = Furniture(run / "furniture")
+        self._furniture = Furniture(run / "furniture", resolvers)
         self._wanted_runtime = runtime
         self._runtime: runtimes.Runtime
         self._sandboxes: dict[str, OciSandbox] = {}
@@ -81,11 +95,11 @@ class OciDriver:
             reasons.append("not root")
         if runtimes.find(runtime) is None:
             reasons.append(f"{runtime or 'runc'} is not installed")
-        if "overlay" not in Path("/proc/filesystems").read_text():
+        if not mounts.known("overlay"):
             reasons.append("the kernel has no overlayfs (modprobe overlay)")
-        if not Path("/dev/loop-control").exists():
+        if not mounts.loop_devices():
             reasons.append("the kernel has no loop devices (modprobe loop)")
-        reasons += [f"{tool} is not installed" for tool in ("nft", "ip", "mkfs.ext4") if not shutil.which(tool)]
+        reasons += [f"{tool} is not installed" for tool in ("nft", "ip", "mkfs.ext4") if not programs.find(tool)]
         return reasons
 
     async def open(self) -> None:
@@ -122,32 +136,54 @@ class OciDriver:
         """Blocking. Processes, mounts, folders and groups of this server."""
         self._cgroups.close()
         for point in mounts.mounted_below(self._run):
-            mounts.unmount(point)
+            try:
+                mounts.unmount(point)
+            except FaasError as error:
+                log.error("%s", error)
         for folder in (self._run, RUN):
             with contextlib.suppress(OSError):  # RUN may hold another server's
                 folder.rmdir()
 
     async def close(self) -> None:
-        await asyncio.gather(*(self.delete(sandbox_id) for sandbox_id in list(self._sandboxes)))
+        steps: tuple[Callable[[], Awaitable[None]], ...] = (
+            self._layers.close,
+            self._end_all,
+            self._namespaces.close,
+            self._scratch.close,
+            lambda: self._in_thread(self._leave_nothing),
+        )
+        for step in steps:  # whatever one of them meets, the others are taken
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await step()
+            except Exception:
+                log.exception("closing leaves something behind")
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._unpackers.shutdown(wait=False, cancel_futures=True)
+
+    async def _end_all(self) -> None:
+        ends = await asyncio.gather(*map(self.delete, list(self._sandboxes)), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                log.error("an instance was not removed whole: %s", error)
         while self._work:
-            await asyncio.gather(*self._work, return_exceptions=True)
-        await self._namespaces.close()
-        await self._scratch.close()
-        await self._in_thread(self._leave_nothing)
-        self._threads.shutdown(wait=False)
-        self._unpackers.shutdown(wait=False)
+            await asyncio.wait(self._work)
 
     async def prepare(self, reference: str) -> PreparedImage:
         image = await self._layers.image(reference)
         return PreparedImage(reference, image.config, image)
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
-        if spec.id in self._sandboxes:
+        if spec.id in self._sandboxes or spec.id in self._removals:
             raise Conflict(f"there is a sandbox {spec.id} already")
         sandbox = OciSandbox(spec, self._run / "bundles" / spec.id, asyncio.get_running_loop().create_future())
         self._sandboxes[spec.id] = sandbox
+        sandbox.creating = self._own(self._create(sandbox))
         try:
-            await self._to_the_end(self._create(sandbox))
+            await self._to_the_end(sandbox.creating)
+        except asyncio.CancelledError:
+            self._removal(spec.id).add_done_callback(_unheard)
+            raise
         except BaseException:
             await self.delete(spec.id)
             raise
@@ -172,13 +208,17 @@ class OciDriver:
         assert isinstance(image, UnpackedImage)
         assert sandbox.namespace is not None
         sandbox.root.mkdir(parents=True)
-        layers, upper = (*image.layers, self._furniture.layer(spec.hostname)), None
+        layers, upper, owner = image.layers, None, (0, 0)
         if spec.writable_root:
             if scratch is None:
                 raise Unavailable("a writable root needs ephemeral_storage")
-            layers, upper = self._owned.layers(layers, spec.user), scratch.folder
+            layers, upper, owner = self._owned.layers(layers, spec.user), scratch.folder, spec.user
             os.chown(scratch.upper, *spec.user)
+        layers = (*layers, self._furniture.layer(spec.hostname, owner))
         mounts.mount_root(layers, sandbox.root, upper, self._run / "empty")
+        workdir.check(sandbox.root, spec.workdir)
+        if spec.network is Network.OUTBOUND:
+            self._egress.follow_resolver()
         config = configuration(
             spec,
             root=sandbox.root,
@@ -196,7 +236,7 @@ class OciDriver:
         assert isinstance(sandbox, OciSandbox)
         if sandbox.state is not SandboxState.CREATED or sandbox.starting:
             raise Conflict(f"the sandbox {sandbox.id} is not merely created")
-        sandbox.starting = asyncio.create_task(self._start(sandbox))
+        sandbox.starting = self._own(self._start(sandbox))
         await self._to_the_end(sandbox.starting)
 
     async def _start(self, sandbox: OciSandbox) -> None:
@@ -227,40 +267,51 @@ class OciDriver:
                 raise Unavailable(f"the instance {sandbox.id} does not die")
 
     async def delete(self, sandbox_id: str) -> None:
-        sandbox = self._sandboxes.get(sandbox_id)
-        if sandbox is None:
-            return
+        await self._to_the_end(self._removal(sandbox_id))
+
+    def _removal(self, sandbox_id: str) -> asyncio.Task[None]:
+        """The one that is on its way, or a new one."""
         task = self._removals.get(sandbox_id)
         if task is None:
-            task = asyncio.create_task(self._delete(sandbox))
+            sandbox = self._sandboxes.get(sandbox_id)
+            task = self._own(self._delete(sandbox) if sandbox else self._delete_stranger(sandbox_id))
             self._removals[sandbox_id] = task
             task.add_done_callback(lambda _: self._removals.pop(sandbox_id, None))
-        await self._to_the_end(task)
+        return task
 
     async def _delete(self, sandbox: OciSandbox) -> None:
-        try:
+        """Whatever one step meets, the others are taken. What is left then is a stranger's."""
+        if making := [task for task in (sandbox.creating, sandbox.starting) if task]:
+            await asyncio.wait(making)
+        async with contextlib.AsyncExitStack() as stack:  # from the last one to the first
+            stack.callback(self._sandboxes.pop, sandbox.id)
+            if sandbox.namespace is not None:
+                stack.push_async_callback(self._namespaces.discard, sandbox.namespace)
+            if sandbox.scratch is not None:
+                stack.push_async_callback(self._scratch.discard, sandbox.scratch)
+            stack.push_async_callback(self._in_thread, lambda: self._remove(sandbox.id))
+            stack.callback(sandbox.close_sockets)
+            stack.callback(sandbox.close_outputs)
             await self.kill(sandbox)
-        except TimeoutError:
-            log.error("an instance does not die", extra={"instance": sandbox.id})
-        sandbox.close_outputs()
-        sandbox.close_sockets()
-        await self._in_thread(lambda: self._remove(sandbox))
-        if sandbox.scratch is not None:
-            await self._scratch.discard(sandbox.scratch)
-        if sandbox.namespace is not None:
-            await self._namespaces.discard(sandbox.namespace)
-        del self._sandboxes[sandbox.id]
 
-    def _remove(self, sandbox: OciSandbox) -> None:
-        """Blocking. What a failed start left running, the root, the bundle, the runtime's record, the groups."""
-        self._cgroups.kill(sandbox.id)
+    async def _delete_stranger(self, sandbox_id: str) -> None:
+        """What the machine has of a sandbox that this driver does not hold, if anything."""
+        if sandbox_id in await self.ids():
+            await self._in_thread(lambda: self._remove(sandbox_id))
+
+    def _remove(self, sandbox_id: str) -> None:
+        """Blocking. What still runs, the root, the bundle, the runtime's record, the groups. Raises Unavailable."""
+        bundle = self._run / "bundles" / sandbox_id
+        self._cgroups.kill(sandbox_id)
         try:
-            mounts.unmount(sandbox.root)
+            mounts.unmount(bundle / "rootfs")
         except FaasError as error:
-            log.error("%s", error, extra={"instance": sandbox.id})
-        shutil.rmtree(sandbox.bundle, ignore_errors=True)
-        self._runtime.forget(sandbox.id)
-        self._cgroups.remove(sandbox.id)
+            log.error("%s", error, extra={"instance": sandbox_id})
+        shutil.rmtree(bundle, ignore_errors=True)
+        self._runtime.forget(sandbox_id)
+        self._cgroups.remove(sandbox_id)
+        if sandbox_id in self._cgroups.ids():
+            raise Unavailable(f"the instance {sandbox_id} does not die")
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
         with contextlib.suppress(FileNotFoundError):  # it has ended
@@ -271,7 +322,12 @@ class OciDriver:
         return sandbox.state
 
     async def ids(self) -> list[str]:
-        return sorted({*self._sandboxes, *await self._in_thread(self._cgroups.ids)})
+        return sorted({*self._sandboxes, *await self._in_thread(self._on_this_machine)})
+
+    def _on_this_machine(self) -> list[str]:
+        """Blocking. What has a group or a bundle."""
+        bundles = self._run / "bundles"
+        return [*self._cgroups.ids(), *(bundle.name for bundle in (bundles.iterdir() if bundles.is_dir() else ()))]
 
     def stats(self, sandbox: Sandbox) -> SandboxStats:
         return self._cgroups.stats(sandbox.id)
@@ -279,18 +335,25 @@ class OciDriver:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, T] | asyncio.Task[T]) -> T:
-        """Await `work`; where the caller is cancelled it is finished all the same, before that is heard."""
-        task = work if isinstance(work, asyncio.Task) else asyncio.create_task(work)
+    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+        return task
+
+    async def _to_the_end(self, task: asyncio.Task[T]) -> T:
+        """Await it; where the caller is cancelled that is heard at once, and the task goes on to its end."""
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()  # looked at: the caller is not there to hear it
+            task.add_done_callback(_unheard)
             raise
+
+
+def _unheard(task: asyncio.Task[Any]) -> None:
+    """Its caller is not there to hear it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("what nobody waited for has failed: %s", error)
 
 
 async def _ended(sandbox: OciSandbox) -> bool:

@@ -8,11 +8,13 @@ import os
 from pathlib import Path
 
 from faas.errors import Unavailable
+from worker.network.programs import attempt
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME = 0x1, 0x2, 0x4, 0x8, 0x400
 MS_BIND, MS_PRIVATE = 0x1000, 1 << 18
 MNT_DETACH = 0x2
 
+LOOP_CONTROL = Path("/dev/loop-control")
 OPTION_BYTES = 4095  # mount(2) takes one page of options
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,6 +33,29 @@ def mount(source: str, target: Path, kind: str, flags: int = 0, options: str = "
         source.encode(), os.fsencode(target), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None
     )
     _check(result, f"mount {kind or 'bind'} on {target}")
+
+
+def known(kind: str) -> bool:
+    """Blocking. Whether the kernel has this kind of file system.
+
+    A module that no mount has asked for yet is in no list: it is loaded. Who may not load it hears whether root could.
+    """
+    return _listed(kind) or (_load(kind) and (os.geteuid() != 0 or _listed(kind)))
+
+
+def loop_devices() -> bool:
+    """Blocking. Whether the kernel has loop devices; their module is loaded where nobody has asked for it yet."""
+    return LOOP_CONTROL.exists() or (_load("loop") and (os.geteuid() != 0 or LOOP_CONTROL.exists()))
+
+
+def _load(module: str) -> bool:
+    """Load it; without root, whether it is there to be loaded."""
+    dry = [] if os.geteuid() == 0 else ["--dry-run"]
+    return attempt(["modprobe", "--quiet", *dry, module]) is not None
+
+
+def _listed(kind: str) -> bool:
+    return any(row.split()[-1] == kind for row in Path("/proc/filesystems").read_text().splitlines())
 
 
 def unmount(target: Path) -> None:

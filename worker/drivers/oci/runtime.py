@@ -10,25 +10,36 @@ import re
 import select
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from faas.errors import ImageUnusable, Unavailable
 from worker.drivers.oci.cgroups import is_v2
+from worker.network import programs
 
 log = logging.getLogger("worker.drivers.oci")
 
 START_SECONDS = 30.0
-LEAST_RUNC = (1, 1, 5)  # distributions patch the later holes into it; below it, start-up warns
-# What runtimes say when the image or the specification is at fault, not we: (their words, ours, what to do).
+LEAVE_SECONDS = 5.0
+LEAST_RUNC = (1, 1, 12)  # the first of upstream's without CVE-2024-21626, a way out through the working directory
+# What runc and crun say when the image or the specification is at fault, not the machine: (their words, ours, what to
+# do). Only where they enter the folder and execute: the same errors from anything else are not the image's.
 FAULTS = (
-    (r"chdir|cwd|mkdir .*read-only file system", "the working directory cannot be entered", "check workdir"),
     (
-        r"permission denied|exec format error",
+        r"chdir to (cwd \(|`)|current working directory is outside"
+        r"|(container init: mkdir .*?|mkdir [^:]*/rootfs/.*?): (read-only file system|not a directory)",
+        "the working directory cannot be entered",
+        "check workdir",
+    ),
+    (
+        r'exec: ".*?": (permission denied|exec format error|is a directory)'
+        r"|open executable: |exec container process `.*?`: (permission denied|exec format error)",
         "the command cannot be executed",
         "wrong architecture, a missing interpreter, or no execute permission",
     ),
     (
-        r"executable file .*not found|no such file or directory",
+        r'exec: ".*?": (stat .*?: )?(executable file not found|no such file or directory)'
+        r"|executable file `.*?` not found|exec container process \(missing dynamic library\?\)",
         "the command is not in the image",
         "check command and entrypoint",
     ),
@@ -38,16 +49,30 @@ FAULTS = (
 def find(wanted: str = "") -> str | None:
     """The program that was asked for, or runc; with cgroup v2 alone crun first, which starts in half the time."""
     names = [wanted] if wanted else ["crun", "runc"] if is_v2() else ["runc"]
-    return next((path for name in names if (path := shutil.which(name))), None)
+    return next((path for name in names if (path := programs.find(name))), None)
 
 
 def warn_if_old(program: str) -> None:
-    """Blocking. Log where the runtime is older than what its fixed holes ask for."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        text = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
-        found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)", text)
-        if found and tuple(map(int, found.groups())) < LEAST_RUNC:
-            log.warning("%s is older than %s: update it", text.splitlines()[0], ".".join(map(str, LEAST_RUNC)))
+    """Blocking. Log where the runtime may be older than what its fixed holes ask for."""
+    if words := outdated(programs.attempt([program, "--version"]) or ""):
+        log.warning("%s", words)
+
+
+def outdated(version: str) -> str:
+    """What is wrong with a runtime that says this to `--version`; empty where nothing is known.
+
+    Distributions patch an old version: Debian's build names its revision ("commit: 1.1.5+ds1-1+deb12u1", security
+    updates end in deb<release>u<number>), others need not.
+    """
+    found = re.search(r"runc version (\d+)\.(\d+)\.(\d+)(\S*)", version)
+    if found is None or tuple(map(int, found.groups()[:3])) >= LEAST_RUNC:
+        return ""
+    name, least = found.group(0), ".".join(map(str, LEAST_RUNC))
+    if not found.group(4):
+        return f"{name} is older than {least} and open to CVE-2024-21626: update it"
+    if re.search(r"deb\d+u\d+", version):
+        return ""
+    return f"{name} is a distribution's build: only its changelog says whether CVE-2024-21626 is fixed in it"
 
 
 class Runtime:
@@ -70,9 +95,14 @@ class Runtime:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env)
         except OSError as error:
             raise Unavailable(f"{self._program}: {error}") from None
-        if _wait(process, START_SECONDS):
-            raise _failure(log_file)
-        return int(pid_file.read_text())
+        try:
+            if _wait(process, START_SECONDS):
+                raise _failure(log_file)
+            pid = int(pid_file.read_text())
+            _adopt(pid)
+            return pid
+        finally:
+            _bury_orphans()
 
     def forget(self, sandbox_id: str) -> None:
         """Blocking. Drop the runtime's record; `delete --force` would wait 100 ms for what we know has ended."""
@@ -81,17 +111,56 @@ class Runtime:
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
     """The exit code. Popen's own wait looks only every 50 ms when it has a deadline."""
-    watched = os.pidfd_open(process.pid)
+    if not _ended(process.pid, seconds):
+        process.kill()
+        process.wait()
+        raise Unavailable(f"the runtime did not start the instance within {seconds:.0f} s")
+    return process.wait()
+
+
+def _ended(pid: int, seconds: float) -> bool:
+    """Whether the process ends within that time."""
+    try:
+        watched = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
     try:
         poll = select.poll()
         poll.register(watched, select.POLLIN)
-        if not poll.poll(seconds * 1000):
-            process.kill()
-            process.wait()
-            raise Unavailable(f"the runtime did not start the instance within {seconds:.0f} s")
+        return bool(poll.poll(seconds * 1000))
     finally:
         os.close(watched)
-    return process.wait()
+
+
+def _adopt(pid: int) -> None:
+    """Wait until `pid` is our child: until then nobody can tell us how it ended.
+
+    crun starts it from a grandchild, which may outlive the program that we waited for by a moment.
+    """
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while (parent := _parent(pid)) not in (0, os.getpid()) and (left := deadline - time.monotonic()) > 0:
+        _ended(parent, left)
+
+
+def _parent(pid: int) -> int:
+    """0 where the process is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _bury_orphans() -> None:
+    """Take the exit status of crun's grandchildren, or each start would leave a zombie: they are ours as a subreaper.
+
+    They are in the session of a parent that is gone. What we start ourselves is in our session or leads its own, and
+    so is the first process of an instance.
+    """
+    with contextlib.suppress(OSError):  # a kernel without the list
+        for child in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                if os.getsid(child) not in (child, os.getsid(0)):
+                    os.waitpid(child, os.WNOHANG)
 
 
 def _failure(log_file: Path) -> Exception:

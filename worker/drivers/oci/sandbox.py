@@ -48,6 +48,7 @@ class OciSandbox:
     namespace: NetworkNamespace | None = None
     scratch: Scratch | None = None
     process: Process | None = None
+    creating: asyncio.Task[None] | None = None
     starting: asyncio.Task[None] | None = None
     state: SandboxState = SandboxState.CREATED
     transports: list[asyncio.ReadTransport] = field(default_factory=list)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from faas.errors import FaasError, Unavailable
 from worker.drivers.oci import mounts
+from worker.network.programs import find
 
 log = logging.getLogger("worker.oci")
 
@@ -39,6 +40,7 @@ LOOP_CTL_GET_FREE = 0x4C82
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CLR_FD = 0x4C01
 LO_FLAGS_AUTOCLEAR = 4
+LO_FLAGS_DIRECT_IO = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def _make_file_system(image: Path, size: int) -> None:
     with open(image, "xb") as file:
         file.truncate(total // BLOCK_BYTES * BLOCK_BYTES)
     command = [
-        "mkfs.ext4",
+        find("mkfs.ext4") or "mkfs.ext4",
         "-q",
         "-F",
         "-b",
@@ -201,9 +203,13 @@ def attach(image: Path) -> tuple[str, int]:
 
 
 def _loop_config(backing: int, image: Path) -> bytes:
-    """struct loop_config (linux/loop.h): fd, block_size, loop_info64 (flags at 52, file name at 56), reserved."""
+    """struct loop_config (linux/loop.h): fd, block_size, loop_info64 (flags at 52, file name at 56), reserved.
+
+    Direct I/O, where the file's own system has it: else the kernel keeps each page twice, and charges both to the
+    instance, whose writes then wait for the disk as soon as it is near its memory limit (cgroup v2: 10 times slower).
+    """
     info = bytearray(232)
-    struct.pack_into("=I", info, 52, LO_FLAGS_AUTOCLEAR)
+    struct.pack_into("=I", info, 52, LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO)
     name = os.fsencode(image)[-63:]
     info[56 : 56 + len(name)] = name
     return struct.pack("=II", backing, BLOCK_BYTES) + bytes(info) + bytes(64)
