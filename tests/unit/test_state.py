@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -101,9 +102,17 @@ async def test_a_broken_key_is_a_conflict(database: Database) -> None:
         await work()
 
 
+async def until_threads_end() -> None:
+    """A connection that could not be made ends its thread by itself, which tells the loop: it must still be there."""
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join, 5)
+
+
 async def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot be used"):
         await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'nowhere' / 'faas.db'}")
+    await until_threads_end()
 
 
 async def test_writers_take_turns_and_readers_go_on(database: Database) -> None:
