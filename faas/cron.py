@@ -1,10 +1,10 @@
 """The one door to croniter: five-field cron expressions in IANA time zones, right through clock changes.
 
-croniter counts on naive wall-clock time here; this module maps wall clock to instants, by two rules (as Vixie cron):
+croniter counts on naive wall-clock time here; this module maps wall clock to instants, by two rules:
 - the hour field begins with `*` (`*/5 * * * *`, `0 */2 * * *`): the job follows the clock on the wall as it really
   runs, so it fires in both passes of a repeated hour, and not in an hour that is left out;
-- any other hour field (`30 2 * * *`): once per calendar day it names. A repeated time fires at its first pass, a
-  time that does not exist is skipped.
+- any other hour field (`30 2 * * *`): once per calendar day it names. A repeated time fires at its first pass. A time
+  that does not exist that night does not fire and leaves no trace (Vixie cron would run it right after the change).
 Fire times are UTC datetimes on whole minutes.
 """
 

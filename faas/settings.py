@@ -74,6 +74,9 @@ class Settings:
     subnet: str = field(
         metadata={"help": "IPv4 range for instances; empty: one chosen from 100.64.0.0/10", "default": ""}
     )
+    trigger_roots: str = field(
+        metadata={"help": "folders, colon-separated, below which functions may watch folders", "default": "/srv"}
+    )
     sources: Mapping[str, str] = field(default_factory=dict, metadata={"hidden": True}, compare=False)
 
     @property
@@ -96,6 +99,10 @@ class Settings:
     def server_id(self) -> str:
         """Eight characters that name this data folder in cgroups, labels and firewall tables."""
         return hashlib.sha256(str(self.data).encode()).hexdigest()[:8]
+
+    @property
+    def trigger_folders(self) -> tuple[Path, ...]:
+        return tuple(Path(folder) for folder in self.trigger_roots.split(":") if folder)
 
     @property
     def tls(self) -> bool:
@@ -123,6 +130,9 @@ class Settings:
                     f"{flag} {address} is beyond loopback and there is no TLS",
                     hint="pass --tls-cert and --tls-key, or --insecure if the network is yours alone",
                 )
+        for folder in self.trigger_folders:
+            if not folder.is_absolute() or ".." in folder.parts or folder == Path("/"):
+                raise InvalidInput(f"trigger_roots must be absolute folders with : between them, not {str(folder)!r}")
         if self.registry_auth == "none" and not self.registry_listen.is_loopback:
             raise InvalidInput("a registry without login listens on loopback only")
 

@@ -7,9 +7,9 @@ import time
 from aiohttp import web
 
 from faas.auth import ANONYMOUS, Permission
-from faas.errors import NotFound, PayloadTooLarge, ShuttingDown
+from faas.errors import NotFound, ShuttingDown
 from faas.protocol import Trigger
-from faas.web import REQUEST_ID, access, read_body
+from faas.web import REQUEST_ID, access, held_body
 from gateway.callback import check_url
 from gateway.dispatcher import Dispatcher
 from gateway.headers import inbound
@@ -44,35 +44,30 @@ def async_routes(
         callback = request.headers.get(CALLBACK_HEADER, "")
         if callback:
             check_url(callback)
-        body = b""
-        if request.body_exists:
-            if (request.content_length or 0) > ASYNC_PAYLOAD_BYTES:
-                raise PayloadTooLarge(f"the body is over {ASYNC_PAYLOAD_BYTES} bytes")
-            await expected(request)
-            body = await read_body(request, ASYNC_PAYLOAD_BYTES)
         stranger = principal is ANONYMOUS
         fields = inbound(request, request[REQUEST_ID], authorization=stranger)
-        event = QueuedEvent(
-            id=request[REQUEST_ID],
-            namespace=namespace,
-            function=name,
-            trigger=Trigger.ASYNC,
-            kind=Kind.HTTP,
-            payload=body,
-            qualifier=qualifier,
-            meta={
-                "method": request.method,
-                "path": target.path,
-                "query": target.query,
-                "fields": [field for field in fields if field[0] != "x-callback-url"],
-                "source_ip": request.remote or "",
-                "account": "anonymous" if stranger else principal.name,
-                "label": route.label,
-            },
-            callback_url=callback,
-            created_at=time.time(),
-        )
-        await dispatcher.accept(event)
+        async with held_body(request, ASYNC_PAYLOAD_BYTES, expected) as body:
+            event = QueuedEvent(
+                id=request[REQUEST_ID],
+                namespace=namespace,
+                function=name,
+                trigger=Trigger.ASYNC,
+                kind=Kind.HTTP,
+                payload=body,
+                qualifier=qualifier,
+                meta={
+                    "method": request.method,
+                    "path": target.path,
+                    "query": target.query,
+                    "fields": [field for field in fields if field[0] != "x-callback-url"],
+                    "source_ip": request.remote or "",
+                    "account": "anonymous" if stranger else principal.name,
+                    "label": route.label,
+                },
+                callback_url=callback,
+                created_at=time.time(),
+            )
+            await dispatcher.accept(event)
         return web.Response(status=202, headers={CALL_ID_HEADER: event.id})
 
     later = {"expect_handler": _later}

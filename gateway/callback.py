@@ -14,7 +14,7 @@ from aiohttp import AddrInfoType, ClientError, ClientSession, ClientTimeout, Dum
 from faas.errors import InvalidInput, Unavailable
 
 URL_CHARACTERS = 2048
-TOTAL_SECONDS = 30.0
+TOTAL_SECONDS = 10.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # leads to the IPv4 address in its last 32 bits
 
 
@@ -56,7 +56,7 @@ class Callbacks:
         self._session: ClientSession | None = None
 
     async def start(self) -> None:
-        connector = TCPConnector(limit=32, force_close=True, socket_factory=self._socket)
+        connector = TCPConnector(limit=0, force_close=True, socket_factory=self._socket)
         self._session = ClientSession(
             connector=connector,
             timeout=ClientTimeout(total=TOTAL_SECONDS),

@@ -9,10 +9,11 @@ from typing import Any
 
 from aiohttp import web
 
-from faas.auth import Permission
+from faas.auth import ALL_NAMESPACES, Permission
 from faas.errors import InvalidInput, NotFound
 from faas.spec import NAME_PATTERN, is_namespace
-from faas.web import access
+from faas.state.session import Transaction
+from faas.web import PRINCIPAL, access
 from gateway.gateway import GATEWAY
 from gateway.operations import (
     TEXT,
@@ -31,7 +32,7 @@ from gateway.operations import (
 from gateway.router import parse_name
 from gateway.store import dead_letters, invocations
 from gateway.store.dead_letters import DeadLetter
-from gateway.store.invocations import PENDING
+from gateway.store.invocations import PENDING, QueuedEvent
 
 
 def _shown(letter: DeadLetter) -> dict[str, Any]:
@@ -69,6 +70,8 @@ async def listed(request: web.Request) -> web.Response:
         if not NAME_PATTERN.fullmatch(function) or not is_namespace(namespace):
             raise InvalidInput("function must be a function's name")
         allow(request, Permission.READ, namespace, function)
+    if not namespace and (own := request[PRINCIPAL].namespace) != ALL_NAMESPACES:
+        namespace = own  # asked of the database: behind others' newest the caller's own would not be found
     async with request.app[GATEWAY].database.read() as tx:
         letters = await dead_letters.every(tx, namespace, function)
     visible = [x for x in letters if may(request, Permission.READ, x.event.namespace, x.event.function)]
@@ -95,12 +98,14 @@ async def retried(request: web.Request) -> web.Response:
         letter.event, status=PENDING, attempts=0, not_before=0.0, created_at=time.time(), error_type="",
         error_message="",
     )  # fmt: skip
-    async with gateway.database.write() as tx:
+
+    async def again(tx: Transaction) -> list[QueuedEvent]:
         if not await dead_letters.remove(tx, event.id):
             raise NotFound("the dead letter has been retried or deleted meanwhile")
         await invocations.remove(tx, event.id)  # its own old row, which says that it failed
-        await gateway.dispatcher.add(tx, [event])
-    gateway.dispatcher.added([event])
+        return [event]
+
+    await gateway.dispatcher.commit(again)
     return answer({"id": event.id}, 202)
 
 

@@ -11,6 +11,7 @@ from faas.errors import (
     FaasError,
     FunctionError,
     ImageUnusable,
+    InvalidInput,
     NotFound,
     PayloadTooLarge,
     ResponseTooLarge,
@@ -30,7 +31,7 @@ from gateway.store.invocations import Kind, QueuedEvent
 log = logging.getLogger("faas.delivery")
 
 CALLBACK_RULES = AsyncSpec(retries=0)  # a callback that is not taken is tried until its event is too old
-MESSAGE_CHARACTERS = 1000
+TYPE_CHARACTERS, MESSAGE_CHARACTERS = 128, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,10 @@ class Delivery:
             return Answer(Failure(error.code, error.message, fault=False), error.status)
         except FunctionError as error:
             return _failed(error, error.error_type, fault=True)
-        except (NotFound, PayloadTooLarge) as error:
-            return _failed(error, error.code, fault=True, final=True)
         except ImageUnusable as error:
             return _failed(error, error.code, fault=True)
+        except (NotFound, PayloadTooLarge, InvalidInput) as error:
+            return _failed(error, error.code, fault=True, final=True)
         except FaasError as error:
             reason = error.reason if isinstance(error, Throttled) else error.code
             return _failed(error, reason, fault=False)
@@ -153,10 +154,15 @@ def http_payload(event: QueuedEvent) -> bytes:
     )
 
 
+def storable(text: str, characters: int) -> str:
+    """The beginning of what a function wrote; half a surrogate pair, which no database takes, becomes a `?`."""
+    return text[:characters].encode(errors="replace").decode()
+
+
 def _failed(error: FaasError, error_type: str, *, fault: bool, final: bool = False) -> Answer:
-    message = error.message[:MESSAGE_CHARACTERS]
+    error_type, message = storable(error_type, TYPE_CHARACTERS), storable(error.message, MESSAGE_CHARACTERS)
     body = json.dumps({"errorType": error_type, "errorMessage": message}).encode()
-    failure = Failure(error_type[:128], message, fault, body if fault else b"", final)
+    failure = Failure(error_type, message, fault, body if fault else b"", final)
     return Answer(failure, error.status, body)
 
 
@@ -168,7 +174,9 @@ def _reported(result: InvocationResult) -> Failure | None:
         message = str(json.loads(result.payload)["errorMessage"])
     except (ValueError, LookupError, TypeError, RecursionError):
         message = "the function failed"
-    return Failure(result.error_type[:128], message[:MESSAGE_CHARACTERS], True, result.payload)
+    return Failure(
+        storable(result.error_type, TYPE_CHARACTERS), storable(message, MESSAGE_CHARACTERS), True, result.payload
+    )
 
 
 def _plain(result: InvocationResult, route: Route) -> Answer:

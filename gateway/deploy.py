@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from faas.auth import Permission, Principal
@@ -217,7 +218,8 @@ class Deployer:
             await revisions.add(tx, RevisionRow(revision, now, by.name))
             await self._point_live(tx, revision, now, present)
             dropped = await self._prune(tx, key.namespace, key.function)
-        await self._publish(key.namespace, key.function, dropped)
+            state = await self._state(tx, key.namespace, key.function)
+        await self._publish(state, dropped)
 
     async def _point_live(
         self, tx: Transaction, revision: Revision, now: float, present: Mapping[TriggerSpec, set[SeenFile]]
@@ -237,19 +239,26 @@ class Deployer:
             await revisions.remove(tx, key)
         return old
 
-    async def _publish(self, namespace: str, name: str, dropped: list[RevisionKey] | None = None) -> None:
-        """What the database says now is what calls see from here on."""
-        async with self._database.read() as tx:
-            rows = await revisions.of_function(tx, namespace, name)
-            named = await aliases.of_function(tx, namespace, name)
-        state = FunctionState(namespace, name, named, {row.revision.key.number: row.revision for row in rows})
+    @staticmethod
+    async def _state(tx: Transaction, namespace: str, name: str) -> FunctionState:
+        rows = await revisions.of_function(tx, namespace, name)
+        named = await aliases.of_function(tx, namespace, name)
+        return FunctionState(namespace, name, named, {row.revision.key.number: row.revision for row in rows})
+
+    async def _publish(self, state: FunctionState, dropped: list[RevisionKey]) -> None:
+        """What has been committed is what calls see from here on. It is done: what fails now is logged, not told."""
         self._router.put(state)
-        if (live := state.revisions.get(named.get(LIVE, 0))) is not None:
-            await self._scaler.revision_live(live)
-        for key in dropped or ():
-            await self._scaler.retire(key)
         self._scheduler.changed()
-        await self._folders.changed()
+        live = state.revisions.get(state.aliases.get(LIVE, 0))
+        steps: list[Callable[[], Coroutine[Any, Any, None]]] = [self._folders.changed]
+        steps += [partial(self._scaler.retire, key) for key in dropped]
+        if live is not None:
+            steps.insert(0, partial(self._scaler.revision_live, live))
+        for step in steps:
+            try:
+                await step()
+            except Exception:
+                log.exception("after a change of %s", function_label(state.namespace, state.name))
 
     # Aliases
 
@@ -280,7 +289,8 @@ class Deployer:
                     await self._point_live(tx, revision, now, present)
                 else:
                     await aliases.point(tx, namespace, name, alias, number)
-            await self._publish(namespace, name)
+                changed = await self._state(tx, namespace, name)
+            await self._publish(changed, [])
 
     async def remove_alias(self, namespace: str, name: str, alias: str) -> None:
         if alias == LIVE:
@@ -294,7 +304,8 @@ class Deployer:
             async with self._database.write() as tx:
                 await aliases.remove(tx, namespace, name, alias)
                 dropped = await self._prune(tx, namespace, name)
-            await self._publish(namespace, name, dropped)
+                changed = await self._state(tx, namespace, name)
+            await self._publish(changed, dropped)
 
     # Delete
 

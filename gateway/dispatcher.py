@@ -1,7 +1,8 @@
 """The queue's engine: accepts events durably, claims due ones, runs them, and writes down what became of them.
 
 At least once: a row is over only after its answer is committed. What was running when the server ended is claimed
-again by the next start. Nothing here counts invocations: `gateway.invoke` does, as for every trigger.
+again by the next start. Whatever happens to an event, it ends in a stored state: over, queued again, or a dead letter.
+Nothing here counts invocations: `gateway.invoke` does, as for every trigger.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from faas.background import Background
 from faas.errors import FaasError, NotFound, Unavailable
@@ -24,16 +25,18 @@ from gateway import destination
 from gateway.delivery import Answer, Delivery
 from gateway.retries import EVENT_AGE_EXCEEDED, RETRIES_EXHAUSTED, Failure, RetryRules, expired, retried
 from gateway.router import Router, function_label
+from gateway.shares import shares
 from gateway.store import dead_letters, invocations, schedules
 from gateway.store.commits import GroupCommit, Work
-from gateway.store.invocations import CALLBACKS, ERROR, SUCCESS, Kind, QueuedEvent
+from gateway.store.invocations import CALLBACKS, ERROR, FILES, SUCCESS, Kind, QueuedEvent
 
 log = logging.getLogger("faas.dispatcher")
 
-IN_FLIGHT = 256  # events run at once, of all functions
+IN_FLIGHT = 256  # events run at once, of all functions; beyond it, one of each function that has none (`shares.py`)
 LANE_IN_FLIGHT = 64  # of one function: beyond its instances they would only wait
 FILES_IN_FLIGHT = 4  # of one function: each holds a file's content in memory, several times over
-CALLBACKS_IN_FLIGHT = 16
+CALLBACKS_IN_FLIGHT = 32  # beside the events, of all functions
+LANE_CALLBACKS_IN_FLIGHT = 4  # of one function, whose receiver may be slow
 POLL_SECONDS = 5.0  # the longest sleep: the wall clock may be set meanwhile
 KEPT_SECONDS = 86_400.0  # how long an ended invocation answers for its status
 SWEEP_SECONDS = 600.0
@@ -89,9 +92,25 @@ class Dispatcher:
 
     async def accept(self, event: QueuedEvent) -> str:
         """Store the event; its id once that is durable. Raises Unavailable where it cannot be stored."""
-        await self._commits.write(lambda tx: invocations.add(tx, [event]))
-        self.added([event])
+
+        async def one(tx: Transaction) -> Collection[QueuedEvent]:
+            return [event]
+
+        await self.commit(one)
         return event.id
+
+    async def commit(self, work: Callable[[Transaction], Awaitable[Collection[QueuedEvent]]]) -> None:
+        """Store the events that `work` gives in the transaction that it works in, and count them once that is
+        committed, whoever is still there to hear of it. Raises what `work` raises, Unavailable.
+        """
+        events: Collection[QueuedEvent] = ()
+
+        async def whole(tx: Transaction) -> None:
+            nonlocal events
+            events = await work(tx)
+            await invocations.add(tx, events)
+
+        await self._commits.write(whole, lambda: self.added(events))
 
     async def add(self, tx: Transaction, events: Collection[QueuedEvent]) -> None:
         """Store events within the caller's transaction; call `added` once it is committed."""
@@ -119,6 +138,9 @@ class Dispatcher:
                     swept = time.monotonic()
                     async with self._database.write() as tx:
                         await invocations.remove_ended(tx, self._clock() - KEPT_SECONDS)
+                        old = await dead_letters.remove_old(tx, self._clock())
+                    for (namespace, function), count in old.items():
+                        self._trimmed(namespace, function, count)
                 next_due = await self._claim()
                 if next_due is not None:
                     wait = min(wait, max(0.0, next_due - self._clock()))
@@ -134,12 +156,9 @@ class Dispatcher:
 
     async def _claim(self) -> float | None:
         """Take what is due and has room, and start it; when the next falls due."""
-        most = IN_FLIGHT - len(self._tasks)
-        if most <= 0:
-            return None
         now = self._clock()
         async with self._database.write() as tx:
-            claimed, next_due = await invocations.claim(tx, now, self._room, most)
+            claimed, next_due = await invocations.claim(tx, now, self._choose)
             for event in claimed:
                 if event.trigger is Trigger.SCHEDULE:
                     await schedules.running(tx, event.id, now)
@@ -152,41 +171,43 @@ class Dispatcher:
                 self._metrics.schedule_lag.observe(max(0.0, now - event.meta["fire_time"]))
         return next_due
 
-    def _room(self, lane: str) -> int:
-        if lane == CALLBACKS:
-            return CALLBACKS_IN_FLIGHT - self._in_flight[lane]
-        namespace, _, rest = lane.partition("/")
-        function, _, files = rest.partition("#")
+    def _choose(self, due: Mapping[str, int]) -> dict[str, int]:
+        """How many rows of each lane start now. Events and callbacks do not take each other's places."""
+        chosen: dict[str, int] = {}
+        for are_callbacks, most in ((False, IN_FLIGHT), (True, CALLBACKS_IN_FLIGHT)):
+            busy = sum(n for lane, n in self._in_flight.items() if lane.endswith(CALLBACKS) is are_callbacks)
+            wanted = {
+                lane: min(count, self._limit(lane) - self._in_flight[lane])
+                for lane, count in due.items()
+                if lane.endswith(CALLBACKS) is are_callbacks
+            }
+            chosen |= shares(wanted, self._in_flight, most - busy)
+        return chosen
+
+    def _limit(self, lane: str) -> int:
+        if lane.endswith(CALLBACKS):
+            return LANE_CALLBACKS_IN_FLIGHT
+        namespace, _, function = lane.removesuffix(FILES).partition("/")
         try:
             spec = self._router.resolve(namespace, function).revision.spec
             limit = min(LANE_IN_FLIGHT, spec.scale.max * spec.concurrency)
         except NotFound:
             limit = FUNCTION_OF_NOBODY
-        return (min(limit, FILES_IN_FLIGHT) if files else limit) - self._in_flight[lane]
+        return min(limit, FILES_IN_FLIGHT) if lane.endswith(FILES) else limit
 
     # One event
 
     async def _process(self, event: QueuedEvent) -> None:
         try:
-            spec, now = self._delivery.rules(event), self._clock()
-            if expired(event, spec, now):
-                kept = event.error_message or "the event waited longer than async.max_age"
-                failure = Failure(event.error_type or EVENT_AGE_EXCEEDED, kept, fault=False)
-                await self._give_up(event, Answer(failure, 504), EVENT_AGE_EXCEEDED)
-                return
-            answer = await self._delivery.run(event)
-            if answer.failure is None:
-                await self._succeeded(event, answer)
-                return
-            # Read again: a deploy may have changed the rules while it ran.
-            spec = self._delivery.rules(event)
-            again = retried(event, answer.failure, spec, self._clock(), self._rules)
-            if again is None:
-                condition = RETRIES_EXHAUSTED if answer.failure.fault else EVENT_AGE_EXCEEDED
-                await self._give_up(event, answer, condition)
-            else:
-                await self._store(event, lambda tx: invocations.again(tx, again))
-        except FaasError as error:
+            try:
+                await self._outcome(event)
+            except Exception as error:
+                if self._closing and isinstance(error, Unavailable):
+                    raise
+                log.exception("event %s", event.id, extra={"request_id": event.id})
+                failure = Failure(type(error).__name__, "our fault; it is logged", fault=False)
+                await self._fail(event, Answer(failure, 500))
+        except Unavailable as error:
             # Not stored before the server ended: the row stays running, and runs again at the next start.
             log.error("event %s: %s", event.id, error.message)
         finally:
@@ -194,6 +215,26 @@ class Dispatcher:
             if not self._in_flight[event.lane]:
                 del self._in_flight[event.lane]
             self._wake.set()
+
+    async def _outcome(self, event: QueuedEvent) -> None:
+        """Run it, and write down what became of it."""
+        spec, now = self._delivery.rules(event), self._clock()
+        if expired(event, spec, now):
+            kept = event.error_message or "the event waited longer than async.max_age"
+            failure = Failure(event.error_type or EVENT_AGE_EXCEEDED, kept, fault=False)
+            await self._give_up(event, Answer(failure, 504), EVENT_AGE_EXCEEDED)
+            return
+        answer = await self._delivery.run(event)
+        if answer.failure is None:
+            await self._succeeded(event, answer)
+            return
+        # Read again: a deploy may have changed the rules while it ran.
+        spec = self._delivery.rules(event)
+        again = retried(event, answer.failure, spec, self._clock(), self._rules)
+        if again is None:
+            await self._give_up(event, answer, RETRIES_EXHAUSTED if answer.failure.fault else EVENT_AGE_EXCEEDED)
+        else:
+            await self._store(event, lambda tx: invocations.again(tx, again))
 
     async def _store(self, event: QueuedEvent, work: Work) -> None:
         """Write an outcome down, however long the disk is full: until then the event keeps its place in flight.
@@ -228,50 +269,65 @@ class Dispatcher:
         self._backlog(event, -1)
 
     async def _give_up(self, event: QueuedEvent, answer: Answer, condition: str) -> None:
-        """Where `on_failure` says: a function, the dead letters, or nowhere."""
+        """To the function that `on_failure` names, else to the dead letters."""
+        on_failure = self._delivery.rules(event).on_failure if event.kind is not Kind.CALLBACK else ""
+        sent = None
+        if on_failure not in ("", "dlq") and self._router.state(event.namespace, on_failure) is not None:
+            dead = _dead(event, answer, self._clock())
+            sent = destination.event(dead, answer, condition, on_failure, self._clock())
+        await self._fail(event, answer, sent)
+
+    async def _fail(self, event: QueuedEvent, answer: Answer, sent: QueuedEvent | None = None) -> None:
+        """The event is over: `sent` goes on for it, else it is a dead letter. A callback is neither."""
         assert answer.failure is not None
         failure, now = answer.failure, self._clock()
-        attempts = event.attempts + (1 if failure.fault else 0)
-        dead = dataclasses.replace(
-            event,
-            status=ERROR,
-            ended_at=now,
-            attempts=attempts,
-            error_type=failure.error_type,
-            error_message=failure.message,
-        )
-        follow_up = _callback(event, answer, now)
-        on_failure = self._delivery.rules(event).on_failure if event.kind is not Kind.CALLBACK else ""
-        if on_failure not in ("", "dlq"):
-            sent = destination.event(dead, answer, condition, on_failure, now)
-            if sent is None or self._router.state(event.namespace, on_failure) is None:
-                on_failure = "dlq"  # nowhere to send it: never lost without a trace
-            else:
-                follow_up.append(sent)
+        dead, follow_up = _dead(event, answer, now), _callback(event, answer, now)
+        if sent is not None:
+            follow_up.append(sent)
+        kept, trimmed = False, 0
 
         async def work(tx: Transaction) -> None:
-            await invocations.end(tx, dead)
+            nonlocal kept, trimmed
+            there = await invocations.end(tx, dead)  # its function may have been deleted, with all its events
             await invocations.add(tx, follow_up)
-            if on_failure == "dlq":
-                await dead_letters.add(tx, dead, now)
+            kept = there and sent is None and event.kind is not Kind.CALLBACK
+            trimmed = await dead_letters.add(tx, dead, now) if kept else 0
             if event.trigger is Trigger.SCHEDULE:
-                message = f"{failure.error_type}: {failure.message}"
-                await schedules.ended(tx, event.id, ERROR, message, now)
+                await schedules.ended(tx, event.id, ERROR, f"{failure.error_type}: {failure.message}", now)
 
         await self._store(event, work)
         self._backlog(event, -1)
         for one in follow_up:
             self._backlog(one, 1)
         what = "a callback" if event.kind is Kind.CALLBACK else f"an event of {event.function}"
-        where = {"": "dropped", "dlq": "kept as a dead letter"}.get(on_failure, f"sent to {on_failure}")
+        where = f"sent to {sent.function}" if sent else "kept as a dead letter" if kept else "dropped"
         log.warning("%s failed for good, %s: %s", what, where, failure.error_type, extra={"request_id": event.id})
-        if event.kind is not Kind.CALLBACK:
+        if kept:
             self._metrics.dead_letters.labels(function_label(event.namespace, event.function)).inc()
+        if trimmed:
+            self._trimmed(event.namespace, event.function, trimmed)
+
+    def _trimmed(self, namespace: str, function: str, count: int) -> None:
+        log.warning("%d old dead letters of %s were deleted: see KEPT_LETTERS", count, function)
+        self._metrics.dead_letters_trimmed.labels(function_label(namespace, function)).inc(count)
 
     def _backlog(self, event: QueuedEvent, change: int) -> None:
         """Count what waits or runs. A function that was deleted meanwhile has no series, and gets none again."""
         if event.kind is not Kind.CALLBACK and self._router.state(event.namespace, event.function) is not None:
             self._metrics.async_backlog.labels(function_label(event.namespace, event.function)).inc(change)
+
+
+def _dead(event: QueuedEvent, answer: Answer, now: float) -> QueuedEvent:
+    assert answer.failure is not None
+    failure = answer.failure
+    return dataclasses.replace(
+        event,
+        status=ERROR,
+        ended_at=now,
+        attempts=event.attempts + (1 if failure.fault else 0),
+        error_type=failure.error_type,
+        error_message=failure.message,
+    )
 
 
 def _callback(event: QueuedEvent, answer: Answer, now: float) -> list[QueuedEvent]:
@@ -286,7 +342,7 @@ def _callback(event: QueuedEvent, answer: Answer, now: float) -> list[QueuedEven
         "X-Duration-Seconds": f"{max(0.0, now - event.created_at):.6f}",
     }
     if answer.failure is not None:
-        headers["X-Error-Type"] = answer.failure.error_type
+        headers["X-Error-Type"] = "".join(c for c in answer.failure.error_type if c.isprintable())
     return [
         QueuedEvent(
             id=new_request_id(),

@@ -24,6 +24,7 @@ from gateway.deploy import Deployer, store_interface
 from gateway.dispatcher import Dispatcher
 from gateway.events.file_event import FolderEvents
 from gateway.events.folder import FolderTriggers
+from gateway.events.roots import TriggerRoots
 from gateway.retries import RetryRules
 from gateway.router import Router
 from gateway.scaler import Scaler
@@ -83,18 +84,18 @@ class Gateway:
         runtimes: RuntimeBases,
         metrics: Metrics,
         info: ServerInfo,
-        data: Path,
+        roots: TriggerRoots,
         *,
         allow_private_callbacks: bool = False,
         rules: RetryRules = RetryRules(),  # noqa: B008 - a frozen value
     ) -> Gateway:
-        """Wire the parts; nothing runs yet. `data` is the server's own folder, which no trigger may watch."""
+        """Wire the parts; nothing runs yet."""
         path = DataPath.create(worker, metrics, found=partial(store_interface, database))
         callbacks = Callbacks(allow_private=allow_private_callbacks)
-        delivery = Delivery(path.router, path.invoker, FolderEvents(database), callbacks)
+        delivery = Delivery(path.router, path.invoker, FolderEvents(database, roots), callbacks)
         dispatcher = Dispatcher(database, path.router, delivery, metrics, rules=rules)
         scheduler = Scheduler(database, dispatcher, metrics)
-        folders = FolderTriggers(database, dispatcher, data)
+        folders = FolderTriggers(database, dispatcher, roots)
         deployer = Deployer(
             database, worker, images, path.router, path.scaler, scheduler, folders, metrics, registry=info.registry
         )

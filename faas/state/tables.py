@@ -136,15 +136,15 @@ dead_letters = Table(
     Column("qualifier", String(128), nullable=False),
     Column("trigger", String(16), nullable=False),
     Column("kind", String(16), nullable=False),
-    Column("payload", LargeBinary, nullable=False),
     Column("meta", Text, nullable=False),
     Column("error_type", Text, nullable=False),
     Column("error_message", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("died_at", Float, nullable=False),
+    Column("payload", LargeBinary, nullable=False),  # last: what comes after a long value is slow to read
     UniqueConstraint("id"),
-    Index(None, "namespace", "function"),
+    Index(None, "namespace", "function", "died_at"),
 )
 
 schedules = Table(

@@ -11,6 +11,7 @@ from urllib.parse import quote_plus
 from faas.state.session import Database
 from gateway.event import encode
 from gateway.events import files
+from gateway.events.roots import TriggerRoots
 from gateway.store import triggers
 from gateway.store.invocations import QueuedEvent
 from gateway.store.triggers import SeenFile
@@ -61,27 +62,32 @@ def s3_event(event: QueuedEvent, content: bytes | None) -> bytes:
 class FolderEvents:
     """The run of one file's event: content in, files out."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, roots: TriggerRoots) -> None:
         self._database = database
+        self._roots = roots
 
     async def load(self, event: QueuedEvent) -> bytes:
-        """The event with the file's content. Raises NotFound (gone or changed), PayloadTooLarge."""
+        """The event with the file's content.
+
+        Raises NotFound (gone or changed), PayloadTooLarge, InvalidInput (the folder is no longer open to functions).
+        """
+        await asyncio.to_thread(self._roots.check, event.meta["watch"])
         content = await asyncio.to_thread(files.read, event.meta["watch"], file_of(event))
         return await asyncio.to_thread(s3_event, event, content)
 
     async def store(self, event: QueuedEvent, payload: bytes) -> None:
         """Write the files that the function answered with beside the source; no trigger sees them as new.
 
-        Raises BadFunctionResponse, NotFound (the folder has gone).
+        Raises BadFunctionResponse, NotFound (the folder has gone), InvalidInput.
         """
         made = await asyncio.to_thread(files.outputs, payload)
         if not made:
             return
         watch = event.meta["watch"]
+        await asyncio.to_thread(self._roots.check, watch)
         written = await asyncio.to_thread(files.write_temporary, watch, file_of(event), event.id, made)
         async with self._database.write() as tx:
             for row in await triggers.every(tx):
                 if row.spec.watch == watch:
-                    for output in written:
-                        await triggers.see(tx, row, output.file)
+                    await triggers.see(tx, row, [output.file for output in written])
         await asyncio.to_thread(files.publish, watch, written)

@@ -8,42 +8,27 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import fcntl
 import json
 import os
+import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from faas.errors import BadFunctionResponse, InvalidInput, NotFound, PayloadTooLarge
+from faas.errors import BadFunctionResponse, NotFound, PayloadTooLarge
 from gateway.store.triggers import SeenFile
 
 # Base64 makes 4 bytes of 3 and the event around it takes some more; a synchronous event has 6,291,556 bytes at most.
 CONTENT_BYTES = 4_700_000
 OUTPUTS = 100
 NAME_BYTES = 255
-FORBIDDEN = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/root", "/run", "/sbin",
-             "/sys", "/usr", "/var/lib", "/var/log", "/var/cache", "/var/run", "/var/spool")  # fmt: skip
-
-
-def check_folder(watch: str, data: Path) -> None:
-    """Refuse folders that no function has business in: the system's, the server's own, hidden ones.
-
-    Raises InvalidInput. Whether the folder is there is another question.
-    """
-    if watch != os.path.normpath(watch) or not watch.startswith("/") or watch.startswith("//"):
-        raise InvalidInput(f"trigger.watch must be a plain absolute path without .. or trailing /, not {watch!r}")
-    for path in {watch, os.path.realpath(watch)}:
-        below = [root for root in (*FORBIDDEN, str(data), os.path.realpath(data)) if _within(path, root)]
-        if path == "/" or below:
-            raise InvalidInput(f"the folder {path} must not be watched", hint="choose one under /srv, /home or /mnt")
-        if any(part.startswith(".") for part in path.split("/")):
-            raise InvalidInput(f"the folder {path} is hidden: it must not be watched")
-
-
-def _within(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip("/") + "/")
+# O_NONBLOCK: a FIFO that has taken the name would hold us for ever.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# File systems whose leases are a server's word on caching: they say nothing of who is writing.
+_LEASED_BY_SERVER = {"nfs4", "cifs", "smb3"}
 
 
 @contextlib.contextmanager
@@ -85,14 +70,53 @@ def _encodable(name: str) -> bool:
     return True
 
 
+def being_written(watch: str, found: Iterable[SeenFile]) -> set[SeenFile] | None:
+    """Those of the files that a program of this machine has open for writing; None where that cannot be told here.
+
+    A read lease is refused while there is such a program, and given back at once where it is granted.
+    """
+    with opened(watch) as folder:
+        if _file_system(folder) in _LEASED_BY_SERVER:
+            return None
+        written = set()
+        for file in found:
+            try:
+                source = os.open(file.name, _READ, dir_fd=folder)
+            except OSError:  # gone meanwhile
+                continue
+            try:
+                # A writer that comes in between is announced to us by a signal: SIGIO, the usual one, would end us.
+                fcntl.fcntl(source, fcntl.F_SETSIG, signal.SIGURG)
+                fcntl.fcntl(source, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                fcntl.fcntl(source, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            except BlockingIOError:
+                written.add(file)
+            except OSError:  # there are none here, or none for us: not root, and not our file
+                return None
+            finally:
+                os.close(source)
+        return written
+
+
+def _file_system(folder: int) -> str:
+    """Its type; "" where it cannot be told."""
+    device = os.fstat(folder).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            mount, _, source = line.partition(" - ")
+            if mount.split()[2] == number:
+                return source.split()[0]
+    return ""
+
+
 def read(watch: str, file: SeenFile) -> bytes:
     """The file's content, if it is still the same. Raises NotFound (gone, or changed), PayloadTooLarge."""
     if file.size > CONTENT_BYTES:
-        raise PayloadTooLarge(f"{file.name} has {file.size} bytes; a folder trigger takes at most {CONTENT_BYTES}")
+        raise PayloadTooLarge(f"{watch}/{file.name} has {file.size:,} bytes; an event holds at most {CONTENT_BYTES:,}")
     with opened(watch) as folder:
         try:
-            # O_NONBLOCK: a FIFO that has taken the name would hold us for ever.
-            source = os.open(file.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            source = os.open(file.name, _READ, dir_fd=folder)
         except OSError as error:
             raise NotFound(f"{file.name} cannot be read: {error.strerror}") from None
         with open(source, "rb") as stream:

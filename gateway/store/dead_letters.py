@@ -1,4 +1,7 @@
-"""Dead letters: events given up, kept with their payload until somebody retries or deletes them."""
+"""Dead letters: events given up, kept with their payload until somebody retries or deletes them.
+
+Of each function the newest `KEPT_LETTERS` are kept, and none for longer than `KEPT_SECONDS`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from faas.protocol import Trigger
 from faas.state.session import Transaction
 from faas.state.tables import dead_letters
 from gateway.store.invocations import Kind, QueuedEvent
+
+KEPT_LETTERS = 1000  # of each function
+KEPT_SECONDS = 14 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +34,12 @@ class DeadLetter:
 _COLUMNS = [c for c in dead_letters.c if c.name != "payload"]
 
 
-async def add(tx: Transaction, event: QueuedEvent, died_at: float) -> None:
+async def add(tx: Transaction, event: QueuedEvent, died_at: float) -> int:
+    """Keep the event; how many older letters of its function had to go for it."""
     await tx.execute(
-        insert(dead_letters).values(
+        insert(dead_letters)
+        .prefix_with("OR REPLACE")
+        .values(
             namespace=event.namespace,
             id=event.id,
             function=event.function,
@@ -46,6 +55,21 @@ async def add(tx: Transaction, event: QueuedEvent, died_at: float) -> None:
             died_at=died_at,
         )
     )
+    table = dead_letters.c
+    mine = select(table.id).where(table.namespace == event.namespace, table.function == event.function)
+    surplus = mine.order_by(table.died_at.desc()).limit(-1).offset(KEPT_LETTERS)
+    return (await tx.execute(delete(dead_letters).where(table.id.in_(surplus)))).rowcount
+
+
+async def remove_old(tx: Transaction, now: float) -> dict[tuple[str, str], int]:
+    """Let go those that are too old: (namespace, function) → how many."""
+    table = dead_letters.c
+    old = table.died_at < now - KEPT_SECONDS
+    counted = select(table.namespace, table.function, func.count()).where(old)
+    rows = (await tx.execute(counted.group_by(table.namespace, table.function))).all()
+    if rows:
+        await tx.execute(delete(dead_letters).where(old))
+    return {(namespace, function): count for namespace, function, count in rows}
 
 
 async def every(tx: Transaction, namespace: str = "", function: str = "", limit: int = 1000) -> list[DeadLetter]:

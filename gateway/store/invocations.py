@@ -16,7 +16,7 @@ from faas.state.session import Transaction
 from faas.state.tables import invocations
 
 PENDING, RUNNING, SUCCESS, ERROR = "pending", "running", "success", "error"
-CALLBACKS = "callbacks"  # the lane of all of them
+FILES, CALLBACKS = "#files", "#callbacks"  # ends of lanes
 
 
 class Kind(enum.StrEnum):
@@ -56,9 +56,8 @@ class QueuedEvent:
     @property
     def lane(self) -> str:
         """Rows of one lane share a bound on what is in flight, and wait for each other only."""
-        if self.kind is Kind.CALLBACK:
-            return CALLBACKS
-        return f"{self.namespace}/{self.function}" + ("#files" if self.kind is Kind.FILE else "")
+        end = {Kind.FILE: FILES, Kind.CALLBACK: CALLBACKS}.get(self.kind, "")
+        return f"{self.namespace}/{self.function}{end}"
 
 
 def _event(row: Row[tuple[Any, ...]]) -> QueuedEvent:
@@ -102,34 +101,31 @@ async def recover(tx: Transaction) -> None:
 
 
 async def claim(
-    tx: Transaction, now: float, room: Callable[[str], int], most: int
+    tx: Transaction, now: float, choose: Callable[[Mapping[str, int]], Mapping[str, int]]
 ) -> tuple[list[QueuedEvent], float | None]:
-    """Take due rows, at most `room(lane)` of each lane and `most` in all; they are running from now on.
+    """Take due rows, the oldest of each lane; they are running from now on. `choose` is given how many rows of each
+    lane are due, and says how many of each to take.
 
-    Returns them with the time at which the next row of a lane with room falls due, or None.
+    Returns them with the time at which the next row falls due, or None.
     """
     table = invocations.c
-    lanes = (await tx.execute(select(table.lane).where(table.status == PENDING).distinct())).scalars().all()
+    due, later = table.not_before <= now, table.not_before > now
+    lanes = (
+        await tx.execute(
+            select(table.lane, func.count().filter(due), func.min(table.not_before).filter(later))
+            .where(table.status == PENDING)
+            .group_by(table.lane)
+        )
+    ).all()
     claimed: list[QueuedEvent] = []
-    next_due: float | None = None
-    # Where `most` runs out before the lanes do, the next second begins at another lane: none starves.
-    shift = int(now) % len(lanes) if lanes else 0
-    for lane in [*lanes[shift:], *lanes[:shift]]:
-        free = min(room(lane), most - len(claimed))
-        if free <= 0:
-            continue
-        due = select(invocations).where(table.status == PENDING, table.lane == lane)
-        rows = (await tx.execute(due.order_by(table.not_before).limit(free))).all()
-        for row in rows:
-            if row.not_before <= now:
-                claimed.append(_event(row))
-            else:
-                next_due = min(row.not_before, next_due or row.not_before)
-                break
+    for lane, count in choose({lane: count for lane, count, _ in lanes if count}).items():
+        oldest = select(invocations).where(table.status == PENDING, table.lane == lane, due)
+        rows = await tx.execute(oldest.order_by(table.not_before).limit(count))
+        claimed += [_event(row) for row in rows]
     if claimed:
         ids = [event.id for event in claimed]
         await tx.execute(update(invocations).where(table.id.in_(ids)).values(status=RUNNING))
-    return claimed, next_due
+    return claimed, min((next_due for _, _, next_due in lanes if next_due is not None), default=None)
 
 
 async def again(tx: Transaction, event: QueuedEvent) -> None:
@@ -148,9 +144,12 @@ async def again(tx: Transaction, event: QueuedEvent) -> None:
     )
 
 
-async def end(tx: Transaction, event: QueuedEvent) -> None:
-    """The row is over, with `status` and error; its payload goes, it stays to answer for itself."""
-    await tx.execute(
+async def end(tx: Transaction, event: QueuedEvent) -> bool:
+    """The row is over, with `status` and error; its payload goes, it stays to answer for itself.
+
+    Whether it was still there: it goes with its function.
+    """
+    ended = await tx.execute(
         update(invocations)
         .where(invocations.c.id == event.id)
         .values(
@@ -163,6 +162,7 @@ async def end(tx: Transaction, event: QueuedEvent) -> None:
             meta="{}",
         )
     )
+    return bool(ended.rowcount)
 
 
 async def get(tx: Transaction, invocation_id: str) -> QueuedEvent | None:

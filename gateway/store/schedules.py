@@ -12,9 +12,11 @@ from sqlalchemy.dialects.sqlite import insert
 from faas.spec import Missed, Overlap, ScheduleSpec
 from faas.state.session import Transaction
 from faas.state.tables import schedule_fires, schedules
+from gateway.store.invocations import PENDING, RUNNING
 
 SKIPPED, MISSED = "skipped", "missed"  # beside the statuses of `gateway.store.invocations`
-KEPT_FIRES = 100  # of each schedule
+KEPT_FIRES = 200  # of each schedule, beside those that have not ended
+_UNFINISHED = (PENDING, RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +81,21 @@ async def replace(tx: Transaction, namespace: str, function: str, specs: Collect
         await tx.execute(insert(schedules).values(key | values).on_conflict_do_update(set_=values))
 
 
-async def considered(tx: Transaction, row: ScheduleRow, until: float) -> None:
+async def considered(tx: Transaction, row: ScheduleRow, until: float) -> bool:
+    """Fire times up to `until` are dealt with. False where the schedule has gone meanwhile, or has other times."""
     table = schedules.c
     namespace, function, name = row.key
-    await tx.execute(
+    written = await tx.execute(
         update(schedules)
         .where(table.namespace == namespace, table.function == function, table.name == name)
+        .where(table.cron == row.spec.cron, table.timezone == row.spec.timezone)
         .values(considered_until=until)
     )
+    return bool(written.rowcount)
 
 
 async def record(tx: Transaction, row: ScheduleRow, fires: Iterable[Fire]) -> list[Fire]:
-    """Write fire times; returns those that were new. Old history is cut."""
+    """Write fire times; returns those that were new. Old history is cut, but never what still waits or runs."""
     namespace, function, name = row.key
     new = []
     for fire in fires:
@@ -111,7 +116,8 @@ async def record(tx: Transaction, row: ScheduleRow, fires: Iterable[Fire]) -> li
     table = schedule_fires.c
     mine = (table.namespace == namespace, table.function == function, table.schedule == name)
     kept = select(table.fire_time).where(*mine).order_by(table.fire_time.desc()).limit(KEPT_FIRES)
-    await tx.execute(delete(schedule_fires).where(*mine, table.fire_time.not_in(kept)))
+    over = (table.fire_time.not_in(kept), table.status.not_in(_UNFINISHED))
+    await tx.execute(delete(schedule_fires).where(*mine, *over))
     return new
 
 
@@ -122,7 +128,7 @@ async def unfinished(tx: Transaction, row: ScheduleRow) -> bool:
     found = await tx.execute(
         select(table.fire_time)
         .where(table.namespace == namespace, table.function == function, table.schedule == name)
-        .where(table.status.in_(("pending", "running")))
+        .where(table.status.in_(_UNFINISHED))
         .limit(1)
     )
     return found.first() is not None
@@ -132,7 +138,7 @@ async def running(tx: Transaction, invocation: str, now: float) -> None:
     """The fire's invocation has been claimed; the first time counts."""
     table = schedule_fires.c
     started = update(schedule_fires).where(table.invocation == invocation)
-    await tx.execute(started.values(status="running"))
+    await tx.execute(started.values(status=RUNNING))
     await tx.execute(started.where(table.started_at.is_(None)).values(started_at=now))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, tuple_
+from sqlalchemy import ColumnElement, delete, func, literal, select, true, tuple_
 from sqlalchemy.dialects.sqlite import insert
 
 from faas.spec import TriggerSpec
@@ -57,30 +59,32 @@ async def seen(tx: Transaction, row: TriggerRow) -> set[SeenFile]:
     return {SeenFile(*found) for found in rows}
 
 
-async def see(tx: Transaction, row: TriggerRow, file: SeenFile) -> bool:
-    """Remember that `file` has been dealt with; whether that was new."""
-    values = {
-        "namespace": row.namespace,
-        "function": row.function,
-        "watch": row.spec.watch,
-        "pattern": row.spec.pattern,
-        "name": file.name,
-        "mtime_ns": file.mtime_ns,
-        "size": file.size,
-    }
-    written = await tx.execute(insert(trigger_files).values(values).on_conflict_do_nothing())
-    return bool(written.rowcount)
+async def see(tx: Transaction, row: TriggerRow, files: Collection[SeenFile]) -> set[SeenFile]:
+    """Remember that the files have been dealt with; those for which that was new. One statement, however many."""
+    table = trigger_files.c
+    trigger = (literal(text) for text in (row.namespace, row.function, row.spec.watch, row.spec.pattern))
+    given = select(*trigger, *_columns(files)).where(true())
+    written = await tx.execute(
+        insert(trigger_files)
+        .from_select([column.name for column in table], given)
+        .on_conflict_do_nothing()
+        .returning(table.name, table.mtime_ns, table.size)
+    )
+    return {SeenFile(*found) for found in written}
 
 
-async def forget(tx: Transaction, row: TriggerRow, files: Iterable[SeenFile]) -> None:
+async def forget(tx: Transaction, row: TriggerRow, files: Collection[SeenFile]) -> None:
     """Files that are gone."""
     table = trigger_files.c
-    for file in files:
-        await tx.execute(
-            delete(trigger_files).where(
-                *_of(row), table.name == file.name, table.mtime_ns == file.mtime_ns, table.size == file.size
-            )
-        )
+    state = tuple_(table.name, table.mtime_ns, table.size)
+    await tx.execute(delete(trigger_files).where(*_of(row), state.in_(select(*_columns(files)))))
+
+
+def _columns(files: Collection[SeenFile]) -> list[ColumnElement[Any]]:
+    """Names, times and sizes, as columns of a table of the files."""
+    rows = json.dumps([[file.name, file.mtime_ns, file.size] for file in files])
+    value = func.json_each(rows).table_valued("value").c.value
+    return [func.json_extract(value, f"$[{place}]") for place in range(3)]
 
 
 def _of(row: TriggerRow) -> tuple[ColumnElement[bool], ...]:

@@ -6,8 +6,10 @@ import io
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from PIL import Image
@@ -70,6 +72,30 @@ def test_a_schedule_fires_and_its_history_says_so(server: RunningServer, tmp_pat
     assert [fire["status"] for fire in history] == ["success"]
 
 
+def test_the_nightly_report_is_scheduled_in_its_own_zone_and_runs_on_its_input(
+    server: RunningServer, project_root: Path
+) -> None:
+    server.faas("push", project_root / "tests" / "functions" / "report")
+    listed = json.loads(server.faas("schedule", "ls", "-o", "json").stdout)
+    row = next(r for r in listed if r["function"] == "report")
+    berlin = datetime.fromisoformat(row["next"][0]).astimezone(ZoneInfo("Europe/Berlin"))
+    assert (row["name"], row["timezone"], f"{berlin:%H:%M}") == ("nightly", "Europe/Berlin", "02:00")
+    done = server.faas("invoke", "report", "--async", "--data", '{"kind": "nightly"}')
+    assert done.returncode == 0
+    until(lambda: '"report": "nightly"' in server.faas("logs", "report").stdout)
+
+
+def test_a_folder_outside_the_roots_is_refused_with_the_settings_name(server: RunningServer, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("def handler(event, context): ...\n")
+    (tmp_path / "faas.toml").write_text(
+        'name = "prying"\nruntime = "python"\nhandler = "app.handler"\n[[trigger]]\nwatch = "/home/alice"\n'
+    )
+    refused = server.faas("push", tmp_path, check=False)
+    assert refused.returncode == 2
+    for words in ("/home/alice must not be watched", "FAAS_TRIGGER_ROOTS", "config.toml"):
+        assert words in refused.stderr
+
+
 @pytest.mark.parametrize("cron", ["0 0 * * * *", "61 * * * *", "whenever"])
 def test_a_cron_expression_that_is_not_five_valid_fields_is_refused(
     server: RunningServer, tmp_path: Path, cron: str
@@ -98,7 +124,7 @@ def test_a_photo_dropped_into_a_watched_folder_becomes_a_thumbnail_also_after_do
             (code / source.name).write_bytes(source.read_bytes())
     toml = (sample / "faas.toml").read_text()
     (code / "faas.toml").write_text(f'{toml}\n[[trigger]]\nwatch = "{watched}"\npattern = "*.jpg"\n')
-    server = RunningServer(tmp_path / "data", "--driver", "oci").start()
+    server = RunningServer(tmp_path / "data", "--driver", "oci", "--trigger-roots", str(tmp_path)).start()
 
     def thumbnails() -> list[Path]:
         return sorted(p for p in watched.iterdir() if "thumb" in p.name and not p.name.startswith("."))

@@ -100,6 +100,34 @@ def test_a_violated_limit_is_a_clear_error_and_the_next_invocation_works(
     assert (after.status, after.text) == (200, "fine")
 
 
+@pytest.mark.parametrize(
+    ("sample", "status", "error_type"),
+    [
+        ("hungry", 502, "Runtime.OutOfMemory"),
+        ("slow", 504, "Sandbox.Timedout"),
+        ("fork", 504, "Sandbox.Timedout"),
+        ("crash", 502, "Runtime.ExitError"),
+    ],
+)
+def test_a_sample_that_breaks_a_limit_ends_so_each_time_it_is_called(
+    server: RunningServer, project_root: Path, sample: str, status: int, error_type: str
+) -> None:
+    server.faas("push", project_root / "tests" / "functions" / sample)
+    for _ in range(2):
+        answer = server.get(f"/function/{sample}")
+        assert (answer.status, answer.headers.get("X-Error-Type")) == (status, error_type), answer.body
+    server.faas("rm", sample, "--yes")
+
+
+def test_a_sample_that_cannot_start_is_refused_at_the_push_with_its_reason(
+    server: RunningServer, project_root: Path
+) -> None:
+    pushed = server.faas("push", project_root / "tests" / "functions" / "init-error", check=False)
+    assert pushed.returncode == 1
+    assert "nowhere_to_be_found" in pushed.stderr
+    assert server.get("/function/init-error").status == 404
+
+
 def test_a_full_tmp_says_so_inside_and_costs_no_memory(server: RunningServer, bad: str) -> None:
     answer = server.get(f"{bad}/disk")
     assert (answer.status, answer.text) == (200, "No space left on device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from faas.oci.manifest import Manifest
 from faas.protocol import RuntimeBase
 from faas.state.session import Database
 from gateway.app import api_app, public_app
+from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
 from gateway.public import RUNNER_OPTIONS
 from gateway.retries import RetryRules
@@ -167,7 +169,7 @@ async def control(
         FakeRuntimes(),
         Metrics("test"),
         info,
-        data,
+        TriggerRoots((Path(tempfile.gettempdir()),), data),
         rules=rules,
         allow_private_callbacks=allow_private_callbacks,
     )

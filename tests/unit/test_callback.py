@@ -1,10 +1,16 @@
-"""Which addresses a callback may go to."""
+"""Which addresses a callback may go to, and how long it may take."""
 
 from __future__ import annotations
 
-import pytest
+import asyncio
 
-from gateway.callback import is_public
+import pytest
+from aiohttp import web
+
+from faas.errors import Unavailable
+from gateway import callback
+from gateway.callback import Callbacks, is_public
+from tests.support.control import serving
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
@@ -20,3 +26,22 @@ def test_the_public_internet_is_allowed(address: str) -> None:
 )  # fmt: skip
 def test_this_machine_and_private_networks_are_not(address: str) -> None:
     assert not is_public(address)
+
+
+async def test_a_receiver_has_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert callback.TOTAL_SECONDS == 10
+    monkeypatch.setattr(callback, "TOTAL_SECONDS", 0.2)
+    leave = asyncio.Event()
+
+    async def tarpit(request: web.Request) -> web.Response:
+        await leave.wait()
+        return web.Response()
+
+    app, callbacks = web.Application(), Callbacks(allow_private=True)
+    app.router.add_post("/", tarpit)
+    await callbacks.start()
+    async with serving(app) as url:
+        with pytest.raises(Unavailable, match="TimeoutError"):
+            await callbacks.post(url, {}, b"x")
+        leave.set()
+    await callbacks.stop()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +20,11 @@ from faas.errors import InstanceExited, Throttled, Unavailable
 from faas.protocol import HttpRequest, HttpResponse, InvocationResult, Revision, Trigger
 from faas.spec import AsyncSpec, Interface
 from faas.state.session import Transaction
+from gateway import dispatcher
 from gateway.retries import Failure, RetryRules, expired, retried
-from gateway.store import invocations
-from gateway.store.invocations import QueuedEvent
+from gateway.shares import shares
+from gateway.store import dead_letters, invocations
+from gateway.store.invocations import Kind, QueuedEvent
 from tests.support.control import Control, control, serving, until
 from tests.support.data_path import sample
 from tests.support.fake_worker import FakeWorker, stream
@@ -63,6 +66,29 @@ def test_want_of_capacity_backs_off_from_a_second_to_five_minutes_until_the_even
 def test_an_event_expires_by_its_age_and_not_before() -> None:
     assert not expired(event(), AsyncSpec(max_age=timedelta(minutes=1)), 1060.0)
     assert expired(event(), AsyncSpec(max_age=timedelta(minutes=1)), 1060.1)
+
+
+# Shares (pure)
+
+
+def test_slots_go_to_whoever_holds_the_fewest() -> None:
+    assert shares({"a": 9, "b": 9, "c": 1}, {"a": 3}, 6) == {"b": 2, "c": 1}
+    assert shares({"a": 9}, {}, 100) == {"a": 9}
+    assert shares({"a": 0, "b": -2}, {}, 100) == {}
+
+
+def test_nobody_takes_more_than_half_of_what_is_free_and_who_holds_none_gets_one() -> None:
+    assert shares({"a": 1000}, {}, 256) == {"a": 128}
+    assert shares({"a": 1000}, {"a": 100}, 156) == {"a": 28}
+    assert shares({"a": 9, "b": 9}, {"a": 5}, 0) == {"b": 1}
+
+
+def test_six_slow_functions_leave_slots_to_those_that_come_later() -> None:
+    held: Counter[str] = Counter()
+    for number in range(40):  # one after the other, each with an endless backlog of which nothing ends
+        held.update(shares({f"f{number}": 50}, held, 256 - held.total()))
+    assert [held[f"f{number}"] for number in range(10)] == [50, 50, 50, 50, 28, 14, 7, 3, 2, 1]
+    assert all(held[f"f{number}"] >= 1 for number in range(40))
 
 
 # The whole path
@@ -202,18 +228,89 @@ async def test_an_event_that_never_works_becomes_a_dead_letter_that_can_be_read_
         assert (await server.call("POST", f"/v1/dead-letters/{call}/retry")).status == 404
 
 
-async def test_without_on_failure_the_event_is_dropped_and_deleted_letters_are_gone(tmp_path: Path) -> None:
-    functions = Functions(hello="ValueError", kept="ValueError")
+async def test_without_on_failure_the_event_is_a_dead_letter_too_and_deleted_letters_are_gone(tmp_path: Path) -> None:
+    functions = Functions(hello="ValueError")
     async with control(tmp_path, FakeWorker(functions)) as server:
         await server.deploy(**{"async": {"retries": 0}})
-        await server.deploy("kept", **{"async": {"retries": 0, "on_failure": "dlq"}})
-        assert (await ended(server, await send(server)))["status"] == "error"
+        call = await send(server)
+        assert (await ended(server, call))["status"] == "error"
+        assert [letter["id"] for letter in await letters(server)] == [call]
+        assert sample(server.gateway.metrics, "faas_dead_letters_total", function="hello") == 1
         assert functions.count("hello") == 1
-        call = await send(server, "kept")
-        await ended(server, call)
-        assert len(await letters(server)) == 1
         assert (await server.call("DELETE", f"/v1/dead-letters/{call}")).status == 204
         assert await letters(server) == []
+
+
+async def test_dead_letters_that_the_bound_deletes_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_letters, "KEPT_LETTERS", 2)
+    async with control(tmp_path, FakeWorker(Functions(hello="ValueError"))) as server:
+        await server.deploy(**{"async": {"retries": 0}})
+        calls = [await send(server) for _ in range(5)]
+        for call in calls:
+            await ended(server, call)
+        assert len(await letters(server)) == 2
+        assert sample(server.gateway.metrics, "faas_dead_letters_total", function="hello") == 5
+        assert sample(server.gateway.metrics, "faas_dead_letters_trimmed_total", function="hello") == 3
+
+
+@pytest.mark.parametrize("trigger", [Trigger.ASYNC, Trigger.SCHEDULE, Trigger.FOLDER])
+async def test_an_event_that_grew_too_old_is_a_dead_letter_whatever_it_came_from(
+    tmp_path: Path, trigger: Trigger
+) -> None:
+    functions = Functions()
+    async with control(tmp_path, FakeWorker(functions)) as server:
+        await server.deploy()
+        kind = Kind.FILE if trigger is Trigger.FOLDER else Kind.EVENT
+        old = QueuedEvent("old", "default", "hello", trigger, kind, created_at=time.time() - 6 * 3600 - 1)
+        await server.gateway.dispatcher.accept(old)
+        (letter,) = await until(lambda: letters(server))
+        assert (letter["id"], letter["error_type"], letter["trigger"]) == ("old", "EventAgeExceeded", trigger.value)
+        assert functions.ran == []
+
+
+@pytest.mark.parametrize("on_failure", ["", "catcher"])
+async def test_half_a_surrogate_pair_in_an_error_is_stored_as_a_question_mark(tmp_path: Path, on_failure: str) -> None:
+    async def fails(revision: Revision, payload: bytes) -> InvocationResult:
+        if revision.key.function == "catcher":
+            records.append(json.loads(payload))
+            return InvocationResult(b"1")
+        error = b'{"errorType":"E","errorMessage":"half \\ud800"}'
+        return InvocationResult(error, error_type="Odd\udce4\nError")
+
+    records: list[Any] = []
+    async with control(tmp_path, FakeWorker(fails)) as server:
+        await server.deploy("catcher")
+        await server.deploy(**{"async": {"retries": 1, "on_failure": on_failure}})
+        status = await ended(server, await send(server))
+        assert (status["status"], status["error_message"]) == ("error", "half ?")
+        assert status["error_type"] == "Odd?\nError"
+        if on_failure:
+            await until(lambda: records)
+            assert "half" in str(records[0]["responsePayload"])
+        else:
+            assert [letter["error_message"] for letter in await letters(server)] == ["half ?"]
+
+
+@pytest.mark.parametrize("broken", ["retried", "_callback"])
+async def test_whatever_is_raised_the_event_ends_in_a_stored_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, raised = getattr(dispatcher, broken), []
+
+    def once(*given: Any) -> Any:
+        if not raised:
+            raised.append(broken)
+            raise ZeroDivisionError
+        return real(*given)
+
+    monkeypatch.setattr(dispatcher, broken, once)
+    async with control(tmp_path, FakeWorker(Functions(hello="ValueError"))) as server:
+        await server.deploy(**{"async": {"retries": 0}})
+        status = await ended(server, await send(server))
+        assert (status["status"], status["error_type"]) == ("error", "ZeroDivisionError")
+        assert [letter["id"] for letter in await letters(server)] == [status["id"]]
+        assert sample(server.gateway.metrics, "faas_async_backlog", function="hello") == 0
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_function_named_in_on_failure_gets_the_record(tmp_path: Path) -> None:
@@ -273,6 +370,54 @@ async def test_no_more_events_run_at_once_than_the_function_may_have_instances(t
             assert (await ended(server, call))["status"] == "success"
         assert functions.most["narrow"] == 2
         assert Counter(name for name, _ in functions.ran) == {"narrow": 6, "other": 1}
+
+
+async def test_slow_functions_that_hold_every_slot_do_not_starve_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "IN_FLIGHT", 16)
+    functions = Functions()
+    functions.gate = asyncio.Event()
+    async with control(tmp_path, FakeWorker(functions)) as server:
+        slow = [f"slow{n}" for n in range(6)]
+        for name in slow:
+            await server.deploy(name, scale={"max": 8})
+            for _ in range(8):
+                await send(server, name)
+        await until(lambda: all(functions.running[name] for name in slow))
+        assert functions.running.total() <= 16 + len(slow)
+        await server.deploy("late")
+        await send(server, "late")
+        await until(lambda: functions.running["late"] == 1)
+        functions.gate.set()
+        await until(lambda: functions.count("slow5") == 8)
+
+
+async def test_a_client_that_leaves_during_the_commit_leaves_no_trace_in_the_backlog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions, adding, go_on = Functions(), asyncio.Event(), asyncio.Event()
+    add = invocations.add
+
+    async def slow(tx: Transaction, events: Collection[QueuedEvent]) -> None:
+        if events:
+            adding.set()
+            await go_on.wait()
+        await add(tx, events)
+
+    async with control(tmp_path, FakeWorker(functions)) as server:
+        await server.deploy()
+        monkeypatch.setattr(invocations, "add", slow)
+        accept = asyncio.create_task(server.gateway.dispatcher.accept(event(payload=b'"left"')))
+        await adding.wait()
+        accept.cancel()
+        await asyncio.gather(accept, return_exceptions=True)
+        go_on.set()
+        began = time.monotonic()
+        monkeypatch.setattr(dispatcher, "expired", lambda *_: False)
+        assert (await ended(server, "id"))["status"] == "success"
+        assert time.monotonic() - began < dispatcher.POLL_SECONDS / 2
+        assert sample(server.gateway.metrics, "faas_async_backlog", function="hello") == 0
 
 
 async def test_a_name_is_resolved_when_it_runs(tmp_path: Path) -> None:
@@ -359,6 +504,22 @@ async def test_a_deleted_functions_events_are_gone(tmp_path: Path) -> None:
         assert b'faas_async_backlog{function="hello"}' not in (await server.call("GET", "/metrics")).body
 
 
+async def test_an_event_that_fails_after_its_function_was_deleted_leaves_no_dead_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = Functions(hello="ValueError")
+    functions.gate = asyncio.Event()
+    monkeypatch.setattr(dispatcher, "expired", lambda *_: False)
+    async with control(tmp_path, FakeWorker(functions)) as server:
+        await server.deploy()
+        await server.gateway.dispatcher.accept(event(attempts=2))
+        await until(lambda: functions.running["hello"])
+        await server.call("DELETE", "/v1/functions/hello")
+        functions.gate.set()
+        await until(lambda: not server.gateway.dispatcher.running)
+        assert await letters(server) == []
+
+
 async def test_ended_invocations_are_swept_after_a_day(tmp_path: Path) -> None:
     async with control(tmp_path) as server:
         await server.deploy()
@@ -423,3 +584,31 @@ async def test_no_callback_reaches_this_machine_or_its_networks(tmp_path: Path) 
             await ended(server, await send(server, X_Callback_Url=f"http://{host}:{port}/"))
         await asyncio.sleep(0.3)  # several tries of each
         assert taken == []
+
+
+async def test_receivers_that_never_answer_one_functions_callbacks_do_not_stop_anothers(tmp_path: Path) -> None:
+    stuck, leave = Counter[str](), asyncio.Event()
+
+    async def tarpit(request: web.Request) -> web.Response:
+        stuck["now"] += 1
+        await leave.wait()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", tarpit)
+    async with (
+        serving(app) as tar,
+        receiver() as (url, taken),
+        control(tmp_path, FakeWorker(Functions()), allow_private_callbacks=True) as server,
+    ):
+        await server.deploy("tar")
+        await server.deploy()
+        calls = [await send(server, "tar", X_Callback_Url=tar) for _ in range(3 * dispatcher.LANE_CALLBACKS_IN_FLIGHT)]
+        for call in calls:
+            await ended(server, call)
+        await until(lambda: stuck["now"] == dispatcher.LANE_CALLBACKS_IN_FLIGHT)
+        await send(server, X_Callback_Url=url)
+        await until(lambda: taken)
+        assert stuck["now"] == dispatcher.LANE_CALLBACKS_IN_FLIGHT
+        leave.set()
+        await until(lambda: stuck["now"] == len(calls))

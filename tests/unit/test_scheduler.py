@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ from faas.metrics import Metrics
 from faas.protocol import Trigger
 from faas.spec import Missed, Overlap, ScheduleSpec
 from faas.state.session import Database
+from gateway import scheduler
 from gateway.delivery import Delivery
 from gateway.dispatcher import Dispatcher
 from gateway.router import Router
-from gateway.scheduler import MOST_FIRES, Scheduler, due, event_of, next_fires
+from gateway.scheduler import MOST_FIRES, ROWS_AT_ONCE, Due, Scheduler, due, event_of, next_fires
 from gateway.store import functions, invocations, schedules
 from gateway.store.invocations import QueuedEvent
 from gateway.store.schedules import Fire, ScheduleRow
@@ -82,6 +85,9 @@ def test_however_long_it_was_down_the_catch_up_is_bounded() -> None:
     (found,) = due([row("* * * * *", since=at("2016-01-01"), missed=Missed.ALL)], NOON)
     assert len(found.run) == MOST_FIRES
     assert times(found.run)[-1] == "12:00"
+    assert (found.cut, found.late) == (found.run[0] - 60, MOST_FIRES - 1)
+    (found,) = due([row("* * * * *", since=NOON - MOST_FIRES * 60, missed=Missed.ALL)], NOON)
+    assert (len(found.run), found.cut) == (MOST_FIRES, None)
 
 
 def test_the_next_fires_of_a_nightly_job_are_one_a_night() -> None:
@@ -135,7 +141,7 @@ class Bench:
     async def queued(self) -> list[QueuedEvent]:
         async with self.database.write() as tx:
             await invocations.recover(tx)
-            return (await invocations.claim(tx, 9e9, lambda _: 9999, 9999))[0]
+            return (await invocations.claim(tx, 9e9, lambda due: due))[0]
 
     async def fires(self, name: str = "tick") -> list[Fire]:
         async with self.database.read() as tx:
@@ -248,6 +254,65 @@ async def test_a_years_nightly_runs_are_365_through_both_clock_changes(bench: Be
 
 async def test_history_is_cut(bench: Bench) -> None:
     await bench.make(ScheduleSpec("tick", "* * * * *"))
-    for minute in range(1, 121):
+    for minute in range(1, schedules.KEPT_FIRES + 20):
         await bench.tick(NOON + minute * 60)
+        async with bench.database.write() as tx:
+            await schedules.ended(
+                tx, (await schedules.history(tx, "default", "hello", "tick"))[0].invocation, "ok", "", 0
+            )
     assert len(await bench.fires()) == schedules.KEPT_FIRES
+
+
+async def test_a_run_that_has_not_ended_is_never_cut_and_never_overlapped(bench: Bench) -> None:
+    await bench.make(ScheduleSpec("tick", "* * * * *", overlap=Overlap.SKIP))
+    for minute in range(1, schedules.KEPT_FIRES + 20):
+        await bench.tick(NOON + minute * 60)
+    fires = await bench.fires()
+    assert (fires[-1].fire_time, fires[-1].status) == (int(NOON) + 60, "pending")
+    assert {fire.status for fire in fires[:-1]} == {"skipped"}
+    assert len(await bench.queued()) == 1
+
+
+async def test_what_a_long_downtime_missed_beyond_the_newest_hundred_is_recorded(bench: Bench) -> None:
+    await bench.make(ScheduleSpec("tick", "* * * * *", missed=Missed.ALL))
+    await bench.tick(NOON + 1000 * 60)
+    fires = await bench.fires()
+    assert [fire.status for fire in fires] == ["pending"] * MOST_FIRES + ["missed"]
+    assert fires[-1].error == "and every fire time before it since 2026-06-01 12:00 UTC"
+    await bench.tick(NOON + 1000 * 60 + 1)
+    assert len(await bench.fires()) == MOST_FIRES + 1
+
+
+async def test_catching_up_leaves_the_loop_to_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are worked out in threads, a few schedules at once; what they make due is queued before the next few."""
+    specs = [ScheduleSpec(f"s{n}", "* * * * *") for n in range(2 * ROWS_AT_ONCE + 1)]
+    await bench.make(*specs)
+    await bench.tick(NOON)
+    threads: list[tuple[int, int]] = []
+
+    def watched(rows: Collection[ScheduleRow], at: float) -> list[Due]:
+        threads.append((threading.get_ident(), len(rows)))
+        return due(rows, at)
+
+    monkeypatch.setattr(scheduler, "due", watched)
+    await bench.tick(NOON + 60)
+    assert threading.get_ident() not in {thread for thread, _ in threads}
+    assert [count for _, count in threads] == [ROWS_AT_ONCE, ROWS_AT_ONCE, 1]
+    assert len(await bench.queued()) == len(specs)
+
+
+async def test_a_schedule_that_goes_or_changes_while_its_times_are_worked_out_does_not_fire(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.make(*(ScheduleSpec(name, "* * * * *") for name in ("tick", "gone", "kept")))
+    await bench.tick(NOON)
+    loop = asyncio.get_running_loop()
+
+    def meanwhile(rows: Collection[ScheduleRow], at: float) -> list[Due]:
+        specs = (ScheduleSpec("tick", "0 * * * *"), ScheduleSpec("kept", "* * * * *"))
+        asyncio.run_coroutine_threadsafe(bench.make(*specs), loop).result(10)
+        return due(rows, at)
+
+    monkeypatch.setattr(scheduler, "due", meanwhile)
+    await bench.tick(NOON + 60)
+    assert [event.meta["schedule"] for event in await bench.queued()] == ["kept"]

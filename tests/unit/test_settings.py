@@ -23,6 +23,7 @@ def test_the_defaults_are_the_contracts(tmp_path: Path) -> None:
     assert str(settings.api_listen) == "127.0.0.1:8081"
     assert str(settings.registry_listen) == "127.0.0.1:5000"
     assert (settings.driver, settings.processes, settings.log_format, settings.insecure) == ("auto", 1, "text", False)
+    assert settings.trigger_folders == (Path("/srv"),)
     assert settings.database == f"sqlite+aiosqlite:///{tmp_path}/faas.db"
     assert settings.admin_token_file == tmp_path / "admin-token"
     assert settings.sources["driver"] == "default"
@@ -57,6 +58,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path, name: str) 
         "log_format": "json",
         "insecure": "true",
         "registry_auth": "none",
+        "trigger_roots": "/srv:/mnt/scans",
     }
     pair = {"tls_cert": {"FAAS_TLS_KEY": "k"}, "tls_key": {"FAAS_TLS_CERT": "c"}}
     environ = {"FAAS_DATA": str(tmp_path), f"FAAS_{name.upper()}": values.get(name, "something"), **pair.get(name, {})}
@@ -132,3 +134,10 @@ def test_children_see_only_what_they_need(monkeypatch: pytest.MonkeyPatch) -> No
     assert "FAAS_TOKEN" not in seen
     assert seen["PIP_INDEX_URL"] == "http://index"
     assert "PATH" in seen
+
+
+def test_trigger_roots_are_folders_with_colons_between_and_may_be_none(tmp_path: Path) -> None:
+    assert loaded(tmp_path, FAAS_TRIGGER_ROOTS="/srv/in:/mnt").trigger_folders == (Path("/srv/in"), Path("/mnt"))
+    assert loaded(tmp_path, {"trigger_roots": ""}).trigger_folders == ()
+    (tmp_path / "config.toml").write_text('trigger_roots = "/data/photos"\n')
+    assert loaded(tmp_path).trigger_folders == (Path("/data/photos"),)

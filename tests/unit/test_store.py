@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from faas.errors import Conflict, Unavailable
 from faas.protocol import Trigger
+from faas.spec import TriggerSpec
 from faas.state.session import Database, Transaction
-from gateway.store import invocations
+from gateway.store import dead_letters, functions, invocations, triggers
 from gateway.store.commits import GroupCommit
 from gateway.store.invocations import Kind, QueuedEvent
+from gateway.store.triggers import SeenFile
 
 
 @pytest.fixture
@@ -27,11 +29,10 @@ def event(number: int, function: str = "hello", *, not_before: float = 0.0, kind
     return QueuedEvent(f"{function}{number}", "default", function, Trigger.ASYNC, kind, not_before=not_before)
 
 
-async def claim(
-    database: Database, now: float, room: dict[str, int], most: int = 100
-) -> tuple[list[str], float | None]:
+async def claim(database: Database, now: float, room: dict[str, int]) -> tuple[list[str], float | None]:
+    """What a claim takes with so much room in each lane."""
     async with database.write() as tx:
-        claimed, due = await invocations.claim(tx, now, lambda lane: room.get(lane, 0), most)
+        claimed, due = await invocations.claim(tx, now, lambda due: {lane: room.get(lane, 0) for lane in due})
     return sorted(e.id for e in claimed), due
 
 
@@ -46,22 +47,29 @@ async def test_a_claim_takes_the_oldest_of_each_lane_within_its_room_and_each_on
     assert (await claim(database, 10, room))[0] == ["hello0", "hello1", "other0"]
     assert (await claim(database, 10, room))[0] == ["hello2", "hello3", "other1"]
     assert (await claim(database, 10, {"default/hello": 5}))[0] == []
-    assert len((await claim(database, 10, {"default/other": 9}, most=1))[0]) == 1
 
 
-async def test_a_claim_says_when_the_next_row_of_a_lane_with_room_falls_due(database: Database) -> None:
+async def test_a_claim_asks_how_many_of_what_is_due_in_each_lane(database: Database) -> None:
+    await add(
+        database, event(1), event(2), event(3, not_before=50), event(4, "other"), event(5, "later", not_before=20)
+    )
+    asked: list[Mapping[str, int]] = []
+
+    def none(due: Mapping[str, int]) -> Mapping[str, int]:
+        asked.append(dict(due))
+        return {}
+
+    async with database.write() as tx:
+        assert await invocations.claim(tx, 10, none) == ([], 20)
+    assert asked == [{"default/hello": 2, "default/other": 1}]
+
+
+async def test_a_claim_says_when_the_next_row_falls_due(database: Database) -> None:
     await add(database, event(1), event(2, not_before=50), event(3, not_before=40), event(4, "other", not_before=20))
     room = {"default/hello": 5}
-    assert await claim(database, 10, room) == (["hello1"], 40)
+    assert await claim(database, 10, room) == (["hello1"], 20)
     assert await claim(database, 45, room) == (["hello3"], 50)
     assert await claim(database, 50, room) == (["hello2"], None)
-
-
-async def test_no_lane_starves_where_the_whole_bound_is_small(database: Database) -> None:
-    await add(database, *(event(n, name) for name in ("a", "b", "c") for n in range(10)))
-    room = {f"default/{name}": 10 for name in ("a", "b", "c")}
-    served = {name for now in range(3) for name in {found[0] for found in (await claim(database, now, room, 2))[0]}}
-    assert served == {"a", "b", "c"}
 
 
 async def test_what_was_running_is_pending_after_recovery_and_what_ended_is_not(database: Database) -> None:
@@ -78,7 +86,7 @@ async def test_what_was_running_is_pending_after_recovery_and_what_ended_is_not(
 async def test_files_and_callbacks_have_lanes_of_their_own(database: Database) -> None:
     await add(database, event(1), event(2, kind=Kind.FILE), event(3, kind=Kind.CALLBACK))
     assert (await claim(database, 10, {"default/hello#files": 1}))[0] == ["hello2"]
-    assert (await claim(database, 10, {invocations.CALLBACKS: 1}))[0] == ["hello3"]
+    assert (await claim(database, 10, {"default/hello#callbacks": 1}))[0] == ["hello3"]
 
 
 async def test_writes_that_come_together_share_a_commit_and_a_bad_one_fails_alone(database: Database) -> None:
@@ -102,3 +110,64 @@ async def test_writes_that_come_together_share_a_commit_and_a_bad_one_fails_alon
     await commits.stop()
     with pytest.raises(Unavailable):
         await adding(99)  # type: ignore[misc]
+
+
+async def test_what_follows_a_commit_follows_it_though_nobody_waits_for_it_any_more(database: Database) -> None:
+    commits, followed = GroupCommit(database), asyncio.Event()
+    await commits.start()
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(tx: Transaction) -> None:
+        entered.set()
+        await go_on.wait()
+        await invocations.add(tx, [event(1)])
+
+    writer = asyncio.create_task(commits.write(work, followed.set))
+    await entered.wait()
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+    assert not followed.is_set()
+    go_on.set()
+    async with asyncio.timeout(5):
+        await followed.wait()
+    async with database.read() as tx:
+        assert await invocations.backlog(tx) == {("default", "hello"): 1}
+    await commits.stop()
+
+
+async def bury(database: Database, *letters: tuple[int, str, float]) -> list[int]:
+    """Add dead letters (number, function, when); how many older ones each pushed out."""
+    async with database.write() as tx:
+        return [await dead_letters.add(tx, event(n, function), died) for n, function, died in letters]
+
+
+async def test_of_each_function_the_newest_dead_letters_are_kept(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "KEPT_LETTERS", 3)
+    assert await bury(database, *((n, "hello", float(n)) for n in range(5)), (0, "other", 0.0)) == [0, 0, 0, 1, 1, 0]
+    async with database.read() as tx:
+        kept = [letter.event.id for letter in await dead_letters.every(tx)]
+    assert kept == ["hello4", "hello3", "hello2", "other0"]
+
+
+async def test_dead_letters_go_after_two_weeks_and_are_counted(database: Database) -> None:
+    day = 86_400.0
+    await bury(database, (1, "hello", 0.0), (2, "hello", day), (3, "other", 0.0), (4, "hello", 2 * day))
+    async with database.write() as tx:
+        assert await dead_letters.remove_old(tx, 14 * day) == {}
+        assert await dead_letters.remove_old(tx, 15.5 * day) == {("default", "hello"): 2, ("default", "other"): 1}
+        assert [letter.event.id for letter in await dead_letters.every(tx)] == ["hello4"]
+
+
+async def test_files_that_were_seen_are_new_once_and_forgotten_in_their_very_state(database: Database) -> None:
+    files = [SeenFile(f"IMG \u00e9'\"{n}.jpg", 1_700_000_000_123_456_789 + n, n) for n in range(1200)]
+    async with database.write() as tx:
+        await functions.touch(tx, "default", "hello", 1.0)
+        first, second = await triggers.replace(tx, "default", "hello", [TriggerSpec("/a"), TriggerSpec("/b")], 1.0)
+        assert await triggers.see(tx, first, files[:700]) == set(files[:700])
+        assert await triggers.see(tx, first, files) == set(files[700:])
+        assert await triggers.see(tx, second, files[:1]) == {files[0]}
+        await triggers.forget(tx, first, [files[0], SeenFile(files[1].name, 0, 0)])
+        assert await triggers.seen(tx, first) == set(files[1:])
+        assert await triggers.seen(tx, second) == {files[0]}

@@ -20,17 +20,22 @@ def upgrade() -> None:
         sa.Column("qualifier", sa.String(length=128), nullable=False),
         sa.Column("trigger", sa.String(length=16), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.Column("meta", sa.Text(), nullable=False),
         sa.Column("error_type", sa.Text(), nullable=False),
         sa.Column("error_message", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("died_at", sa.Float(), nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("namespace", "id", name=op.f("pk_dead_letters")),
         sa.UniqueConstraint("id", name=op.f("uq_dead_letters_id")),
     )
-    op.create_index(op.f("ix_dead_letters_namespace_function"), "dead_letters", ["namespace", "function"], unique=False)
+    op.create_index(
+        op.f("ix_dead_letters_namespace_function_died_at"),
+        "dead_letters",
+        ["namespace", "function", "died_at"],
+        unique=False,
+    )
     op.create_table(
         "functions",
         sa.Column("namespace", sa.String(length=128), nullable=False),

@@ -1,0 +1,27 @@
+"""How many due events of each lane start now: a pure function, so that nobody's backlog starves another's."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+
+
+def shares(wanted: Mapping[str, int], held: Mapping[str, int], free: int) -> dict[str, int]:
+    """Hand out `free` slots among lanes that could each use so many more than they hold.
+
+    Always to the lane that holds the fewest, and to none more than half of what is free, its own counted in: however
+    many slots a few slow functions hold, the next one finds some. A lane that holds none gets one in any case.
+    """
+    given: Counter[str] = Counter()
+    lanes = [(held.get(lane, 0), lane) for lane, count in wanted.items() if count > 0]
+    heapq.heapify(lanes)
+    while lanes:
+        holds, lane = heapq.heappop(lanes)
+        if holds and holds + 2 > free:
+            break  # nor may those that hold more
+        given[lane] += 1
+        free -= 1
+        if given[lane] < wanted[lane]:
+            heapq.heappush(lanes, (holds + 1, lane))
+    return dict(given)
