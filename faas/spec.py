@@ -72,7 +72,7 @@ class ScaleSpec:
 
 @dataclass(frozen=True, slots=True)
 class AsyncSpec:
-    """`on_failure`: a function's name, "dlq" to keep the event as a dead letter, or "" to drop it with a log line."""
+    """`on_failure`: a function's name; "dlq", and "" as well, keep the event as a dead letter."""
 
     retries: int = 2
     max_age: timedelta = timedelta(hours=6)
