@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 
 from faas.errors import ImageUnusable
+from faas.oci.platform import architecture
 from faas.protocol import Revision
-from worker.drivers.base import NOBODY, PreparedImage, SandboxSpec, architecture
+from worker.drivers.base import NOBODY, PreparedImage, SandboxSpec
 
 RUNTIME_API_PORT = 9001
 REGION = "us-east-1"  # clients of AWS's SDKs refuse to start without one

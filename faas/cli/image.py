@@ -10,9 +10,9 @@ import click
 
 from faas.cli.options import pass_session
 from faas.cli.output import Column, Json, as_json, at_terminal, note, output_option, show, size
-from faas.cli.registry import registry_url
+from faas.cli.registry import open_registry
 from faas.cli.session import Session
-from faas.errors import FaasError, InvalidInput, NotFound
+from faas.errors import InvalidInput, NotFound
 from faas.oci.client import RegistryClient
 from faas.oci.reference import Reference
 
@@ -32,14 +32,7 @@ def image() -> None:
 
 @asynccontextmanager
 async def _registry(session: Session) -> AsyncIterator[RegistryClient]:
-    """The registry of the server that the session speaks to."""
-    target = session.target
-    async with session.client() as client:
-        info = await client.info()
-    if not info.get("registry"):
-        raise FaasError("the server does not say where its registry is", hint="update the server")
-    user = str(info.get("user") or target.user)
-    async with RegistryClient(registry_url(str(info["registry"]), target.url), user, target.token) as images:
+    async with session.client() as client, open_registry(client, session.target) as (images, _):
         yield images
 
 

@@ -17,7 +17,7 @@ from faas.build.image import ImagePush, PushedImage
 from faas.build.push import push_dockerfile, push_folder, push_image
 from faas.cli.bars import Display
 from faas.cli.options import pass_session
-from faas.cli.registry import registry_host, registry_url
+from faas.cli.registry import open_registry
 from faas.cli.session import Session
 from faas.cli.spec_options import given, spec_options
 from faas.client import Client, Json
@@ -121,18 +121,15 @@ def push(
 
 async def _push(session: Session, source: Source, place: Place, display: Display, *, deploy: bool, check: bool) -> str:
     """Returns what is printed last: the URL, or the image's reference."""
-    target = session.target
-    async with _ticking(display), session.client() as client:
-        info = await client.info()
-        registry = str(info.get("registry") or "")
-        if not registry:
-            raise FaasError("the server does not say where its registry is", hint="update the server")
-        user = str(info.get("user") or target.user)
-        async with RegistryClient(registry_url(registry, target.url), user, target.token) as images:
-            pushed = await _image(client, images, source, place, display, registry_host(registry))
-            if not deploy:
-                return f"{registry_host(registry)}/{pushed.reference}"
-            function = await _deploy(client, images, source, place, display, pushed, check)
+    async with (
+        _ticking(display),
+        session.client() as client,
+        open_registry(client, session.target) as (images, registry),
+    ):
+        pushed = await _image(client, images, source, place, display, registry)
+        if not deploy:
+            return f"{registry}/{pushed.reference}"
+        function = await _deploy(client, images, source, place, display, pushed, check)
     return str(function.get("url") or place.name)
 
 

@@ -1,8 +1,27 @@
-"""Where the registry is, as the server says it (`/v1/info`)."""
+"""The registry of the server that the command speaks to: where it is, as the server says it (`/v1/info`)."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
+
+from faas.cli.session import Target
+from faas.client import Client
+from faas.errors import FaasError
+from faas.oci.client import RegistryClient
+
+
+@asynccontextmanager
+async def open_registry(client: Client, target: Target) -> AsyncIterator[tuple[RegistryClient, str]]:
+    """A client of it, with the target's own credentials, and its `host:port`."""
+    info = await client.info()
+    registry = str(info.get("registry") or "")
+    if not registry:
+        raise FaasError("the server does not say where its registry is", hint="update the server")
+    user = str(info.get("user") or target.user)
+    async with RegistryClient(registry_url(registry, target.url), user, target.token) as images:
+        yield images, registry_host(registry)
 
 
 def registry_url(registry: str, api_url: str) -> str:

@@ -21,9 +21,9 @@ import zstandard
 
 from faas.errors import ImageUnusable, Unavailable
 from faas.oci.descriptor import Descriptor
+from faas.oci.platform import architecture
 from tests.integration.test_hostile_layers import archive, entry
 from tests.support.images import MemoryImages, tar_of
-from worker.drivers.base import architecture
 from worker.layers.store import LayerStore
 from worker.layers.unpacker import Unpacker, UnpackLimits
 

@@ -15,8 +15,8 @@ from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import ImageConfig, Manifest
+from faas.oci.platform import architecture
 from faas.oci.reference import Reference
-from worker.drivers.base import architecture
 
 
 def tar_of(files: Mapping[str, bytes | str | None], mode: int = 0o755) -> bytes:

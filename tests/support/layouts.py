@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faas.build import rootfs
-from faas.build.base import architecture
 from faas.build.interpreter import find_python
 from faas.build.layer import Member, members, pack
 from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import ImageConfig, Manifest
+from faas.oci.platform import architecture
 
 Files = Iterable[Member]
 

@@ -8,10 +8,11 @@ import pytest
 
 from faas.errors import ImageUnusable
 from faas.oci.manifest import ImageConfig
+from faas.oci.platform import architecture
 from faas.protocol import Revision, RevisionKey
 from faas.spec import Network, parse
 from worker.diagnosis import ended, hint_from, larger, not_ready
-from worker.drivers.base import NOBODY, Exit, PreparedImage, SandboxSpec, architecture
+from worker.drivers.base import NOBODY, Exit, PreparedImage, SandboxSpec
 from worker.sandbox_spec import cpus, sandbox_spec, user, user_warning
 
 NOW = 1_767_225_600.0  # 2026-01-01

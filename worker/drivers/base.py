@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import platform
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -167,12 +166,6 @@ class Driver(Protocol):
     def stats(self, sandbox: Sandbox) -> SandboxStats:
         """Cheap enough for every 50 ms: a few file reads, or the last sample where an engine has to be asked."""
         ...
-
-
-def architecture() -> str:
-    """This machine's architecture by Go's names, as image configs carry it."""
-    machine = platform.machine()
-    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}.get(machine, machine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,10 @@ from faas.errors import ImageUnusable, NotFound
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import CONFIG_BYTES, ImageConfig
+from faas.oci.platform import architecture
 from faas.oci.reference import Reference
 from faas.oci.source import ImageSource
-from worker.drivers.base import PreparedImage, architecture
+from worker.drivers.base import PreparedImage
 from worker.drivers.docker_threads import Threads
 from worker.layers.store import LAYER_TYPES
 

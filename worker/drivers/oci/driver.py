@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from faas.errors import Conflict, FaasError, Unavailable
+from faas.oci.platform import architecture
 from faas.oci.source import ImageSource
 from faas.spec import Network
 from worker.drivers.base import (
@@ -25,7 +26,6 @@ from worker.drivers.base import (
     SandboxSpec,
     SandboxState,
     SandboxStats,
-    architecture,
 )
 from worker.drivers.oci import mounts, seccomp, workdir
 from worker.drivers.oci import runtime as runtimes
