@@ -19,6 +19,7 @@ from typing import Any
 
 from faas.errors import Conflict, ImageUnusable
 from faas.oci.manifest import ImageConfig
+from faas.oci.platform import architecture
 from worker.drivers.base import (
     Exit,
     PreparedImage,
@@ -26,7 +27,6 @@ from worker.drivers.base import (
     SandboxSpec,
     SandboxState,
     SandboxStats,
-    architecture,
 )
 
 Program = Callable[["FakeSandbox"], Awaitable[int | None]]
