@@ -7,20 +7,19 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
-from typing import NoReturn
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
-from faas.auth import ALL_NAMESPACES, ROOT, Permission
+from faas.auth import Permission
 from faas.errors import FaasError
 from faas.oci.reference import REPOSITORY_LENGTH, REPOSITORY_PATTERN
-from faas.web import REQUEST_ID, REQUEST_ID_HEADER, credentials, new_request_id
-from registry import blobs, manifests, tokens, uploads
-from registry.access import STRANGER, Caller
+from faas.web import REQUEST_ID, REQUEST_ID_HEADER, new_request_id
+from registry import blobs, extension, manifests, policies, tokens, uploads
 from registry.errors import RegistryError
-from registry.requests import CALLER
+from registry.extension import OwnEndpoint
+from registry.requests import CALLER, caller_of, refuse
 from registry.service import Registry
 
 log = logging.getLogger("registry")
@@ -42,6 +41,7 @@ class Route:
     endpoints: dict[str, tuple[Permission, Endpoint]]
 
 
+OWN = (*extension.ENDPOINTS, *policies.ENDPOINTS)
 PULL, PUSH, DELETE = Permission.PULL, Permission.PUSH, Permission.DELETE_IMAGE
 ROUTES = (
     Route(
@@ -82,7 +82,8 @@ def create_app(registry: Registry) -> web.Application:
     app.router.add_route("*", "/v2/", _root)
     app.router.add_route("*", "/v2", _root)
     app.router.add_get("/v2/_catalog", _catalog)
-    app.router.add_post("/v2/_faas/gc", _collect)
+    for method, path, endpoint in OWN:
+        app.router.add_route(method, path, _ours(endpoint))
     app.router.add_get(tokens.PATH, _token, allow_head=False)
     app.router.add_post(tokens.PATH, _token)
     app.router.add_route("*", "/v2/{path:.*}", _dispatch)
@@ -130,19 +131,10 @@ def _method(method: str) -> str:
     return method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE") else "OTHER"
 
 
-async def _caller(request: web.Request) -> Caller:
-    """Who asks. Raises Unauthenticated."""
-    registry = request.app[REGISTRY]
-    if registry.authenticator is None:
-        return Caller(ROOT)
-    given = credentials(request)
-    return STRANGER if given is None else await registry.caller(*given)
-
-
 async def _root(request: web.Request) -> web.StreamResponse:
     """end-1. Asks for a login, since clients look here for how to log in."""
     request["route"] = "root"
-    if (await _caller(request)).is_anonymous:
+    if (await caller_of(request, request.app[REGISTRY])).is_anonymous:
         raise RegistryError("UNAUTHORIZED")
     return web.json_response({}, headers=API_VERSION)
 
@@ -155,20 +147,18 @@ async def _token(request: web.Request) -> web.StreamResponse:
 async def _catalog(request: web.Request) -> web.StreamResponse:
     """Docker's list of repositories: those that the caller may pull."""
     request["route"] = "catalog"
-    caller = await _caller(request)
+    caller = await caller_of(request, request.app[REGISTRY])
     if not caller.principal.may(Permission.PULL):
-        _refuse(request, caller, "this role may not pull")
+        refuse(request, caller, "this role may not pull")
     return await manifests.catalog(request, request.app[REGISTRY], caller.principal)
 
 
-async def _collect(request: web.Request) -> web.StreamResponse:
-    """Our own: collect garbage now; `?dry-run=1` says what that would take. For an administrator of everything."""
-    request["route"] = "gc"
-    caller = await _caller(request)
-    if caller.scopes is not None or not caller.principal.may(Permission.ADMIN, ALL_NAMESPACES):
-        _refuse(request, caller, "an administrator collects garbage")
-    dry = request.query.get("dry-run", "") in ("1", "true")
-    return web.json_response(asdict(await request.app[REGISTRY].collect(dry_run=dry)))
+def _ours(endpoint: OwnEndpoint) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        request["route"] = "extension"
+        return await endpoint(request, request.app[REGISTRY])
+
+    return answer
 
 
 async def _dispatch(request: web.Request) -> web.StreamResponse:
@@ -185,11 +175,11 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
             raise RegistryError("UNSUPPORTED", headers={hdrs.ALLOW: ", ".join(route.endpoints)})
         permission, endpoint = route.endpoints[request.method]
         request["scope"] = tokens.scope_of(name, permission)
-        caller = request[CALLER] = await _caller(request)
+        caller = request[CALLER] = await caller_of(request, request.app[REGISTRY])
         if not caller.may(permission, name):
-            _refuse(request, caller, f"the role {caller.principal.role.value} may not {permission.value} {name}")
+            refuse(request, caller, f"the role {caller.principal.role.value} may not {permission.value} {name}")
         return await endpoint(request, request.app[REGISTRY], name, argument)
-    await _caller(request)
+    await caller_of(request, request.app[REGISTRY])
     raise RegistryError("NAME_UNKNOWN", "no such endpoint", status=404)
 
 
@@ -199,13 +189,3 @@ def _sane(request: web.Request) -> bool:
         return "\x00" not in unquote(request.rel_url.raw_path, errors="strict")
     except UnicodeDecodeError:
         return False
-
-
-def _refuse(request: web.Request, caller: Caller, words: str) -> NoReturn:
-    """A stranger is asked to log in, a token that does not say enough to be made anew; everybody else hears why not."""
-    if caller.is_anonymous:
-        raise RegistryError("UNAUTHORIZED")
-    if caller.scopes is not None:
-        request["lacking"] = "insufficient_scope"
-        raise RegistryError("UNAUTHORIZED", words)
-    raise RegistryError("DENIED", words)

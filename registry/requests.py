@@ -1,19 +1,49 @@
-"""Reading requests: digests, page sizes."""
+"""Reading requests: who asks, digests, page sizes."""
 
 from __future__ import annotations
 
 import re
+from typing import NoReturn
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
+from faas.auth import ROOT, Permission
 from faas.oci.digest import Digest
-from registry.access import Caller
+from faas.web import credentials
+from registry.access import STRANGER, Caller
 from registry.errors import RegistryError
+from registry.service import Registry
 
 PAGE = 1000  # most names in one answer, whatever the client asks for (distribution CVE-2023-2253)
 CALLER = web.RequestKey("caller", Caller)
 _NUMBER = re.compile(r"\d{1,9}")
+
+
+async def caller_of(request: web.Request, registry: Registry) -> Caller:
+    """Who asks. Raises Unauthenticated."""
+    if registry.authenticator is None:
+        return Caller(ROOT)
+    given = credentials(request)
+    return STRANGER if given is None else await registry.caller(*given)
+
+
+async def administrator(request: web.Request, registry: Registry, namespace: str) -> Caller:
+    """Who asks, where they administer `namespace`. Raises what says that they do not."""
+    caller = await caller_of(request, registry)
+    if caller.scopes is not None or not caller.principal.may(Permission.ADMIN, namespace):
+        refuse(request, caller, "this is for an administrator")
+    return caller
+
+
+def refuse(request: web.Request, caller: Caller, words: str) -> NoReturn:
+    """A stranger is asked to log in, a token that does not say enough to be made anew; everybody else hears why not."""
+    if caller.is_anonymous:
+        raise RegistryError("UNAUTHORIZED")
+    if caller.scopes is not None:
+        request["lacking"] = "insufficient_scope"
+        raise RegistryError("UNAUTHORIZED", words)
+    raise RegistryError("DENIED", words)
 
 
 def digest_of(text: str) -> Digest:

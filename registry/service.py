@@ -15,6 +15,7 @@ from registry.access import Caller, Signer
 from registry.holders import Holders
 from registry.index.garbage import Collected
 from registry.index.index import Index
+from registry.index.policies import Policies
 from registry.storage.base import BlobStore
 from registry.storage.filesystem import FileBlobStore
 
@@ -41,6 +42,7 @@ class Registry:
         self.authenticator = authenticator
         self.metrics = metrics
         self.holders = holders
+        self.policies = Policies(index.database)
         self.signer = Signer()
         self.token_flow = False  # clients are told to ask for a token; Basic is taken all the same
         self._background = Background()
@@ -59,6 +61,7 @@ class Registry:
         blobs = FileBlobStore(data)
         await blobs.open()
         registry = cls(await Index.open(database_url), blobs, authenticator, metrics, holders)
+        await registry.policies.load()
         metrics.registry_storage.set(await registry.index.total_bytes())
         registry._background.start(registry._sweep(), "registry sweeper")
         registry._background.start(registry._collect_regularly(), "garbage collection")

@@ -16,7 +16,7 @@ from faas.oci.manifest import Manifest
 from faas.oci.reference import BASES
 from faas.state.session import Database, Transaction
 from faas.turns import Turns
-from registry.index.tables import blobs, children, manifests, repositories, repository_blobs, tags
+from registry.index.tables import blobs, children, manifests, repositories, repository_blobs, tag_changes, tags
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LEASE_SECONDS = 24 * 3600.0  # clients skip the upload of what they were told is here, and push the manifest later
@@ -133,7 +133,8 @@ class Index:
     # --- manifests and tags
 
     async def put_manifest(self, repository: str, manifest: Manifest, wanted: Iterable[str]) -> str | None:
-        """Manifest, edges and tags in one transaction. The digest of a child that is not here, or None."""
+        """Manifest, edges, tags and what tells of them in one transaction. The digest of a child that is not here,
+        or None."""
         async with self.database.write() as tx:
             for descriptor in manifest.blobs:
                 if not await _sees(tx, repository, descriptor.digest):
@@ -158,12 +159,7 @@ class Index:
                 edge = {"repository": repository, "manifest": str(manifest.digest), "child": child}
                 await tx.execute(insert(children).values(**edge).on_conflict_do_nothing())
             for tag in wanted:
-                row = {"repository": repository, "tag": tag, "digest": str(manifest.digest), "updated_at": now}
-                moved = insert(tags).values(**row)
-                moved = moved.on_conflict_do_update(
-                    index_elements=["repository", "tag"], set_={"digest": row["digest"], "updated_at": now}
-                )
-                await tx.execute(moved)
+                await _point(tx, repository, tag, str(manifest.digest), now)
         return None
 
     async def manifest(self, repository: str, reference: str) -> StoredManifest | None:
@@ -235,6 +231,21 @@ async def _link(tx: Transaction, repository: str, digest: Digest) -> None:
     linked = insert(repository_blobs).values(**row)
     renewed = {"leased_until": row["leased_until"]}
     await tx.execute(linked.on_conflict_do_update(index_elements=["repository", "digest"], set_=renewed))
+
+
+async def _point(tx: Transaction, repository: str, tag: str, digest: str, now: float) -> None:
+    """A tag that names this digest already has not changed, and nobody is told."""
+    mine = (tags.c.repository == repository, tags.c.tag == tag)
+    before = (await tx.execute(select(tags.c.digest).where(*mine))).scalar()
+    row = {"repository": repository, "tag": tag, "digest": digest, "updated_at": now}
+    moved = insert(tags).values(**row)
+    moved = moved.on_conflict_do_update(
+        index_elements=["repository", "tag"], set_={"digest": digest, "updated_at": now}
+    )
+    await tx.execute(moved)
+    if before != digest:
+        change = {"repository": repository, "tag": tag, "digest": digest, "changed_at": now}
+        await tx.execute(insert(tag_changes).values(**change))
 
 
 async def _sees(tx: Transaction, repository: str, digest: Digest) -> bool:

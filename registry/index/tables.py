@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 NAMES = {"pk": "pk_%(table_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s", "ix": "ix_%(column_0_label)s"}
 metadata = MetaData(naming_convention=NAMES)
@@ -24,6 +37,7 @@ blobs = Table(
     Column("size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("leaving", Boolean, nullable=False, default=False),  # its file is about to be unlinked
+    Column("checked_at", Float, nullable=False, default=0.0, index=True),  # when the scrub last hashed its file
 )
 # Which repository sees which blob: uploaded or mounted there. One file serves all.
 repository_blobs = Table(
@@ -62,4 +76,40 @@ tags = Table(
     Column("tag", String(128), primary_key=True),
     Column("digest", _DIGEST, nullable=False),
     Column("updated_at", Float, nullable=False),
+    Column("expires_at", Float),  # of a copy from upstream: asked for again after that; NULL: ours
+)
+# Tags that moved, for whoever follows them: written with the tag, deleted when dealt with.
+tag_changes = Table(
+    "tag_changes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("repository", _REPOSITORY, nullable=False),
+    Column("tag", String(128), nullable=False),
+    Column("digest", _DIGEST, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+# What holds for the repositories that a pattern fits (`faas.patterns`).
+policies = Table(
+    "policies",
+    metadata,
+    Column("pattern", _REPOSITORY, primary_key=True),
+    Column("public", Boolean, nullable=False),  # pulled without a login
+    Column("sparse", Boolean, nullable=False),  # an index may name platforms that are not here
+)
+retention_rules = Table(
+    "retention_rules",
+    metadata,
+    Column("pattern", _REPOSITORY, primary_key=True),
+    Column("keep_last", Integer),  # tags, by when they moved last; NULL: all
+    Column("keep_days", Float),  # tags that moved since; NULL: all
+    Column("untagged_days", Float),  # manifests without a tag; NULL: the registry's default
+    Column("immutable", Boolean, nullable=False),  # a tag that is there does not move
+    Column("movable", Text, nullable=False),  # JSON list: patterns of tags that do all the same
+)
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("namespace", String(128), primary_key=True),
+    Column("logical_bytes", BigInteger),  # as if every repository had its own copy; NULL: no limit
+    Column("physical_bytes", BigInteger),  # a blob counts once for its namespace
 )

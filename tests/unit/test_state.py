@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, MetaData, insert, select, text
 
 from faas.errors import Conflict, InvalidInput, Unavailable
+from faas.state import schema
 from faas.state.session import Database
 from faas.state.tables import functions, metadata
+from registry.index import tables
+from registry.index.index import MIGRATIONS
 
 ROW = {"namespace": "default", "name": "hello", "created_at": 1.0, "updated_at": 1.0}
 
@@ -37,12 +40,19 @@ async def names(database: Database) -> list[str]:
         return list((await tx.execute(select(functions.c.name))).scalars())
 
 
-async def test_migrations_make_exactly_the_tables_of_the_page(database: Database) -> None:
+@pytest.mark.parametrize(
+    ("migrations", "page"), [(schema.MIGRATIONS, metadata), (MIGRATIONS, tables.metadata)], ids=["gateway", "registry"]
+)
+async def test_migrations_make_exactly_the_tables_of_the_page(tmp_path: Path, migrations: Path, page: MetaData) -> None:
     def difference(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+        return list(compare_metadata(MigrationContext.configure(connection), page))
 
-    async with database.read() as tx:
-        assert await tx.run_sync(difference) == []
+    opened = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'some.db'}", migrations)
+    try:
+        async with opened.read() as tx:
+            assert await tx.run_sync(difference) == []
+    finally:
+        await opened.close()
 
 
 def test_every_table_is_keyed_by_namespace() -> None:

@@ -1,0 +1,53 @@
+"""`Policies`: what holds for the repositories that a pattern fits. Few rows, answered from memory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.sqlite import insert
+
+from faas import patterns
+from faas.state.session import Database
+from registry.index.tables import policies
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`public`: pulled without a login. `sparse`: an index may name platforms that are not here."""
+
+    public: bool = False
+    sparse: bool = False
+
+
+class Policies:
+    """`load` before use."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, Policy] = {}
+
+    async def load(self) -> None:
+        async with self._database.read() as tx:
+            rows = (await tx.execute(select(policies))).all()
+        self._known = {row.pattern: Policy(row.public, row.sparse) for row in rows}
+
+    def all(self) -> dict[str, Policy]:
+        """By pattern, sorted."""
+        return dict(sorted(self._known.items()))
+
+    def of(self, repository: str) -> Policy:
+        pattern = patterns.best(self._known, repository)
+        return Policy() if pattern is None else self._known[pattern]
+
+    async def put(self, pattern: str, policy: Policy) -> None:
+        async with self._database.write() as tx:
+            row = insert(policies).values(pattern=pattern, **asdict(policy))
+            await tx.execute(row.on_conflict_do_update(index_elements=["pattern"], set_=asdict(policy)))
+        self._known[pattern] = policy
+
+    async def remove(self, pattern: str) -> bool:
+        """Whether it was there."""
+        async with self._database.write() as tx:
+            await tx.execute(delete(policies).where(policies.c.pattern == pattern))
+        return self._known.pop(pattern, None) is not None
