@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from faas import patterns
 from faas.errors import InvalidInput
+from faas.oci.reference import BASES, namespace_of
 
 ALL_NAMESPACES = "*"
+REPOSITORIES = 32  # patterns that may narrow one principal, and their letters: a short-lived token carries them in a
+REPOSITORIES_LENGTH = 2048  # header
 
 
 class Permission(enum.Enum):
@@ -63,12 +67,17 @@ GRANTS: dict[Role, frozenset[Permission]] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a request comes from. `functions` narrows a caller's key to the names it holds; empty = all."""
+    """Who a request comes from.
+
+    `functions` narrows a caller's key to the names it holds, `repositories` what a viewer or a deployer may do with
+    images to the patterns it holds (`faas.patterns`); empty = all.
+    """
 
     name: str
     role: Role
     namespace: str = ALL_NAMESPACES
     functions: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
 
     def may(self, permission: Permission, namespace: str | None = None, function: str | None = None) -> bool:
         """Whether this principal holds `permission`, in `namespace` and on `function` where given."""
@@ -77,6 +86,36 @@ class Principal:
         if namespace is not None and self.namespace not in (ALL_NAMESPACES, namespace):
             return False
         return not (function is not None and self.functions and function not in self.functions)
+
+    def may_use(self, permission: Permission, repository: str) -> bool:
+        """Whether this principal may do that (pull, push, delete) with the images of `repository`.
+
+        Every function stands on the runtime bases: whoever may pull anything may pull them, and nobody but an
+        administrator of everything may change them.
+        """
+        if repository.startswith(BASES):
+            return self.may(permission) if permission is Permission.PULL else self.may(Permission.ADMIN, ALL_NAMESPACES)
+        return self.reaches(repository) and self.may(permission, namespace_of(repository))
+
+    def reaches(self, repository: str) -> bool:
+        """Whether no pattern keeps it out, whatever the role may."""
+        return not self.repositories or any(patterns.fits(pattern, repository) for pattern in self.repositories)
+
+    def check_repositories(self) -> None:
+        """Raises InvalidInput where the patterns narrow nothing, reach nothing, or are too many."""
+        if self.repositories and self.role not in (Role.VIEWER, Role.DEPLOYER):
+            raise InvalidInput("repositories narrow a viewer's or a deployer's token only")
+        if len(self.repositories) > REPOSITORIES or sum(map(len, self.repositories)) > REPOSITORIES_LENGTH:
+            raise InvalidInput(
+                f"repositories must be at most {REPOSITORIES} patterns with {REPOSITORIES_LENGTH} letters in all"
+            )
+        for pattern in self.repositories:
+            try:
+                within = patterns.namespace_of(patterns.check(pattern))
+            except ValueError as error:
+                raise InvalidInput(f"each of repositories must be {error}") from None
+            if within is not None and self.namespace not in (ALL_NAMESPACES, within):
+                raise InvalidInput(f"{pattern} reaches nothing in the namespace {self.namespace}")
 
 
 ANONYMOUS = Principal("anonymous", Role.ANONYMOUS)
@@ -91,6 +130,11 @@ class Authenticator(Protocol):
 
         `user` is the name sent beside it with Basic credentials; where given it must be the principal's own.
         """
+        ...
+
+    def takes_password(self, user: str | None) -> bool:
+        """Whether what comes with this name is a password. It can be guessed, so that a lock comes before it is
+        checked (`faas.attempts`); a token, with its 256 random bits, cannot."""
         ...
 
 
@@ -142,3 +186,6 @@ class TokenFile:
         if user not in (None, ROOT.name) or not same_token(token, self._hash):
             return None
         return ROOT
+
+    def takes_password(self, user: str | None) -> bool:
+        return False

@@ -313,9 +313,9 @@ class Client:
     async def tokens(self) -> list[Json]:
         return await self._list("/v1/tokens", "tokens")
 
-    async def create_token(self, name: str, role: str, namespace: str = "*", functions: tuple[str, ...] = ()) -> str:
-        """The new token; the server keeps only its hash."""
-        body = {"name": name, "role": role, "namespace": namespace, "functions": list(functions)}
+    async def create_token(self, name: str, role: str, namespace: str = "*", **narrowed: tuple[str, ...]) -> str:
+        """The new token, `narrowed` to `functions` or `repositories`; the server keeps only its hash."""
+        body = {"name": name, "role": role, "namespace": namespace, **{k: v for k, v in narrowed.items() if v}}
         return str((await self._object("POST", "/v1/tokens", body=body))["token"])
 
     async def revoke_token(self, name: str) -> None:

@@ -14,6 +14,7 @@
     ├── NotOffered                 501  NotOffered            named, so that nobody waits for it
     ├── ShuttingDown               503  ShuttingDown
     ├── Unavailable                503  Unavailable           a part that we need does not answer
+    │   └── StorageFull            507  StorageFull           the disk has no room for it
     └── FunctionError              502  …                     the function's fault, never ours
         ├── InitFailed             502  Runtime.InitError
         ├── InstanceExited         502  Runtime.ExitError
@@ -150,6 +151,13 @@ class Unavailable(FaasError):
 
     code = "Unavailable"
     status = 503
+
+
+class StorageFull(Unavailable):
+    """The disk is full."""
+
+    code = "StorageFull"
+    status = 507
 
 
 class FunctionError(FaasError):

@@ -72,6 +72,17 @@ class Metrics:
         )
         self.registry_bytes = Counter("faas_registry_bytes", "Blob bytes moved", ("direction",), registry=r)
         self.registry_storage = Gauge("faas_registry_storage_bytes", "Bytes of stored blobs", registry=r)
+        self.registry_collected_bytes = Counter(
+            "faas_registry_collected_bytes", "Bytes that garbage collections freed", registry=r
+        )
+        self.registry_collected_at = Gauge(
+            "faas_registry_collection_timestamp_seconds",
+            "When a garbage collection last came to its end, or the server started",
+            registry=r,
+        )
+        self.registry_damaged = Gauge(
+            "faas_registry_damaged_blobs", "Blobs and manifests found damaged and not mended", registry=r
+        )
         self.build_info = Gauge("faas_build_info", "Always 1", ("version", "python"), registry=r)
         self.build_info.labels(version, platform.python_version()).set(1)
         self._of_functions = (

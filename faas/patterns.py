@@ -33,7 +33,7 @@ def best(patterns: Iterable[str], name: str) -> str | None:
 def namespace_of(pattern: str) -> str | None:
     """The one namespace that a pattern stays within; None where it may reach into several.
 
-    A name without a slash is of `default` (`registry.index.index.namespace_of`).
+    A name without a slash is of `default` (`faas.oci.reference.namespace_of`).
     """
     first, slash, _ = pattern.partition("/")
     if "*" in first:

@@ -35,8 +35,10 @@ from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
 from gateway.public import RUNNER_OPTIONS
 from registry.app import create_app as registry_app
+from registry.outbox import Outbox
 from registry.service import Registry
 from registry.source import LocalImageSource
+from registry.upstream import upstream
 from worker.drivers.base import Driver, DriverPaths
 from worker.drivers.oci.driver import OciDriver
 from worker.pool import Pool
@@ -142,11 +144,14 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     addresses = Addresses(settings, sockets)
+    upstreams = upstream.parse(settings.registry_upstreams)
     async with contextlib.AsyncExitStack() as stack:
         metrics = Metrics(__version__)
         database = await Database.open(settings.database)
         stack.push_async_callback(database.close)
-        registry = await Registry.open(settings.data, settings.registry_database, authenticator=None, metrics=metrics)
+        registry = await Registry.open(
+            settings.data, settings.registry_database, authenticator=None, metrics=metrics, upstreams=upstreams
+        )
         stack.push_async_callback(registry.close)
         images = LocalImageSource(registry)
         driver = choose_driver(settings, images)
@@ -164,11 +169,11 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
         stack.callback(private.close)
         bases = Bases(lambda: RegistryClient(f"http://{bound(private)}", "admin", _token(settings)))
         roots = TriggerRoots(settings.trigger_folders, settings.data)
-        gateway = Gateway.create(database, pool, images, bases, metrics, info, roots)
+        gateway = Gateway.create(database, pool, images, bases, metrics, info, roots, Outbox(registry.index))
         if settings.registry_auth != "none":
             registry.authenticator = gateway.tokens
         registry.token_flow = settings.registry_auth == "token"
-        registry.holders = gateway.deployer
+        registry.holders = gateway
         grace = Grace()
         await pool.open()
         stack.push_async_callback(lambda: pool.close(grace.left))

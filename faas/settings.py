@@ -68,6 +68,12 @@ class Settings:
     log_format: str = field(metadata={"help": "text | json", "default": "text"})
     insecure: bool = field(metadata={"help": "allow listening beyond loopback without TLS", "default": False})
     registry_auth: str = field(metadata={"help": "basic | token | none (none on loopback only)", "default": "basic"})
+    registry_upstreams: str = field(
+        metadata={
+            "help": "registries to keep copies of: NAME=URL[,auth=URL][,user=U,password-file=F][,expire=24h] …",
+            "default": "",
+        }
+    )
     oci_runtime: str = field(
         metadata={"help": "runtime program of the oci driver; empty: runc, or crun on cgroup v2", "default": ""}
     )

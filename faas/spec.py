@@ -18,7 +18,7 @@ from typing import Any, cast
 from faas import checks
 from faas.checks import Check, format_duration
 from faas.errors import SpecError
-from faas.oci.reference import BASES
+from faas.oci.reference import BASES, TAG_PATTERN
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 RUNTIME_PATTERN = re.compile(r"(python|node)(\d+(\.\d+)?)?|provided")
@@ -26,7 +26,6 @@ MEMORY_MB_PER_CPU = 1769  # Lambda's: 1,769 MB give one vCPU
 NOT_OFFERED = {
     "secrets": "secrets are not offered yet; use [env] for what is not secret",
     "route": "routes are not offered yet; the function answers at /function/{name}",
-    "follow": "following a tag is not offered yet; deploy with `faas push`",
     "reserved": "reserved instances are not offered yet; `max` bounds the instances",
 }
 
@@ -118,6 +117,7 @@ class FunctionSpec:
     port: int = 8080
     health: str = ""
     public: bool = False
+    follow: str = ""
     command: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     workdir: str = ""
@@ -202,13 +202,14 @@ _FUNCTION: dict[str, Check] = {
     "port": checks.integer(1, 65_535),
     "health": checks.path,
     "public": checks.boolean,
+    "follow": checks.matching(TAG_PATTERN, "a tag: 1 to 128 letters, digits, ., _ and -, first no . and no -"),
     "command": checks.texts,
     "entrypoint": checks.texts,
     "workdir": checks.workdir,
     "env": checks.env,
 }
 SHOWN = 200  # characters of a wrong value
-_OPTIONAL_TEXT = {"runtime", "image", "handler", "app", "health", "workdir"}
+_OPTIONAL_TEXT = {"runtime", "image", "handler", "app", "health", "follow", "workdir"}
 
 
 def _table(where: str, value: Any, table: Mapping[str, Check], nested: tuple[str, ...] = ()) -> dict[str, Any]:

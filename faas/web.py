@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from faas.attempts import Attempts
 from faas.auth import ANONYMOUS, Authenticator, Permission, Principal
 from faas.bodies import BODIES, Share
 from faas.errors import (
@@ -33,6 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
 REQUEST_ID_HEADER = "X-Request-Id"
+LOGIN_HINT = "log in again: faas login"  # where credentials are unknown
 PROGRESS_SECONDS = 60.0  # a body of which nothing comes for this long is given up
 # Bodies that are held in memory must come faster than that: this much in PROGRESS_SECONDS (1 KB a second), else one
 # byte a minute would hold the rest for ever; and be there after BODY_SECONDS (the largest at 21 KB a second).
@@ -52,16 +54,21 @@ def error_body(error: FaasError, request_id: str) -> dict[str, Any]:
 
 
 def error_headers(error: FaasError) -> dict[str, str]:
-    headers = {}
+    headers = waits(error)
     if isinstance(error, Throttled):
-        headers.update({"Retry-After": str(error.retry_after), "Reason": error.reason})
-    elif error.status == 503:
-        headers["Retry-After"] = "1"
+        headers["Reason"] = error.reason
     elif isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="faas"'
     if isinstance(error, FunctionError):
         headers["X-Error-Type"] = error.error_type
     return headers
+
+
+def waits(error: FaasError) -> dict[str, str]:
+    """How long to wait before the next try, where that may help."""
+    if isinstance(error, Throttled):
+        return {"Retry-After": str(error.retry_after)}
+    return {"Retry-After": "1"} if error.status == 503 else {}
 
 
 def error_response(error: FaasError, request_id: str) -> web.Response:
@@ -144,16 +151,14 @@ def credentials(request: web.Request) -> tuple[str, str | None] | None:
 
 
 def authorization(authenticator: Authenticator) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-    """The middleware that compares who asks with what the route needs."""
+    """The middleware that compares who asks with what the route needs. Failed logins are slowed down."""
+    attempts = Attempts()
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         principal = ANONYMOUS
         if (given := credentials(request)) is not None:
-            found = await authenticator.authenticate(*given)
-            if found is None:
-                raise Unauthenticated("unknown token", hint="log in again: faas login")
-            principal = found
+            principal = await attempts.admit(authenticator, *given, request.remote, hint=LOGIN_HINT)
         request[PRINCIPAL] = principal
         if request.match_info.http_exception is None:
             require(principal, needed(request.match_info.handler))

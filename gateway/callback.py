@@ -1,25 +1,18 @@
-"""Posts results to `X-Callback-Url`. The address is checked after resolution, at connect: no name, redirect or notation
-leads to this machine or its networks."""
+"""Posts results to `X-Callback-Url`, at addresses of the public internet alone (`faas.addresses`)."""
 
 from __future__ import annotations
 
 import io
-import ipaddress
-import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from aiohttp import AddrInfoType, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
+from faas.addresses import public_socket
 from faas.errors import InvalidInput, Unavailable
 
 URL_CHARACTERS = 2048
 TOTAL_SECONDS = 10.0
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # leads to the IPv4 address in its last 32 bits
-
-
-class Refused(OSError):
-    """The address must not be called from here."""
 
 
 def check_url(url: str) -> str:
@@ -34,20 +27,6 @@ def check_url(url: str) -> str:
     return url
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, however it is written."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour
-        if inner is None and found in _NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        found = inner or found
-    return found.is_global and not found.is_multicast
-
-
 class Callbacks:
     """`start`ed once, `stop`ped once. `allow_private`: callbacks may stay on this machine and its networks."""
 
@@ -56,7 +35,8 @@ class Callbacks:
         self._session: ClientSession | None = None
 
     async def start(self) -> None:
-        connector = TCPConnector(limit=0, force_close=True, socket_factory=self._socket)
+        allowed = None if self._allow_private else public_socket
+        connector = TCPConnector(limit=0, force_close=True, socket_factory=allowed)
         self._session = ClientSession(
             connector=connector,
             timeout=ClientTimeout(total=TOTAL_SECONDS),
@@ -79,9 +59,3 @@ class Callbacks:
             raise Unavailable(f"the callback could not be delivered: {type(error).__name__}: {error}") from None
         if not 200 <= status < 300:
             raise Unavailable(f"the callback was answered with {status}")
-
-    def _socket(self, info: AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, address = info
-        if not self._allow_private and not is_public(str(address[0])):
-            raise Refused(f"callbacks must not go to {address[0]}")
-        return socket.socket(family, kind, protocol)

@@ -52,6 +52,9 @@ class TokenStore:
             return None
         return row.principal
 
+    def takes_password(self, user: str | None) -> bool:
+        return False
+
     async def rows(self) -> list[TokenRow]:
         """Those of the database, by name: one whose revocation failed is still among them."""
         async with self._database.read() as tx:
@@ -109,3 +112,4 @@ def _check(principal: Principal) -> None:
         raise InvalidInput("functions narrow a caller's token only")
     if len(principal.functions) > FUNCTIONS or not all(NAME_PATTERN.fullmatch(name) for name in principal.functions):
         raise InvalidInput(f"functions must be at most {FUNCTIONS} names")
+    principal.check_repositories()

@@ -11,26 +11,24 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from faas.auth import Permission, Principal
+from faas.auth import Principal
 from faas.background import Background
-from faas.errors import Conflict, FaasError, ImageUnusable, InvalidInput, NotFound, Unavailable
+from faas.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from faas.metrics import Metrics
-from faas.oci.platform import architecture
-from faas.oci.reference import Reference
 from faas.oci.source import ImageSource
 from faas.protocol import CheckReport, Revision, RevisionKey, Worker
 from faas.spec import FunctionSpec, TriggerSpec, parse
 from faas.state.session import Database, Transaction
 from faas.turns import Turns
-from faas.web import require
 from gateway.events.folder import FolderTriggers
-from gateway.router import DEFAULT_NAMESPACE, LIVE, FunctionState, Router, function_label
+from gateway.images import Images
+from gateway.router import LIVE, FunctionState, Router, function_label, repository_of
 from gateway.scaler import Scaler
 from gateway.scheduler import Scheduler
 from gateway.store import aliases, dead_letters, functions, invocations, revisions, schedules, triggers
@@ -41,11 +39,11 @@ log = logging.getLogger("faas.deploy")
 
 KEPT_REVISIONS = 10  # beside those that an alias names
 PREPARE_SECONDS = 600.0  # an image of some GB, unpacked for the first time
-SOURCE_SECONDS = 60.0
 ALIAS_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NUMBERED = re.compile(r"v?[0-9]+")
 
 T = TypeVar("T")
+Also = Callable[[Transaction], Awaitable[None]]  # what is committed together with a change
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +76,12 @@ class Deployer:
     ) -> None:
         self._database = database
         self._worker = worker
-        self._images = images
+        self._images = Images(images, registry)
         self._router = router
         self._scaler = scaler
         self._scheduler = scheduler
         self._folders = folders
         self._metrics = metrics
-        self._registry = registry
         self._clock = clock
         self._turns: Turns[tuple[str, str]] = Turns()  # one change of a function at a time
         self._deploying: Counter[str] = Counter()
@@ -131,60 +128,72 @@ class Deployer:
         spec = parse(spec_data)
         if spec.name != name:
             raise InvalidInput(f"the specification's name is {spec.name}, the URL's is {name}")
-        image = await self._pinned(image or spec.image, namespace, by)
+        if spec.follow and not self._images.may_pull(by, repository_of(namespace, name)):
+            raise Forbidden(f"{by.name} may not pull {repository_of(namespace, name)}, and so not follow it")
+        image = await self._images.pinned(image or spec.image, by)
         return await self._complete(self._deploy(namespace, name, spec, image, check, by))
 
     async def _deploy(
         self, namespace: str, name: str, spec: FunctionSpec, image: str, check: bool, by: Principal
     ) -> Deployment:
         async with self._turns.of((namespace, name)), self._holding(image):
-            warnings, present = await self._folders.check(spec.triggers)
-            state = self._router.state(namespace, name)
-            live = state.revisions.get(state.aliases.get(LIVE, 0)) if state else None
-            if live is not None and (live.spec, live.image) == (spec, image):
-                return Deployment(live, created=False, changed=False, warnings=tuple(warnings))
-            async with self._database.write() as tx:
-                number = await functions.next_number(tx, namespace, name)
-            revision = Revision(RevisionKey(namespace, name, number), spec, image, spec.interface)
-            report = await self._ready(revision, check)
-            if report is not None:
-                revision = Revision(revision.key, spec, image, report.interface)
-                warnings += report.warnings
-            warnings += self._doubts(spec, namespace)
-            try:
-                await self._go_live(revision, by, present)
-            except BaseException:
-                await self._worker.retire(revision.key)
-                raise
-            return Deployment(revision, created=live is None, changed=True, warnings=tuple(warnings), check=report)
+            return await self._replace(self._live(namespace, name), namespace, spec, image, check, by)
 
-    async def _pinned(self, image: str, namespace: str, by: Principal) -> str:
-        """`repository@digest` of an image that is there and that `by` may use in `namespace`."""
-        if not image:
-            raise InvalidInput("a deploy needs an image", hint="faas push builds and names one")
+    async def redeploy(
+        self, namespace: str, name: str, image: str, by: Principal, *, when: Callable[[Revision], bool], also: Also
+    ) -> Deployment | None:
+        """Deploy the live revision's spec with another image, checked. None where nothing is live, or `when` says no.
+
+        `also` is committed with it, also where this image is live already. Raises as `deploy`.
+        """
+        image = await self._images.pinned(image, by)
+        return await self._complete(self._redeploy(namespace, name, image, by, when, also))
+
+    async def _redeploy(
+        self, namespace: str, name: str, image: str, by: Principal, when: Callable[[Revision], bool], also: Also
+    ) -> Deployment | None:
+        async with self._turns.of((namespace, name)), self._holding(image):
+            live = self._live(namespace, name)
+            if live is None or not when(live):
+                return None
+            if live.image.partition("@")[2] != image.partition("@")[2]:
+                return await self._replace(live, namespace, live.spec, image, True, by, also)
+            async with self._database.write() as tx:
+                await also(tx)
+            return Deployment(live, created=False, changed=False)
+
+    def _live(self, namespace: str, name: str) -> Revision | None:
+        state = self._router.state(namespace, name)
+        return state.revisions.get(state.aliases.get(LIVE, 0)) if state else None
+
+    async def _replace(
+        self,
+        live: Revision | None,
+        namespace: str,
+        spec: FunctionSpec,
+        image: str,
+        check: bool,
+        by: Principal,
+        also: Also | None = None,
+    ) -> Deployment:
+        """Call it in the function's turn, and holding the image."""
+        warnings, present = await self._folders.check(spec.triggers)
+        if live is not None and (live.spec, live.image) == (spec, image):
+            return Deployment(live, created=False, changed=False, warnings=tuple(warnings))
+        async with self._database.write() as tx:
+            number = await functions.next_number(tx, namespace, spec.name)
+        revision = Revision(RevisionKey(namespace, spec.name, number), spec, image, spec.interface)
+        report = await self._ready(revision, check)
+        if report is not None:
+            revision = Revision(revision.key, spec, image, report.interface)
+            warnings += report.warnings
+        warnings += self._doubts(spec, namespace)
         try:
-            reference = Reference.parse(image)
-        except ValueError as error:
-            raise InvalidInput(f"the image's name is not valid: {error}") from None
-        if reference.host and not reference.is_at(self._registry):
-            raise InvalidInput(
-                f"images are taken from this server's registry only, not from {reference.host}",
-                hint=f"push it here: faas push --image {image}",
-            )
-        first, slash, _ = reference.repository.partition("/")
-        if slash and first != "runtime":
-            require(by, Permission.PULL, first)
-        elif not slash and namespace != DEFAULT_NAMESPACE:
-            require(by, Permission.PULL, DEFAULT_NAMESPACE)
-        local = Reference("", reference.repository, reference.tag, reference.digest)
-        try:
-            async with asyncio.timeout(SOURCE_SECONDS):
-                manifest = await self._images.manifest(str(local), architecture())
-        except NotFound:
-            raise ImageUnusable(f"there is no image {local} in the registry", hint="push it first") from None
-        except TimeoutError:
-            raise Unavailable("the registry does not answer") from None
-        return f"{reference.repository}@{manifest.digest}"
+            await self._go_live(revision, by, present, also)
+        except BaseException:
+            await self._worker.retire(revision.key)
+            raise
+        return Deployment(revision, created=live is None, changed=True, warnings=tuple(warnings), check=report)
 
     async def _ready(self, revision: Revision, check: bool) -> CheckReport | None:
         """Prepare, and with `check` start one instance."""
@@ -211,12 +220,16 @@ class Deployer:
             ]
         return []
 
-    async def _go_live(self, revision: Revision, by: Principal, present: Mapping[TriggerSpec, set[SeenFile]]) -> None:
+    async def _go_live(
+        self, revision: Revision, by: Principal, present: Mapping[TriggerSpec, set[SeenFile]], also: Also | None
+    ) -> None:
         key, now = revision.key, self._clock()
         async with self._database.write() as tx:
             await functions.touch(tx, key.namespace, key.function, now)
             await revisions.add(tx, RevisionRow(revision, now, by.name))
             await self._point_live(tx, revision, now, present)
+            if also is not None:
+                await also(tx)
             dropped = await self._prune(tx, key.namespace, key.function)
             state = await self._state(tx, key.namespace, key.function)
         await self._publish(state, dropped)
@@ -354,12 +367,3 @@ class Deployer:
             self._deploying[image] -= 1
             if not self._deploying[image]:
                 del self._deploying[image]
-
-
-async def store_interface(database: Database, revision: Revision) -> None:
-    """Keep an interface that the first use of an unchecked revision has found out."""
-    try:
-        async with database.write() as tx:
-            await revisions.found(tx, revision)
-    except FaasError as error:  # the next start finds it out again
-        log.warning("%s: %s", revision.key, error.message)

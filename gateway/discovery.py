@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable
 
-from faas.errors import Unavailable
+from faas.errors import FaasError, Unavailable
 from faas.protocol import Revision, RevisionKey, Worker
 from faas.spec import Interface
+from faas.state.session import Database
 from gateway.router import Route, Router
+from gateway.store import revisions
+
+log = logging.getLogger("faas.discovery")
 
 PREPARE_SECONDS = 300.0  # an image of some GB, unpacked for the first time
 
@@ -62,3 +67,12 @@ class Discovery:
         for task in list(self._running.values()):
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+
+async def store_interface(database: Database, revision: Revision) -> None:
+    """Keep an interface that the first use of an unchecked revision has found out."""
+    try:
+        async with database.write() as tx:
+            await revisions.found(tx, revision)
+    except FaasError as error:  # the next start finds it out again
+        log.warning("%s: %s", revision.key, error.message)

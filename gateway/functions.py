@@ -29,7 +29,8 @@ from gateway.operations import (
     stamp,
 )
 from gateway.router import LIVE, FunctionState, function_label
-from gateway.store import functions
+from gateway.store import follows, functions
+from gateway.store.follows import Outcome
 from gateway.store.functions import FunctionRow
 
 HIDDEN = "***"
@@ -55,6 +56,14 @@ FUNCTION = an_object(
     instances=INSTANCES,
     schedules=WHOLE,
     triggers=WHOLE,
+    follow=an_object(
+        ("tag", "state"),
+        tag=TEXT,
+        state={"type": "string", "enum": ["waiting", "deployed", "failed", "retrying", "skipped"]},
+        digest=TEXT,
+        error=TEXT,
+        at=TIME,
+    ),
 )
 
 
@@ -96,6 +105,14 @@ async def one(request: web.Request, namespace: str, name: str) -> dict[str, Any]
     return shown(gateway, state, row or FunctionRow(namespace, name, 0.0, 0.0))
 
 
+def followed(tag: str, outcome: Outcome | None) -> dict[str, Any]:
+    """The tag that a function follows, and what became of its last push."""
+    if outcome is None or outcome.tag != tag:
+        return {"tag": tag, "state": "waiting"}
+    told = {"digest": outcome.digest, "error": outcome.error, "at": stamp(outcome.at)}
+    return {"tag": tag, "state": outcome.state.value, **told}
+
+
 @access(Permission.READ)
 async def listed(request: web.Request) -> web.Response:
     gateway, namespace = request.app[GATEWAY], namespace_asked(request)
@@ -125,6 +142,10 @@ async def described(request: web.Request) -> web.Response:
         "instances_list": [instance_shown(i) for i in gateway.worker.instances(revision.key)],
         "revisions": len(state.revisions),
     }
+    if revision.spec.follow:
+        async with gateway.database.read() as tx:
+            outcome = await follows.get(tx, where.namespace, where.name)
+        function["follow"] = followed(revision.spec.follow, outcome)
     return answer(function)
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from faas.auth import Authenticator
 from faas.metrics import Metrics
+from faas.oci.changes import TagChanges
 from faas.oci.source import ImageSource
 from faas.protocol import RuntimeBase, Worker
 from faas.state.session import Database
@@ -20,11 +21,13 @@ from gateway.callback import Callbacks
 from gateway.credentials import TokenStore
 from gateway.data_path import DataPath
 from gateway.delivery import Delivery
-from gateway.deploy import Deployer, store_interface
+from gateway.deploy import Deployer
+from gateway.discovery import store_interface
 from gateway.dispatcher import Dispatcher
 from gateway.events.file_event import FolderEvents
 from gateway.events.folder import FolderTriggers
 from gateway.events.roots import TriggerRoots
+from gateway.follow import TagFollower
 from gateway.retries import RetryRules
 from gateway.router import Router
 from gateway.scaler import Scaler
@@ -72,6 +75,7 @@ class Gateway:
     folders: FolderTriggers
     callbacks: Callbacks
     deployer: Deployer
+    follower: TagFollower
     runtimes: RuntimeBases
     ready: bool = False
 
@@ -85,6 +89,7 @@ class Gateway:
         metrics: Metrics,
         info: ServerInfo,
         roots: TriggerRoots,
+        changes: TagChanges,
         *,
         allow_private_callbacks: bool = False,
         rules: RetryRules = RetryRules(),  # noqa: B008 - a frozen value
@@ -111,8 +116,15 @@ class Gateway:
             folders,
             callbacks,
             deployer,
+            TagFollower(database, deployer, path.router, changes, rules=rules),
             runtimes,
         )
+
+    async def held(self) -> dict[str, list[str]]:
+        """Image digests that must not be deleted → who needs them. The registry's port `Holders`."""
+        pending = await self.follower.held()  # first: what is deployed meanwhile is in the second answer
+        held = await self.deployer.held()
+        return {digest: held.get(digest, []) + pending.get(digest, []) for digest in {*held, *pending}}
 
     @property
     def router(self) -> Router:
@@ -132,11 +144,13 @@ class Gateway:
         await self.dispatcher.start()
         await self.scheduler.start()
         await self.folders.start()
+        await self.follower.start()
         self.ready = True
 
     async def stop(self, grace_seconds: float) -> None:
         """Sources of events first, then what runs, within `grace_seconds`; what is queued stays queued."""
         self.ready = False
+        await self.follower.stop()
         await self.folders.stop()
         await self.scheduler.stop()
         # Side by side: queued events run through the same invoker as requests do.

@@ -21,6 +21,7 @@ _REFUSALS = {
     400: "not valid", 401: "no or unknown credentials", 403: "not allowed", 404: "no such thing",
     409: "not now", 413: "too large", 415: "not taken", 429: "no capacity", 500: "our fault", 501: "not offered",
     502: "the function's fault", 503: "not available", 504: "the function took too long",
+    507: "the disk is full",
 }  # fmt: skip
 
 

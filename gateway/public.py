@@ -12,17 +12,18 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
+from faas.attempts import Attempts
 from faas.auth import ANONYMOUS, Authenticator, Permission, Principal
-from faas.errors import FunctionError, InvalidInput, NotFound, ShuttingDown, Unauthenticated
+from faas.errors import FunctionError, InvalidInput, NotFound, ShuttingDown
 from faas.protocol import InvocationResult, Trigger
 from faas.spec import Interface
-from faas.web import PRINCIPAL, REQUEST_ID, access, credentials, error_response, held_body, require
+from faas.web import LOGIN_HINT, PRINCIPAL, REQUEST_ID, access, credentials, error_response, held_body, require
 from gateway import event
 from gateway.headers import inbound
 from gateway.invoke import SYNC_PAYLOAD_BYTES, Invoker
@@ -111,9 +112,10 @@ class Doorman:
 
     authenticator: Authenticator
     everybody_logs_in: bool = False
+    attempts: Attempts = field(default_factory=Attempts)
 
     async def admit(self, request: web.Request, route: Route) -> Principal:
-        """The caller; ANONYMOUS at a public function. Raises Unauthenticated, Forbidden."""
+        """The caller; ANONYMOUS at a public function. Raises Unauthenticated, Forbidden, Throttled."""
         if route.revision.spec.public and not self.everybody_logs_in:
             return ANONYMOUS
         principal = request.get(PRINCIPAL)  # set by the API listener's middleware
@@ -127,10 +129,7 @@ class Doorman:
         given = credentials(request)
         if given is None:
             return ANONYMOUS
-        principal = await self.authenticator.authenticate(*given)
-        if principal is None:
-            raise Unauthenticated("unknown token", hint="log in again: faas login")
-        return principal
+        return await self.attempts.admit(self.authenticator, *given, request.remote, hint=LOGIN_HINT)
 
 
 def lambda_event(request: web.Request, target: Target, route: Route, principal: Principal, body: bytes) -> bytes:

@@ -49,6 +49,11 @@ def function_label(namespace: str, name: str) -> str:
     return name if namespace == DEFAULT_NAMESPACE else f"{name}.{namespace}"
 
 
+def repository_of(namespace: str, name: str) -> str:
+    """Where a function's own images are."""
+    return name if namespace == DEFAULT_NAMESPACE else f"{namespace}/{name}"
+
+
 def parse_name(text: str) -> tuple[str, str, str]:
     """`name[.namespace][:qualifier]` → (namespace, name, qualifier). Whether it exists is for `resolve` to say."""
     full, _, qualifier = text.partition(":")

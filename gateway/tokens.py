@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from aiohttp import web
 
 from faas.auth import ALL_NAMESPACES, Permission, Principal, Role
@@ -37,6 +40,7 @@ async def listed(request: web.Request) -> web.Response:
                     "role": row.principal.role.value,
                     "namespace": row.principal.namespace,
                     "functions": list(row.principal.functions),
+                    "repositories": list(row.principal.repositories),
                     "created_at": stamp(row.created_at),
                 }
                 for row in rows
@@ -48,18 +52,25 @@ async def listed(request: web.Request) -> web.Response:
 @access(Permission.ADMIN)
 async def made(request: web.Request) -> web.Response:
     body = await json_body(request)
-    known_keys(body, "name", "role", "namespace", "functions")
-    named = body.get("functions", [])
-    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise InvalidInput("functions must be a list of names")
+    known_keys(body, "name", "role", "namespace", "functions", "repositories")
+    functions, repositories = _texts(body, "functions"), _texts(body, "repositories")
     try:
         role = Role(a_text(body, "role"))
     except ValueError:
         raise InvalidInput("the role must be one of " + ", ".join(role.value for role in ROLES)) from None
-    principal = Principal(a_text(body, "name"), role, a_text(body, "namespace", ALL_NAMESPACES), tuple(named))
+    namespace = a_text(body, "namespace", ALL_NAMESPACES)
+    principal = Principal(a_text(body, "name"), role, namespace, functions, repositories)
     allow(request, Permission.ADMIN, principal.namespace)  # an administrator of one namespace makes none for others
     token = await request.app[GATEWAY].tokens.create(principal)
     return answer({"name": principal.name, "token": token}, 201)
+
+
+def _texts(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Raises InvalidInput."""
+    texts = body.get(key, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InvalidInput(f"{key} must be a list of texts")
+    return tuple(texts)
 
 
 @access(Permission.ADMIN)
@@ -72,11 +83,12 @@ async def revoked(request: web.Request) -> web.Response:
 
 
 _TOKEN = an_object(
-    ("name", "role", "namespace"), name=TEXT, role=TEXT, namespace=TEXT, functions=a_list(TEXT), created_at=TIME
-)
+    ("name", "role", "namespace"), name=TEXT, role=TEXT, namespace=TEXT, functions=a_list(TEXT),
+    repositories=a_list(TEXT), created_at=TIME,
+)  # fmt: skip
 _NEW = an_object(
     ("name", "role"), name=TEXT, role={"type": "string", "enum": [role.value for role in ROLES]}, namespace=TEXT,
-    functions=a_list(TEXT),
+    functions=a_list(TEXT), repositories=a_list(TEXT),
 )  # fmt: skip
 OPERATIONS = (
     Operation("GET", "/v1/tokens", listed, "Tokens, without what opens",

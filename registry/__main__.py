@@ -1,4 +1,6 @@
-"""The registry alone: `python -m registry --data DIR --listen ADDR --auth basic|token|none`."""
+"""The registry alone: `python -m registry --data DIR --listen ADDR --auth basic|token|none`, and who may log in there:
+`python -m registry user add|rm|ls`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,10 @@ import argparse
 import asyncio
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import uvloop
 from aiohttp import web
 
 from faas import __version__, log
@@ -15,18 +19,27 @@ from faas.auth import TokenFile, token_in
 from faas.errors import FaasError, InvalidInput
 from faas.listener import bound, listen
 from faas.metrics import Metrics
+from faas.passwords import Passwords
 from faas.settings import Address
+from registry import user
 from registry.app import create_app
 from registry.service import Registry
+from registry.upstream.upstream import Upstreams, parse
+from registry.users import FILE, Users
 
 
-async def run(data: Path, address: Address, auth: str) -> None:
+async def run(data: Path, address: Address, auth: str, upstreams: Upstreams) -> None:
     """Serve until SIGTERM or SIGINT."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
-    authenticator = TokenFile(token_in(data / "admin-token")) if auth != "none" else None
-    with listen(address) as listener:
+    with listen(address) as listener, closing(Passwords()) as passwords:
+        authenticator = None
+        if auth != "none":
+            authenticator = Users(data / FILE, TokenFile(token_in(data / "admin-token")), passwords)
+            await authenticator.load()
         url = f"sqlite+aiosqlite:///{data / 'registry.db'}"
-        registry = await Registry.open(data, url, authenticator=authenticator, metrics=Metrics(__version__))
+        registry = await Registry.open(
+            data, url, authenticator=authenticator, metrics=Metrics(__version__), upstreams=upstreams
+        )
         registry.token_flow = auth == "token"
         runner = web.AppRunner(create_app(registry), access_log=None, auto_decompress=False, shutdown_timeout=30.0)
         try:
@@ -43,17 +56,30 @@ async def run(data: Path, address: Address, auth: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m registry", description="An OCI registry on its own.")
+    if sys.argv[1:2] == ["user"]:
+        return user.main(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="python -m registry",
+        description="An OCI registry on its own.",
+        epilog="Who may log in: python -m registry user --help",
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder for blobs and the database")
     parser.add_argument("--listen", default="127.0.0.1:5000", help="HOST:PORT")
     parser.add_argument("--auth", choices=("basic", "token", "none"), default="basic", help="none: on loopback only")
+    parser.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="NAME=URL[,KEY=VALUE...]",
+        help="a registry to keep copies of, as in faas serve's --registry-upstreams; may be given several times",
+    )
     arguments = parser.parse_args()
     log.configure("text")
     try:
         address = Address.parse(arguments.listen)
         if arguments.auth == "none" and not address.is_loopback:
             raise InvalidInput("a registry without login listens on loopback only")
-        asyncio.run(run(arguments.data.absolute(), address, arguments.auth))
+        uvloop.run(run(arguments.data.absolute(), address, arguments.auth, parse(" ".join(arguments.upstream))))
     except (FaasError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

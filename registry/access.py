@@ -10,23 +10,28 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from faas.auth import ALL_NAMESPACES, ANONYMOUS, Permission, Principal, Role
-from faas.oci.reference import BASES
-from registry.index.index import namespace_of
+from faas.auth import ANONYMOUS, Permission, Principal, Role
 
 TOKEN_SECONDS = 300
+TOKEN_LENGTH = 8000  # what a header holds, whoever serves
 SCOPES = 32  # of one token
 ACTIONS = {"pull": Permission.PULL, "push": Permission.PUSH, "delete": Permission.DELETE_IMAGE}
+CATALOG_SCOPE = "registry:catalog:*"
+CATALOG = ("", "catalog")  # the pair for the list of repositories, which is in none of them
+_FORM = re.compile(r"[\w-]+\.[\w-]{43}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`scopes`: (repository, action) pairs that a token was given; None: the principal's own credentials."""
+    """Who asks. What is public is for everybody besides: see `Registry.may`.
+
+    `scopes`: (repository, action) pairs that a token was given; None: the principal's own credentials.
+    """
 
     principal: Principal
     scopes: frozenset[tuple[str, str]] | None = None
@@ -35,34 +40,32 @@ class Caller:
     def is_anonymous(self) -> bool:
         return self.principal is ANONYMOUS
 
-    def holds(self, permission: Permission, repository: str) -> bool:
-        """Whether the principal may, whatever the token says.
+    @property
+    def may_list(self) -> bool:
+        """Whether the token, where it is one, was given for the list of repositories."""
+        return self.scopes is None or CATALOG in self.scopes
 
-        Every function stands on the runtime bases: whoever may pull anything may pull them, and nobody but an
-        administrator of everything may change them.
-        """
-        if not repository.startswith(BASES):
-            return self.principal.may(permission, namespace_of(repository))
-        if permission is Permission.PULL:
-            return self.principal.may(permission)
-        return self.principal.may(Permission.ADMIN, ALL_NAMESPACES)
-
-    def may(self, permission: Permission, repository: str) -> bool:
-        named = self.scopes is None or any(
+    def names(self, permission: Permission, repository: str) -> bool:
+        """Whether the token, where it is one, says so."""
+        return self.scopes is None or any(
             (repository, action) in self.scopes for action, needed in ACTIONS.items() if needed is permission
         )
-        return named and self.holds(permission, repository)
 
-    def granted(self, wanted: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
-        """What of these (repository, action) pairs a token for this caller may say."""
-        return frozenset((name, action) for name, action in wanted if self.holds(ACTIONS[action], name))
+    def may(self, permission: Permission, repository: str) -> bool:
+        """What the token says, and what its principal may."""
+        return self.names(permission, repository) and self.principal.may_use(permission, repository)
 
 
 STRANGER = Caller(ANONYMOUS)
 
 
 def parse_scope(text: str) -> list[tuple[str, str]]:
-    """`repository:NAME:pull,push` as pairs; `*` means every action. What is no such scope asks for nothing."""
+    """`repository:NAME:pull,push` as pairs, `*` being every action; `registry:catalog:*` is one of its own.
+
+    What is no such scope asks for nothing.
+    """
+    if text == CATALOG_SCOPE:
+        return [CATALOG]
     kind, _, rest = text.partition(":")
     name, colon, actions = rest.rpartition(":")
     if kind != "repository" or not colon:
@@ -83,11 +86,16 @@ class Signer:
             "name": principal.name,
             "role": principal.role.value,
             "namespace": principal.namespace,
+            "repositories": principal.repositories,
             "scopes": sorted(scopes),
             "until": int(time.time() if now is None else now) + TOKEN_SECONDS,
         }
         body = _encoded(json.dumps(payload, separators=(",", ":")).encode())
         return f"{body}.{_encoded(self._signature(body))}"
+
+    def is_form_of(self, token: str) -> bool:
+        """Whether it may be one of ours, of an earlier process or from long ago, and nobody's own credentials."""
+        return _FORM.fullmatch(token) is not None
 
     def read(self, token: str, now: float | None = None) -> Caller | None:
         """Who a token speaks for; None where it is none of ours, or over."""
@@ -98,8 +106,11 @@ class Signer:
         if payload["until"] < (time.time() if now is None else now):
             return None
         role = Role(payload["role"])
-        principal = ANONYMOUS if role is Role.ANONYMOUS else Principal(payload["name"], role, payload["namespace"])
-        return Caller(principal, frozenset((name, action) for name, action in payload["scopes"]))
+        scopes = frozenset((name, action) for name, action in payload["scopes"])
+        if role is Role.ANONYMOUS:
+            return Caller(ANONYMOUS, scopes)
+        narrowed = tuple(payload["repositories"])
+        return Caller(Principal(payload["name"], role, payload["namespace"], repositories=narrowed), scopes)
 
     def _signature(self, body: str) -> bytes:
         return hmac.new(self.key, body.encode(), hashlib.sha256).digest()

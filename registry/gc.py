@@ -1,62 +1,129 @@
 """Garbage collection while serving: incremental, crash-safe, without a lock over everything.
 
-Rows go first and files last: manifests that nothing names, then the blobs of each repository that nothing needs, then,
-blob by blob and in the digest's own turn, the file and its row. A crash in between leaves a file without a row, or a
-row that says `leaving`; the next collection goes on from there. What a client was told to be here is leased: a push
-never races a collection.
+Rows go first and files last: tags by the retention rules, manifests that nothing names, then the blobs of each
+repository that nothing needs, then, blob by blob and in the digest's own turn, the file and its row. A crash in between
+leaves a file without a row, or a row that says `leaving`; the next collection goes on from there. What a client was
+told to be here is leased: a push never races a collection, nor does a deploy.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from faas.oci.digest import Digest
 from registry.holders import Holders
-from registry.index.garbage import Collected, Garbage
+from registry.index.garbage import Garbage, Gone
 from registry.index.index import Index
+from registry.index.simulation import simulation
+from registry.rules import Rule
 from registry.storage.base import BlobStore
 
 log = logging.getLogger("registry.gc")
 
-KEEP_SECONDS = 30 * 86_400.0  # a manifest that has no tag any more
 STRAY_SECONDS = 3600.0  # a file without a row may be about to get one
+LISTED = 1000  # tags, and manifests, that a preview names one by one; the rest it counts
 
 
-async def collect(
-    index: Index,
-    blobs: BlobStore,
-    holders: Holders | None,
-    *,
-    dry_run: bool = False,
-    keep_seconds: float = KEEP_SECONDS,
-    stray_seconds: float = STRAY_SECONDS,
-) -> Collected:
-    """One collection; what it took, or with `dry_run` would take. Where `holders` fails, nothing is deleted."""
-    held = await holders.held() if holders is not None else {}
-    garbage = Garbage(index.database, keep_seconds)
-    if dry_run:
-        found = await garbage.preview(held)
-        found.files = len(await _strays(garbage, blobs, stray_seconds))
+@dataclass(slots=True)
+class Collected:
+    """What a collection took away, or would have taken."""
+
+    tags: int = 0
+    manifests: int = 0
+    repositories: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    files: int = 0  # without a row: what a crash left
+
+
+@dataclass(slots=True)
+class Preview:
+    """What a collection would take: all of it counted, the first of the tags and of the manifests by name."""
+
+    counts: Collected = field(default_factory=Collected)
+    tags: list[Gone] = field(default_factory=list)
+    manifests: list[Gone] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One collection. `expire`: also take tags, by the rules. `namespace`: only from its repositories; None: all.
+
+    Where `holders` fails nothing is deleted.
+    """
+
+    index: Index
+    blobs: BlobStore
+    holders: Holders | None
+    rule_of: Callable[[str], Rule]
+    expire: bool = False
+    namespace: str | None = None
+    stray_seconds: float = STRAY_SECONDS
+    now: float = field(default_factory=time.time)
+
+    async def preview(self) -> Preview:
+        """What `run` would take now, found by doing it within a transaction that is undone."""
+        held = await self.holders.held() if self.holders is not None else {}
+        found = Preview()
+        counts = found.counts
+        async with simulation(self.index.database) as transactions:
+            garbage = Garbage(transactions, held, self.rule_of, self.now, self.namespace)
+            if self.expire:
+                async for gone in garbage.expire_tags():
+                    counts.tags += len(gone)
+                    found.tags += gone[: LISTED - len(found.tags)]
+            async for gone in garbage.drop_manifests():
+                counts.manifests += len(gone)
+                found.manifests += gone[: LISTED - len(found.manifests)]
+            await garbage.unlink_blobs()
+            async for leaving in garbage.leaving():
+                counts.blobs += len(leaving)
+                counts.bytes += sum(size for _, size in leaving)
+            counts.repositories = await garbage.drop_repositories()
+        counts.files = len(await self._strays(Garbage(self.index.database, held, self.rule_of, self.now)))
         return found
-    found = Collected(manifests=await garbage.drop_manifests(held))
-    await garbage.unlink_blobs()
-    while leaving := await garbage.leaving():
-        for digest, size in leaving:
-            async with index.turns.of(digest):
-                if await garbage.still_leaving(digest):
-                    await blobs.delete(digest)
-                    await garbage.gone(digest)
-                    found.blobs += 1
-                    found.bytes += size
-    for digest in await _strays(garbage, blobs, stray_seconds):
-        async with index.turns.of(digest):
-            if await garbage.unknown([digest]):
-                await blobs.delete(digest)
-                found.files += 1
-    if found != Collected():
-        log.info("collected %d manifests, %d blobs of %d bytes", found.manifests, found.blobs, found.bytes)
-    return found
 
+    async def run(self) -> Collected:
+        """Take it. What fails for one blob is logged, and tried again by the next collection."""
+        held = await self.holders.held() if self.holders is not None else {}
+        garbage = Garbage(self.index.database, held, self.rule_of, self.now, self.namespace)
+        found = Collected()
+        if self.expire:
+            async for gone in garbage.expire_tags():
+                found.tags += len(gone)
+                for tag in gone:
+                    log.info("%s:%s goes: %s", tag.repository, tag.tag, tag.why, extra={"digest": tag.digest})
+        async for gone in garbage.drop_manifests():
+            found.manifests += len(gone)
+        await garbage.unlink_blobs()
+        async for leaving in garbage.leaving():
+            unlinked = {digest: size for digest, size in leaving if await self._unlink(garbage, digest)}
+            await garbage.gone(list(unlinked))
+            found.blobs += len(unlinked)
+            found.bytes += sum(unlinked.values())
+        found.repositories = await garbage.drop_repositories()
+        for digest in await self._strays(garbage):
+            found.files += await self._unlink_stray(garbage, digest)
+        return found
 
-async def _strays(garbage: Garbage, blobs: BlobStore, seconds: float) -> list[Digest]:
-    return [digest async for some in blobs.listing(seconds) for digest in await garbage.unknown(some)]
+    async def _unlink(self, garbage: Garbage, digest: Digest) -> bool:
+        async with self.index.turns.of(digest):
+            return await garbage.still_leaving(digest) and await self._delete(digest)
+
+    async def _unlink_stray(self, garbage: Garbage, digest: Digest) -> bool:
+        async with self.index.turns.of(digest):
+            return bool(await garbage.unknown([digest])) and await self._delete(digest)
+
+    async def _delete(self, digest: Digest) -> bool:
+        try:
+            await self.blobs.delete(digest)
+        except OSError as error:
+            log.warning("cannot delete the blob %s: %s", digest, error)
+            return False
+        return True
+
+    async def _strays(self, garbage: Garbage) -> list[Digest]:
+        return [d async for some in self.blobs.listing(self.stray_seconds) for d in await garbage.unknown(some)]

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from aiohttp import web
 
 from faas import patterns
-from faas.auth import ALL_NAMESPACES
+from faas.auth import ALL_NAMESPACES, Permission
 from registry.errors import RegistryError
 from registry.extension import OwnEndpoint, bad, json_of
 from registry.index.policies import Policy
@@ -18,9 +18,11 @@ KEYS = tuple(field.name for field in fields(Policy))
 
 
 async def listed(request: web.Request, registry: Registry) -> web.StreamResponse:
-    await administrator(request, registry, ALL_NAMESPACES)
+    """Those whose pattern the caller administers."""
+    caller = await administrator(request, registry, None)
     every = registry.policies.all()
-    return web.json_response({"policies": [{"pattern": p, **asdict(policy)} for p, policy in every.items()]})
+    mine = [pattern for pattern in every if caller.principal.may(Permission.ADMIN, within(pattern))]
+    return web.json_response({"policies": [{"pattern": pattern, **asdict(every[pattern])} for pattern in mine]})
 
 
 async def put(request: web.Request, registry: Registry) -> web.StreamResponse:
@@ -47,8 +49,13 @@ async def administered(request: web.Request, registry: Registry) -> str:
         patterns.check(pattern)
     except ValueError as error:
         raise RegistryError("NAME_INVALID", f"the pattern must be {error}") from None
-    await administrator(request, registry, patterns.namespace_of(pattern) or ALL_NAMESPACES)
+    await administrator(request, registry, within(pattern))
     return pattern
+
+
+def within(pattern: str) -> str:
+    """The namespace that one must administer to say what holds for the repositories of `pattern`."""
+    return patterns.namespace_of(pattern) or ALL_NAMESPACES
 
 
 ENDPOINTS: tuple[tuple[str, str, OwnEndpoint], ...] = (

@@ -17,19 +17,30 @@ from registry.service import Registry
 
 PAGE = 1000  # most names in one answer, whatever the client asks for (distribution CVE-2023-2253)
 CALLER = web.RequestKey("caller", Caller)
-_NUMBER = re.compile(r"\d{1,9}")
+ROUTE = web.RequestKey("route", str)  # as metrics call it
+SCOPE = web.RequestKey("scope", str)  # what a token must say for this request
+LACKING = web.RequestKey("lacking", str)  # why the one that came does not do
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 async def caller_of(request: web.Request, registry: Registry) -> Caller:
-    """Who asks. Raises Unauthenticated."""
+    """Who asks. Raises Unauthenticated, Throttled."""
     if registry.authenticator is None:
         return Caller(ROOT)
+    return await shown_by(request, registry)
+
+
+async def shown_by(request: web.Request, registry: Registry) -> Caller:
+    """Who the request's credentials belong to. Empty ones are a stranger's: so some clients send what they have not
+    been given. Raises Unauthenticated, Throttled."""
     given = credentials(request)
-    return STRANGER if given is None else await registry.caller(*given)
+    if given in (None, ("", "")):
+        return STRANGER
+    return await registry.caller(*given, request.remote)
 
 
-async def administrator(request: web.Request, registry: Registry, namespace: str) -> Caller:
-    """Who asks, where they administer `namespace`. Raises what says that they do not."""
+async def administrator(request: web.Request, registry: Registry, namespace: str | None) -> Caller:
+    """Who asks, where they administer `namespace` (None: any). Raises what says that they do not."""
     caller = await caller_of(request, registry)
     if caller.scopes is not None or not caller.principal.may(Permission.ADMIN, namespace):
         refuse(request, caller, "this is for an administrator")
@@ -38,10 +49,10 @@ async def administrator(request: web.Request, registry: Registry, namespace: str
 
 def refuse(request: web.Request, caller: Caller, words: str) -> NoReturn:
     """A stranger is asked to log in, a token that does not say enough to be made anew; everybody else hears why not."""
-    if caller.is_anonymous:
+    if caller.is_anonymous and caller.scopes is None:
         raise RegistryError("UNAUTHORIZED")
     if caller.scopes is not None:
-        request["lacking"] = "insufficient_scope"
+        request[LACKING] = "insufficient_scope"
         raise RegistryError("UNAUTHORIZED", words)
     raise RegistryError("DENIED", words)
 
@@ -64,6 +75,7 @@ def page(request: web.Request) -> tuple[int, str]:
     return min(int(written), PAGE), request.query.get("last", "")
 
 
-def next_link(path: str, count: int, last: str) -> dict[str, str]:
-    """The `Link` header to the next page (RFC 5988); relative, so that proxies need not rewrite it."""
-    return {"Link": f'<{quote(path)}?{urlencode({"n": count, "last": last})}>; rel="next"'}
+def next_link(path: str, count: int, last: str, **more: str) -> dict[str, str]:
+    """The `Link` header to the next page (RFC 5988), which asks for `more` as this one did; relative, so that proxies
+    need not rewrite it."""
+    return {"Link": f'<{quote(path)}?{urlencode({"n": count, "last": last, **more})}>; rel="next"'}

@@ -1,16 +1,23 @@
-"""`LocalImageSource`: images straight from the store, for a worker in the same process."""
+"""`LocalImageSource`: images straight from the store, for a worker in the same process.
+
+What is copied from an upstream and not here yet comes first, by the same way as for everybody who pulls it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
-from faas.errors import ImageUnusable, NotFound
+from faas.errors import ImageUnusable, NotFound, Unavailable
 from faas.oci.client import for_platform
 from faas.oci.descriptor import Descriptor
 from faas.oci.manifest import Manifest
 from faas.oci.reference import Reference
+from registry.errors import RegistryError
 from registry.service import Registry
+from registry.upstream.errors import Missing, UpstreamError
 
 
 class LocalImageSource:
@@ -24,19 +31,43 @@ class LocalImageSource:
             parsed = Reference.parse(reference)
         except ValueError as error:
             raise ImageUnusable(f"{reference}: {error}") from None
-        manifest = await self._stored(parsed.repository, parsed.target)
+        repository = self._registry.cache.upstreams.canonical(parsed.local)
+        manifest = await self._stored(repository, parsed.target)
         if manifest.is_index:
-            manifest = await self._stored(parsed.repository, str(for_platform(manifest, architecture).digest))
+            manifest = await self._stored(repository, str(for_platform(manifest, architecture).digest))
         return manifest
 
     async def _stored(self, repository: str, target: str) -> Manifest:
-        stored = await self._registry.index.manifest(repository, target)
-        if stored is None:
+        with _translated():
+            copy = await self._registry.cache.manifest(repository, target)
+        stored = copy.stored if copy is not None else await self._registry.index.manifest(repository, target)
+        # Leased until whoever deploys it says that it is held: a collection may be on its way.
+        if stored is None or not await self._registry.index.lease_manifest(repository, stored.digest):
             raise NotFound(f"the registry has no image {repository}:{target}")
         return Manifest.parse(stored.raw, stored.media_type, stored.digest.algorithm)
 
     async def open_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
+        with _translated():
+            download = await self._registry.cache.download(repository, descriptor.digest)
+            if download is not None:
+                await download.reached(download.size)
         try:
             return await asyncio.to_thread(self._registry.blobs.path(descriptor.digest).open, "rb")
         except FileNotFoundError:
             raise NotFound(f"the registry has no blob {descriptor.digest}") from None
+
+    def is_copy(self, repository: str) -> bool:
+        return self._registry.cache.upstreams.of(repository) is not None
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """An upstream's failures are the kernel's errors for a worker."""
+    try:
+        yield
+    except Missing as error:
+        raise NotFound(str(error)) from None
+    except UpstreamError as error:
+        raise Unavailable(str(error)) from None
+    except RegistryError as error:  # no room for it here
+        raise Unavailable(error.message) from None

@@ -1,19 +1,23 @@
-"""The token endpoint of Docker's flow: GET with Basic (docker, skopeo), or POST of a form (containerd)."""
+"""The token endpoint of Docker's flow: GET with Basic (docker, skopeo), or POST of a form (containerd).
+
+There are no refresh tokens: who wants one (`offline_token`, `access_type`) is answered without, and keeps the password.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from aiohttp import hdrs, web
 
 from faas.auth import Permission
 from faas.errors import Unauthenticated
-from faas.web import credentials, read_body
-from registry.access import ACTIONS, SCOPES, STRANGER, TOKEN_SECONDS, Caller, parse_scope
-from registry.errors import RegistryError
+from faas.web import read_body
+from registry.access import ACTIONS, SCOPES, TOKEN_LENGTH, TOKEN_SECONDS, Caller, parse_scope
+from registry.extension import bad
+from registry.requests import shown_by
 from registry.service import Registry
 
 PATH = "/token"
@@ -23,7 +27,7 @@ FORM_BYTES = 16_384
 
 def challenge(request: web.Request, registry: Registry, scope: str = "", error: str = "") -> str:
     """The `WWW-Authenticate` header: how to log in, and for what."""
-    if not registry.token_flow:
+    if not registry.wants_tokens:
         return 'Basic realm="faas"'
     words = f'Bearer realm="{request.scheme}://{request.host}{PATH}",service="{SERVICE}"'
     words += f',scope="{scope}"' if scope else ""
@@ -37,13 +41,23 @@ def scope_of(repository: str, permission: Permission) -> str:
 
 
 async def issue(request: web.Request, registry: Registry) -> web.StreamResponse:
-    """A token for what of the wanted scopes the caller may. Raises Unauthenticated on wrong credentials."""
-    caller, written = await (_from_form if request.method == "POST" else _from_query)(request, registry)
+    """A token for what of the wanted scopes the caller may. Raises Unauthenticated on wrong credentials, Throttled."""
+    if request.method == "POST":
+        fields = await _form(request)
+        if fields.get("grant_type") != ["password"]:
+            return _unsupported_grant()
+        caller, scopes = await _owner(fields, request, registry), fields.get("scope", [])
+    else:
+        caller, scopes = await shown_by(request, registry), request.query.getall("scope", [])
+    if caller.scopes is not None:
+        raise Unauthenticated("a token is not exchanged for another one; show the credentials themselves")
+    written = [word for scope in scopes for word in scope.split()]
     if len(written) > SCOPES:
-        raise RegistryError("UNSUPPORTED", f"at most {SCOPES} scopes at once", status=400)
-    granted = caller.granted(pair for text in written for pair in parse_scope(text))
+        raise bad(f"at most {SCOPES} scopes at once")
     now = time.time()
-    token = registry.signer.issue(caller, granted, now)
+    token = registry.signer.issue(caller, registry.granted(caller, wanted(caller, written)), now)
+    if len(token) > TOKEN_LENGTH:
+        raise bad("the token would be too long for a header; ask for fewer scopes at once")
     return web.json_response(
         {
             "token": token,
@@ -55,16 +69,34 @@ async def issue(request: web.Request, registry: Registry) -> web.StreamResponse:
     )
 
 
-async def _from_query(request: web.Request, registry: Registry) -> tuple[Caller, Sequence[str]]:
-    given = credentials(request)
-    caller = STRANGER if given is None else await registry.caller(*given)
-    return caller, [word for scope in request.query.getall("scope", []) for word in scope.split()]
+def wanted(caller: Caller, scopes: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The (repository, action) pairs to grant where the caller may.
+
+    Somebody with credentials who asks to pull is offered every action there: some clients ask once, before their first
+    request, and go on to push with that token. It is theirs to use; a stranger gets what was asked for.
+    """
+    for text in scopes:
+        pairs = parse_scope(text)
+        yield from pairs
+        if not caller.is_anonymous:
+            yield from ((name, action) for name, asked in pairs if asked == "pull" for action in ACTIONS)
 
 
-async def _from_form(request: web.Request, registry: Registry) -> tuple[Caller, Sequence[str]]:
-    """OAuth 2.0's password grant (RFC 6749 §4.3), as containerd sends it."""
+async def _form(request: web.Request) -> dict[str, list[str]]:
     body = await read_body(request, FORM_BYTES)
-    fields = dict(parse_qsl(body.decode("utf-8", "replace")))
-    if fields.get("grant_type") != "password":
-        raise Unauthenticated("only the grant type password is known")
-    return await registry.caller(fields.get("password", ""), fields.get("username")), fields.get("scope", "").split()
+    return parse_qs(body.decode("utf-8", "replace"))
+
+
+async def _owner(fields: dict[str, list[str]], request: web.Request, registry: Registry) -> Caller:
+    """OAuth 2.0's password grant (RFC 6749 §4.3), as containerd sends it."""
+    user, password = (fields.get(key, [""])[0] for key in ("username", "password"))
+    if not user or not password:
+        raise Unauthenticated("username and password are needed")
+    return await registry.caller(password, user, request.remote)
+
+
+def _unsupported_grant() -> web.Response:
+    """RFC 6749 §5.2, and the registry's own form beside it."""
+    words = "the only grant_type is password; there are no refresh tokens"
+    error = {"error": "unsupported_grant_type", "error_description": words}
+    return web.json_response({**error, **bad(words).body()}, status=400)

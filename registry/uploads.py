@@ -14,17 +14,17 @@ from faas.auth import Permission
 from faas.oci.digest import Digest
 from faas.web import read_chunk
 from registry.errors import RegistryError
-from registry.requests import CALLER, digest_of
+from registry.requests import CALLER, SCOPE, digest_of, refuse
 from registry.service import Registry
+from registry.space import Told
 from registry.storage.base import DigestMismatch, SizeExceeded, Upload, UploadGone
+from registry.tokens import scope_of
 
-_RANGE = re.compile(r"(\d{1,18})-(\d{1,18})")
+_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
 
 async def begin(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
     """end-4a, end-4b (`?digest=`), end-11 (`?mount=&from=`)."""
-    if argument:
-        raise RegistryError("UNSUPPORTED", status=405)
     if mounted := request.query.get("mount"):
         digest = digest_of(mounted)
         if await _mount(request, registry, repository, digest):
@@ -33,7 +33,7 @@ async def begin(request: web.Request, registry: Registry, repository: str, argum
     if algorithm not in ("sha256", "sha512"):
         raise RegistryError("DIGEST_INVALID", f"unsupported digest algorithm {algorithm[:40]!r}")
     wanted = digest_of(request.query["digest"]) if "digest" in request.query else None
-    upload = await registry.blobs.begin()
+    upload = await registry.space.begin(repository)
     if wanted is None:
         return _status(upload, repository, 202)
     try:
@@ -44,14 +44,25 @@ async def begin(request: web.Request, registry: Registry, repository: str, argum
 
 
 async def _mount(request: web.Request, registry: Registry, repository: str, digest: Digest) -> bool:
-    """Only from where the caller may pull; without `from`, from any such repository."""
+    """Only from where the caller may pull; without `from`, from any such repository.
+
+    A token that does not name the source, where its owner may pull there, is asked to be made anew: clients learn only
+    from that which scopes a mount needs.
+    """
     caller = request[CALLER]
-    source = request.query.get("from")
-    candidates = [source] if source else await registry.index.holders_of(digest)
-    sources = [name for name in candidates if caller.may(Permission.PULL, name)]
-    if not sources or await registry.blobs.missing([digest]) is not None:
-        return False
-    return await registry.index.mount(repository, digest, sources)
+    wanted = request.query.get("from")
+    candidates = [wanted] if wanted else await registry.index.seen_by(digest)
+    source = next((name for name in candidates if registry.may(caller, Permission.PULL, name)), None)
+    if source is not None:
+        if await registry.blobs.missing([digest]) is not None:
+            return False
+        async with registry.space.writing(repository) as promised:
+            return await registry.index.mount(repository, digest, source, promised)
+    owner = caller.principal
+    if (wider := next((name for name in candidates if owner.may_use(Permission.PULL, name)), None)) is not None:
+        request[SCOPE] = f"{request[SCOPE]} {scope_of(wider, Permission.PULL)}"
+        refuse(request, caller, f"the token says nothing of {wider}")
+    return False
 
 
 async def status(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
@@ -104,8 +115,9 @@ async def _take(request: web.Request, registry: Registry, repository: str, uploa
     limit = None
     written = request.headers.get(hdrs.CONTENT_RANGE)
     if written is not None:
-        match = _RANGE.fullmatch(written)
-        first, last = (int(match[1]), int(match[2])) if match else (-1, -2)
+        if (match := _RANGE.fullmatch(written)) is None:
+            raise RegistryError("BLOB_UPLOAD_INVALID", f"Content-Range is FIRST-LAST, not {written[:64]!r}", status=400)
+        first, last = int(match[1]), int(match[2])
         if first != upload.size or last < first:
             raise RegistryError(
                 "BLOB_UPLOAD_INVALID", "the range is out of order", headers=_headers(upload, repository)
@@ -115,17 +127,22 @@ async def _take(request: web.Request, registry: Registry, repository: str, uploa
             raise RegistryError("SIZE_INVALID", "Content-Length and Content-Range differ")
     before = upload.size
     try:
-        await upload.append(_body(request), limit)
+        length = request.content_length if limit is None and request.body_exists else limit or 0
+        async with registry.space.taking(repository, upload, length) as told:
+            await upload.append(_body(request, told), limit)
     except SizeExceeded:
         raise RegistryError("SIZE_INVALID", "more bytes came than the range has") from None
     except UploadGone:
         raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
     finally:
         registry.metrics.registry_bytes.labels("in").inc(upload.size - before)
+    if limit is not None and upload.size - before < limit:
+        raise RegistryError("SIZE_INVALID", "fewer bytes came than the range has")
 
 
-async def _body(request: web.Request) -> AsyncIterator[bytes]:
+async def _body(request: web.Request, told: Told) -> AsyncIterator[bytes]:
     while chunk := await read_chunk(request):
+        await told(len(chunk))
         yield chunk
 
 
@@ -141,8 +158,9 @@ async def _commit(
                 raise RegistryError("DIGEST_INVALID", detail=str(digest)) from None
             except UploadGone:
                 raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
-            await registry.index.add_blob(repository, digest, size)
-    await registry.stored()
+            async with registry.space.writing(repository, upload) as promised:
+                await registry.index.add_blob(repository, digest, size, promised)
+    registry.stored()
     return _created(repository, digest)
 
 

@@ -23,6 +23,7 @@ DOORS = {
     "sqlalchemy": ("faas.state", "gateway.store", "registry.index"),
     "alembic": ("faas.state", "registry.index"),
     "docker": ("worker.drivers.docker", "faas.build.dockerfile"),
+    "argon2": ("faas.passwords",),
     "subprocess": ("worker", "faas.build", *COMPOSITION_ROOTS),
     "pip": (),
 }

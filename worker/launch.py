@@ -79,7 +79,8 @@ def function_arn(revision: Revision) -> str:
 def _ports(exposed: tuple[str, ...]) -> list[int]:
     """`8080/tcp` → 8080."""
     numbers = (text.partition("/")[0] for text in exposed[:16])
-    return [int(number) for number in numbers if number.isascii() and number.isdigit() and 0 < int(number) < 65_536]
+    short = [number for number in numbers if len(number) <= 5 and number.isascii() and number.isdigit()]
+    return [int(number) for number in short if 0 < int(number) < 65_536]
 
 
 @contextlib.asynccontextmanager

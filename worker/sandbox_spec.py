@@ -97,7 +97,8 @@ def environment(revision: Revision, image: PreparedImage, instance_id: str, *, n
         "LAMBDA_TASK_ROOT": "/var/task",
         "LAMBDA_RUNTIME_DIR": "/var/runtime",
     }
-    env.update(variable.partition("=")[::2] for variable in image.config.env)
+    variables = (variable.partition("=")[::2] for variable in image.config.env)
+    env.update({name: value for name, value in variables if name})  # without a name the runtime refuses it
     env.update(spec.env)
     day = time.strftime("%Y/%m/%d", time.gmtime(now))
     env.update(

@@ -1,12 +1,14 @@
-"""Progress of a push on stderr: stages with their times, and on a terminal a bar per layer that moves in place."""
+"""Progress on stderr while images move: stages with their times, and on a terminal a bar per layer."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -14,12 +16,14 @@ import click
 
 from faas.cli.failures import visible
 from faas.cli.output import size
+from faas.cli.session import Session
 
 BAR_WIDTH = 24
 REDRAW_SECONDS = 0.05  # a terminal shows no more than this, and drawing costs the upload time
 TICK_SECONDS = 0.1
 LABEL_WIDTH = 12
-_SENT = ("uploading", "done")
+NAMED = 4  # layers that a stage's last line names; more are summed up
+_MOVED = ("uploading", "downloading", "done")
 
 
 @dataclass
@@ -77,7 +81,7 @@ class Display:
                 self._draw()
 
     def layer(self, digest: str, description: str, done: int, total: int, state: str) -> None:
-        """`state` is exists | mounted | uploading | done; `done` and `total` are bytes."""
+        """`state` is exists | mounted | uploading | downloading | done; `done` and `total` are bytes."""
         with self._lock:
             last = self._layers.get(digest)
             self._layers[digest] = _Layer(description or digest.partition(":")[2][:12], done, total, state)
@@ -104,8 +108,11 @@ class Display:
 
     def _summary(self) -> str:
         """What became of the layers: `code 1.2 KB; 3 already there`."""
-        sent = [f"{layer.label} {size(layer.done)}" for layer in self._layers.values() if layer.state in _SENT]
-        there = sum(layer.state not in _SENT for layer in self._layers.values())
+        moved = [layer for layer in self._layers.values() if layer.state in _MOVED]
+        sent = [f"{layer.label} {size(layer.done)}" for layer in moved]
+        if len(sent) > NAMED:
+            sent = [f"{len(moved)} blobs, {size(sum(layer.done for layer in moved))}"]
+        there = sum(layer.state not in _MOVED for layer in self._layers.values())
         return "; ".join([*sent, *([f"{there} already there"] if there else [])])
 
     def _draw(self, *, force: bool = False) -> None:
@@ -115,12 +122,18 @@ class Display:
         self._clear()
         columns, rows = shutil.get_terminal_size()
         lines = [f"  {self._stage:<{LABEL_WIDTH}}{now - self._began:6.2f} s  {self._detail}"]
-        lines += [f"    {layer.label[:LABEL_WIDTH]:<{LABEL_WIDTH}}  {_bar(layer)}" for layer in self._layers.values()]
-        lines[1:] = lines[1:][-max(rows - 2, 1) :]  # what has scrolled away can no longer be drawn over
+        lines += [f"    {layer.label[:LABEL_WIDTH]:<{LABEL_WIDTH}}  {_bar(layer)}" for layer in self._shown(rows - 2)]
         for line in lines:
             self.stream.write(line[: columns - 1] + "\n")
         self.stream.flush()
         self._drawn, self._drawn_at = len(lines), now
+
+    def _shown(self, rows: int) -> list[_Layer]:
+        """As many as fit, those that move last: what has scrolled away could no longer be drawn over."""
+        layers = list(self._layers.values())
+        if len(layers) > rows:
+            layers.sort(key=lambda layer: layer.state in ("uploading", "downloading"))
+        return layers[-max(rows, 1) :]
 
     def _clear(self) -> None:
         if self._drawn:
@@ -128,8 +141,24 @@ class Display:
             self._drawn = 0
 
 
+def display_of(session: Session) -> Display:
+    """Bars on stderr where it is a terminal and colours are wanted."""
+    return Display(sys.stderr, sys.stderr.isatty() and not session.settings.no_color)
+
+
+@asynccontextmanager
+async def ticking(display: Display) -> AsyncIterator[None]:
+    """The display's clock runs meanwhile."""
+    ticks = asyncio.create_task(display.tick())
+    try:
+        yield
+    finally:
+        ticks.cancel()
+        await asyncio.gather(ticks, return_exceptions=True)
+
+
 def _bar(layer: _Layer) -> str:
-    if layer.state not in _SENT:
+    if layer.state not in _MOVED:
         return "already there"
     share = min(1.0, layer.done / layer.total) if layer.total else 1.0
     filled = round(share * BAR_WIDTH)

@@ -10,7 +10,8 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of a shell. Names of functions are completed from the server.
+    """Print the completion script of a shell. Names of functions and images are completed from the
+    server.
 
     \b
     bash:  eval "$(faas completion bash)"        in ~/.bashrc

@@ -10,6 +10,7 @@ import click
 from faas.cli.options import full_name, function_argument, pass_session
 from faas.cli.output import Column, Json, age, as_json, at_terminal, local_time, note, output_option, show, size
 from faas.cli.session import Session
+from faas.log import one_line
 
 
 def _count(function: Json) -> str:
@@ -95,6 +96,8 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
     also = ", ".join(f"{alias} v{number}" for alias, number in sorted(aliases.items()))
     yield "Revision", f"v{function.get('revision')}" + (f"  ({also})" if also else "")
     yield "Image", str(function.get("image") or "-")
+    if follow := function.get("follow"):
+        yield "Follows", _followed(follow)
     if function.get("runtime") not in (None, "", "image"):
         yield "Runtime", f"{function['runtime']}  {spec.get('handler') or spec.get('app') or ''}".rstrip()
     yield "Interface", str(function.get("interface") or "-")
@@ -112,6 +115,14 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
     yield from _rows("Schedules", [f"{s['name']}: {s['cron']} {s['timezone']}" for s in spec.get("schedule") or ()])
     yield from _rows("Triggers", [f"{t['watch']}/{t['pattern']}" for t in spec.get("trigger") or ()])
     yield from _rows("Instances", [_instance(i) for i in function.get("instances_list") or ()] or ["none"])
+
+
+def _followed(follow: Json) -> str:
+    """`prod: failed 3m ago, sha256:0123456789ab: why`."""
+    words = f"{follow['tag']}: {follow['state']}"
+    if follow.get("at"):
+        words += f" {age(follow['at'])} ago, {follow.get('digest', '')[:19]}"
+    return words + (f": {one_line(follow['error'])}" if follow.get("error") else "")  # the image may have written it
 
 
 def _rows(label: str, rows: list[str]) -> Iterator[tuple[str, str]]:

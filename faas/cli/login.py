@@ -115,7 +115,8 @@ def add_docker_login(path: Path, host: str, user: str, token: str) -> str:
         raise InvalidInput(f"{path} is not Docker's")
     config["auths"][host] = {"auth": basic(user, token)}
     write_private(path, json.dumps(config, indent=2) + "\n")
-    return str((config.get("credHelpers") or {}).get(host) or config.get("credsStore") or "")
+    helpers = config.get("credHelpers")
+    return str((helpers.get(host) if isinstance(helpers, dict) else "") or config.get("credsStore") or "")
 
 
 def basic(user: str, token: str) -> str:

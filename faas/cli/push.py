@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import click
 from faas import spec_file
 from faas.build.image import ImagePush, PushedImage
 from faas.build.push import push_dockerfile, push_folder, push_image
-from faas.cli.bars import Display
+from faas.cli.bars import Display, display_of, ticking
 from faas.cli.options import pass_session
 from faas.cli.registry import open_registry
 from faas.cli.session import Session
@@ -112,8 +109,7 @@ def push(
         raise click.BadParameter(f"{namespace!r} is no namespace: a-z, 0-9 and -", param_hint="--namespace")
     source = Source.read(folder, given(parameters))
     place = Place.of(source.spec.name, namespace)
-    terminal = sys.stderr.isatty() and not session.settings.no_color
-    with Display(sys.stderr, terminal) as display:
+    with display_of(session) as display:
         work = _push(session, source, place, display, deploy=not no_deploy, check=not no_check)
         last = session.run(work)
     click.echo(last)
@@ -122,31 +118,29 @@ def push(
 async def _push(session: Session, source: Source, place: Place, display: Display, *, deploy: bool, check: bool) -> str:
     """Returns what is printed last: the URL, or the image's reference."""
     async with (
-        _ticking(display),
+        ticking(display),
         session.client() as client,
         open_registry(client, session.target) as (images, registry),
     ):
-        pushed = await _image(client, images, source, place, display, registry)
+        # With a deploy the tags come after it: a function that follows one of them is then up to date already.
+        tags = () if deploy else ("latest",)
+        pushed = await _image(client, images, source, place, tags, display, registry)
         if not deploy:
             return f"{registry}/{pushed.reference}"
         function = await _deploy(client, images, source, place, display, pushed, check)
     return str(function.get("url") or place.name)
 
 
-@asynccontextmanager
-async def _ticking(display: Display) -> AsyncIterator[None]:
-    ticks = asyncio.create_task(display.tick())
-    try:
-        yield
-    finally:
-        ticks.cancel()
-        await asyncio.gather(ticks, return_exceptions=True)
-
-
 async def _image(
-    client: Client, images: RegistryClient, source: Source, place: Place, display: Display, registry: str
+    client: Client,
+    images: RegistryClient,
+    source: Source,
+    place: Place,
+    tags: tuple[str, ...],
+    display: Display,
+    registry: str,
 ) -> PushedImage:
-    spec, tags = source.spec, ("latest",)
+    spec = source.spec
     try:
         if spec.image:
             display.stage("image")

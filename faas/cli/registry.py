@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from faas.cli.session import Target
+from faas.cli.session import Session, Target
 from faas.client import Client
 from faas.errors import FaasError
 from faas.oci.client import RegistryClient
@@ -22,6 +22,13 @@ async def open_registry(client: Client, target: Target) -> AsyncIterator[tuple[R
     user = str(info.get("user") or target.user)
     async with RegistryClient(registry_url(registry, target.url), user, target.token) as images:
         yield images, registry_host(registry)
+
+
+@asynccontextmanager
+async def images_of(session: Session) -> AsyncIterator[RegistryClient]:
+    """The client alone, for commands that only speak to the registry."""
+    async with session.client() as client, open_registry(client, session.target) as (images, _):
+        yield images
 
 
 def registry_url(registry: str, api_url: str) -> str:

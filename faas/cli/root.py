@@ -37,7 +37,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "dlq": ("dlq", "Events that were given up: ls, show, retry, rm."),
     },
     "Images": {
-        "image": ("image", "Images in the registry: ls, rm, gc."),
+        "image": ("image", "Images in the registry: ls, describe, export, import, rm, gc."),
     },
     "Server": {
         "serve": ("serve", "Run the server."),

@@ -36,6 +36,7 @@ HELP = {
     "port": "Where an http function listens.",
     "health": "A path that must answer 2xx before traffic comes.",
     "public": "Whether anyone may call it, or a token is needed.",
+    "follow": "A tag of the function's own repository: a push to it deploys.",
     "command": "Instead of the image's command, in a shell's quoting.",
     "entrypoint": "Instead of the image's entry point, in a shell's quoting.",
     "workdir": "Instead of the image's working directory.",

@@ -15,6 +15,7 @@ COLUMNS: tuple[Column, ...] = (
     ("ROLE", lambda t: t.get("role")),
     ("NAMESPACE", lambda t: "all" if t.get("namespace") == ALL_NAMESPACES else t.get("namespace")),
     ("FUNCTIONS", lambda t: ", ".join(t.get("functions") or ()) or "all"),
+    ("REPOSITORIES", lambda t: ", ".join(t.get("repositories") or ()) or "all"),
     ("AGE", lambda t: age(t.get("created_at"))),
 )
 
@@ -29,13 +30,22 @@ def token() -> None:
 @click.option("--role", type=click.Choice(ROLES), required=True, help="What it may do.")
 @click.option("--namespace", default=ALL_NAMESPACES, show_default="all", help="Where it may do that.")
 @click.option("--function", "functions", multiple=True, metavar="NAME", help="A caller's: only these functions.")
+@click.option(
+    "--repository",
+    "repositories",
+    multiple=True,
+    metavar="PATTERN",
+    help="A viewer's or deployer's: images of these repositories only, such as 'team/*'.",
+)
 @pass_session
-def token_create(session: Session, name: str, role: str, namespace: str, functions: tuple[str, ...]) -> None:
+def token_create(
+    session: Session, name: str, role: str, namespace: str, functions: tuple[str, ...], repositories: tuple[str, ...]
+) -> None:
     """Make a token and print it. It is shown this once: the server keeps only its hash."""
 
     async def work() -> str:
         async with session.client() as client:
-            return await client.create_token(name, role, namespace, functions)
+            return await client.create_token(name, role, namespace, functions=functions, repositories=repositories)
 
     made = session.run(work())
     note(f"{name} may {role}; keep the token, it is not shown again")

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlencode, urljoin
+from urllib.parse import quote, urlencode, urljoin
 
 import aiohttp
 from yarl import URL
@@ -124,13 +124,16 @@ class RegistryClient:
         self, repository: str, source: Source, digest: Digest, progress: Progress | None = None
     ) -> None:
         """Stream a blob; `progress` is told how many bytes more have been sent. An open file is read from its start."""
+        await self.upload_chunks(repository, _chunks(source, progress), _size(source), digest)
+
+    async def upload_chunks(self, repository: str, chunks: AsyncIterable[bytes], size: int, digest: Digest) -> None:
+        """Stream a blob that comes in pieces, `size` bytes in all."""
         async with self._call("POST", f"/v2/{repository}/blobs/uploads/") as answer:
             location = urljoin(self._url + "/", answer.headers["Location"])
         joiner = "&" if "?" in location else "?"
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(_size(source))}
-        body = _chunks(source, progress)
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         url = f"{location}{joiner}{urlencode({'digest': str(digest)})}"
-        async with self._call("PUT", url, data=body, headers=headers, once=True):
+        async with self._call("PUT", url, data=chunks, headers=headers, once=True):
             pass
 
     async def read_blob(self, repository: str, digest: Digest, limit: int) -> bytes:
@@ -143,13 +146,19 @@ class RegistryClient:
             raise ImageUnusable(f"the blob {digest} is not what its digest says")
         return raw
 
+    @asynccontextmanager
+    async def open_blob(self, repository: str, digest: Digest) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A blob in pieces as they come, not checked. Raises NotFound."""
+        async with self._call("GET", f"/v2/{repository}/blobs/{digest}") as answer:
+            yield answer.content.iter_chunked(CHUNK)
+
     async def download_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
         """A blob in a temporary file at its beginning, checked."""
         spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         hasher = hashlib.new(descriptor.digest.algorithm)
         try:
-            async with self._call("GET", f"/v2/{repository}/blobs/{descriptor.digest}") as answer:
-                async for chunk in answer.content.iter_chunked(CHUNK):
+            async with self.open_blob(repository, descriptor.digest) as chunks:
+                async for chunk in chunks:
                     hasher.update(chunk)
                     await asyncio.to_thread(spool.write, chunk)
             if hasher.hexdigest() != descriptor.digest.hex:
@@ -168,6 +177,20 @@ class RegistryClient:
         """Raises NotFound."""
         return [tag async for page in self._pages(f"/v2/{repository}/tags/list") for tag in page["tags"] or ()]
 
+    async def referrers(self, repository: str, digest: Digest) -> list[Descriptor]:
+        """What refers to a manifest as its `subject`: signatures, SBOMs. Empty for an unknown one."""
+        pages = self._pages(f"/v2/{repository}/referrers/{digest}")
+        try:
+            return [Descriptor.from_json(row) async for page in pages for row in page["manifests"] or ()]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ImageUnusable(f"{repository}: no list of referrers: {error}") from None
+
+    async def image(self, repository: str, reference: str) -> dict[str, Any]:
+        """Our registry's own extension: what is known of an image beside its bytes. Raises NotFound."""
+        async with self._call("GET", f"/v2/_faas/images/{repository}/{reference}") as answer:
+            found: dict[str, Any] = await answer.json()
+            return found
+
     async def delete_manifest(self, repository: str, reference: str) -> None:
         """By tag: the tag alone; by digest: the manifest with its tags. Raises NotFound, Conflict with the holders."""
         async with self._call("DELETE", f"/v2/{repository}/manifests/{reference}"):
@@ -177,6 +200,69 @@ class RegistryClient:
         """Our registry's own extension: what was taken, or would be. Raises Forbidden."""
         async with self._call("POST", f"/v2/_faas/gc{'?dry-run=1' if dry_run else ''}") as answer:
             found: dict[str, int] = await answer.json()
+            return found
+
+    async def policies(self) -> list[dict[str, Any]]:
+        """Ours as well: `{"pattern", "public", "sparse"}` of what the caller administers. Raises Forbidden."""
+        async with self._call("GET", "/v2/_faas/policies") as answer:
+            return list((await answer.json())["policies"])
+
+    async def put_policy(self, pattern: str, policy: Mapping[str, bool]) -> None:
+        """Raises InvalidInput, Forbidden."""
+        async with self._call("PUT", f"/v2/_faas/policies/{quote(pattern)}", json=dict(policy)):
+            pass
+
+    async def remove_policy(self, pattern: str) -> None:
+        """Raises NotFound, Forbidden."""
+        async with self._call("DELETE", f"/v2/_faas/policies/{quote(pattern)}"):
+            pass
+
+    async def retention_rules(self) -> list[dict[str, Any]]:
+        """Ours: the rules of the patterns that the caller administers, by pattern. Raises Forbidden."""
+        async with self._call("GET", "/v2/_faas/retention") as answer:
+            return list((await answer.json())["rules"])
+
+    async def put_retention_rule(self, pattern: str, rule: Mapping[str, Any]) -> None:
+        """The whole rule. Raises InvalidInput, Forbidden."""
+        async with self._call("PUT", f"/v2/_faas/retention/{quote(pattern)}", json=dict(rule)):
+            pass
+
+    async def remove_retention_rule(self, pattern: str) -> None:
+        """Raises NotFound, Forbidden."""
+        async with self._call("DELETE", f"/v2/_faas/retention/{quote(pattern)}"):
+            pass
+
+    async def preview_retention(self) -> dict[str, Any]:
+        """What would go now: `counts`, and of `tags` and `manifests` the first by name, with why. Raises Forbidden."""
+        async with self._call("POST", "/v2/_faas/retention/run?dry-run=1") as answer:
+            found: dict[str, Any] = await answer.json()
+            return found
+
+    async def run_retention(self) -> dict[str, int]:
+        """Apply the rules now; what went. Raises Forbidden."""
+        async with self._call("POST", "/v2/_faas/retention/run") as answer:
+            counts: dict[str, int] = (await answer.json())["counts"]
+            return counts
+
+    async def quotas(self) -> list[dict[str, Any]]:
+        """Ours: `{"namespace", "logical_bytes", "physical_bytes", "used"}` of each namespace. Raises Forbidden."""
+        async with self._call("GET", "/v2/_faas/quotas") as answer:
+            return list((await answer.json())["quotas"])
+
+    async def put_quota(self, namespace: str, quota: Mapping[str, int | None]) -> None:
+        """Raises InvalidInput, Forbidden."""
+        async with self._call("PUT", f"/v2/_faas/quotas/{quote(namespace, safe='')}", json=dict(quota)):
+            pass
+
+    async def remove_quota(self, namespace: str) -> None:
+        """Raises NotFound, Forbidden."""
+        async with self._call("DELETE", f"/v2/_faas/quotas/{quote(namespace, safe='')}"):
+            pass
+
+    async def scrub(self, *, begin: bool) -> dict[str, Any]:
+        """Ours: what the scrub has found so far; with `begin` it starts to check everything. Raises Forbidden."""
+        async with self._call("POST" if begin else "GET", "/v2/_faas/scrub") as answer:
+            found: dict[str, Any] = await answer.json()
             return found
 
     async def _pages(self, path: str) -> AsyncIterator[dict[str, Any]]:

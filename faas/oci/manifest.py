@@ -59,12 +59,14 @@ class Manifest:
             raise ValueError("a document cannot be both an image manifest and an index")  # CVE-2021-41190
         if media_type not in media_types.MANIFESTS | media_types.INDEXES:
             raise ValueError(f"unsupported manifest media type {media_type!r}")
-        if (media_type in media_types.INDEXES) != ("manifests" in value):
-            raise ValueError(f"the body does not fit its media type {media_type}")
-        annotations = value.get("annotations") or {}
-        artifact_type = value.get("artifactType") or ""
-        if not isinstance(annotations, dict) or not isinstance(artifact_type, str):
-            raise ValueError("annotations must be an object and artifactType a text")
+        needed = "manifests" if media_type in media_types.INDEXES else "config"
+        if needed not in value:
+            raise ValueError(f"{media_type} needs {needed}")
+        annotations, artifact_type = _optional(value, "annotations", {}), _optional(value, "artifactType", "")
+        if not isinstance(annotations, dict) or not all(isinstance(v, str) for v in annotations.values()):
+            raise ValueError("annotations must be an object of texts")
+        if not isinstance(artifact_type, str):
+            raise ValueError("artifactType must be a text")
         return cls(
             raw,
             Digest.of(raw, algorithm),
@@ -72,9 +74,9 @@ class Manifest:
             Descriptor.from_json(value["config"]) if "config" in value else None,
             _descriptors(value, "layers"),
             _descriptors(value, "manifests"),
-            Descriptor.from_json(value["subject"]) if value.get("subject") else None,
+            None if value.get("subject") is None else Descriptor.from_json(value["subject"]),
             artifact_type,
-            {str(k): str(v) for k, v in annotations.items()},
+            annotations,
         )
 
     @classmethod
@@ -94,8 +96,14 @@ class Manifest:
         return Descriptor(self.media_type, self.digest, len(self.raw))
 
 
+def _optional(value: dict[str, Any], key: str, default: object) -> Any:
+    """Also for null, which is how programs in Go write what is empty."""
+    written = value.get(key)
+    return default if written is None else written
+
+
 def _descriptors(value: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
-    rows = value.get(key, [])
+    rows = _optional(value, key, [])
     if not isinstance(rows, list) or len(rows) > CHILDREN:
         raise ValueError(f"{key} must be a list of at most {CHILDREN}")
     return tuple(Descriptor.from_json(row) for row in rows)
@@ -126,6 +134,7 @@ class ImageConfig:
         """Raises ValueError."""
         try:
             value = json.loads(raw)
+            canonical_json(value)
         except (ValueError, RecursionError):
             raise ValueError("an image config must be JSON") from None
         if not isinstance(value, dict) or not isinstance(value.get("rootfs", {}), dict):
@@ -141,10 +150,10 @@ class ImageConfig:
             entrypoint=_texts(run, "Entrypoint"),
             cmd=_texts(run, "Cmd"),
             env=_texts(run, "Env"),
-            workdir=str(run.get("WorkingDir") or ""),
-            user=str(run.get("User") or ""),
-            exposed_ports=tuple(sorted(run.get("ExposedPorts") or {})),
-            labels={str(k): str(v) for k, v in (run.get("Labels") or {}).items()},
+            workdir=_text(run, "WorkingDir"),
+            user=_text(run, "User"),
+            exposed_ports=tuple(sorted(_object(run, "ExposedPorts"))),
+            labels={k: str(v) for k, v in _object(run, "Labels").items()},
         )
 
     def to_json(self) -> bytes:
@@ -166,6 +175,20 @@ class ImageConfig:
                 "rootfs": {"type": "layers", "diff_ids": [str(d) for d in self.diff_ids]},
             }
         )
+
+
+def _text(run: dict[str, Any], key: str) -> str:
+    value = run.get(key) or ""
+    if not isinstance(value, str) or "\x00" in value:
+        raise ValueError(f"an image config's {key} must be a text")
+    return value
+
+
+def _object(run: dict[str, Any], key: str) -> dict[str, Any]:
+    value = run.get(key) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"an image config's {key} must be an object")
+    return value
 
 
 def _texts(run: dict[str, Any], key: str) -> tuple[str, ...]:

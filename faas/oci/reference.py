@@ -11,8 +11,15 @@ from faas.settings import Address
 REPOSITORY_PATTERN = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 TAG_PATTERN = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 HOST_PATTERN = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9.-]*|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
+_MADE_TAG = re.compile(r"sha(256|512)-[0-9a-f]{64}(\..*)?")
 REPOSITORY_LENGTH = 255
 BASES = "runtime/"  # begins the repositories of the runtime bases, which belong to no namespace
+
+
+def namespace_of(repository: str) -> str:
+    """`team/hello` belongs to `team`; one without a slash, and the runtime bases, to `default`."""
+    first, slash, _ = repository.partition("/")
+    return first if slash and not repository.startswith(BASES) else "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,11 @@ class Reference:
         """What stands in a manifest's URL: the digest where there is one, else the tag."""
         return str(self.digest) if self.digest else self.tag
 
+    @property
+    def local(self) -> str:
+        """The repository in this server's own registry: a host that is written is the upstream it is copied from."""
+        return f"{self.host}/{self.repository}" if self.host else self.repository
+
     def is_at(self, registry: str) -> bool:
         """Whether its host is `registry` (host:port). This machine has several names: localhost, 127.0.0.1, [::1]."""
         if self.host == registry:
@@ -63,3 +75,14 @@ class Reference:
         host = f"{self.host}/" if self.host else ""
         tag = f":{self.tag}" if self.tag else ""
         return f"{host}{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
+
+
+def made_tag(digest: Digest) -> str:
+    """The tag by which clients find what refers to a manifest where a registry cannot list it (distribution-spec,
+    "Referrers Tag Schema")."""
+    return f"{digest.algorithm}-{digest.hex[:64]}"
+
+
+def is_made_tag(tag: str) -> bool:
+    """Whether it is such a tag, or one with an ending that says what it holds, as signatures have: `sha256-….sig`."""
+    return _MADE_TAG.fullmatch(tag) is not None

@@ -22,3 +22,7 @@ class ImageSource(Protocol):
         Raises NotFound. The content is the registry's word: whoever unpacks it checks the digest while reading.
         """
         ...
+
+    def is_copy(self, repository: str) -> bool:
+        """Whether its images are copied from an upstream when they are asked for."""
+        ...

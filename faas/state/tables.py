@@ -86,6 +86,21 @@ aliases = Table(
     ),
 )
 
+# What became of the last push of the tag that a function follows.
+follows = Table(
+    "follows",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    Column("tag", String(128), nullable=False),
+    Column("digest", String(140), nullable=False),
+    Column("moved_at", Float, nullable=False),  # with the two before it: which push
+    Column("state", String(16), nullable=False),  # deployed | failed | retrying | skipped
+    Column("error", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    _of_function(),
+)
+
 tokens = Table(
     "tokens",
     metadata,
@@ -93,6 +108,7 @@ tokens = Table(
     _name("name", key=True),
     Column("role", String(16), nullable=False),
     Column("functions", Text, nullable=False),  # JSON list; empty: all
+    Column("repositories", Text, nullable=False, server_default="[]"),  # JSON list of patterns; empty: all
     Column("hash", String(64), nullable=False),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("name"),  # a token's name is also the user name of Basic credentials

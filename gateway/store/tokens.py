@@ -24,10 +24,19 @@ class TokenRow:
 async def every(tx: Transaction) -> list[TokenRow]:
     rows = await tx.execute(select(tokens).order_by(tokens.c.name))
     return [
-        TokenRow(Principal(row.name, Role(row.role), row.namespace, tuple(json.loads(row.functions))), row.hash,
-                 row.created_at)
+        TokenRow(
+            Principal(
+                row.name,
+                Role(row.role),
+                row.namespace,
+                tuple(json.loads(row.functions)),
+                tuple(json.loads(row.repositories)),
+            ),
+            row.hash,
+            row.created_at,
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 async def add(tx: Transaction, row: TokenRow) -> None:
@@ -38,6 +47,7 @@ async def add(tx: Transaction, row: TokenRow) -> None:
             name=row.principal.name,
             role=row.principal.role.value,
             functions=json.dumps(row.principal.functions),
+            repositories=json.dumps(row.principal.repositories),
             hash=row.hash,
             created_at=row.created_at,
         )

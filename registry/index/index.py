@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Connection, Table, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from faas.oci.digest import Digest
 from faas.oci.manifest import Manifest
-from faas.oci.reference import BASES
+from faas.oci.reference import namespace_of
 from faas.state.session import Database, Transaction
 from faas.turns import Turns
-from registry.index.tables import blobs, children, manifests, repositories, repository_blobs, tag_changes, tags
+from registry.index import edges, outbox, seen
+from registry.index.quotas import Quotas
+from registry.index.tables import blobs, children, manifests, repositories, repository_blobs, tags
+
+log = logging.getLogger("registry.index")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+HASHED_AT_ONCE = 65_536  # bytes of a manifest that are hashed on the loop: 0.1 ms
 LEASE_SECONDS = 24 * 3600.0  # clients skip the upload of what they were told is here, and push the manifest later
+AGAIN = ("media_type", "raw", "leased_until", "untagged_at")  # of a manifest that is pushed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +36,29 @@ class StoredManifest:
     media_type: str
     raw: bytes
 
-
-@dataclass(frozen=True, slots=True)
-class Referrer:
-    """A manifest whose `subject` is another one."""
-
-    digest: str
-    media_type: str
-    size: int
-    artifact_type: str
-    annotations: dict[str, str]
+    def is_intact(self) -> bool:
+        return Digest.of(self.raw, self.digest.algorithm) == self.digest
 
 
-def namespace_of(repository: str) -> str:
-    """`team/hello` belongs to `team`; one without a slash, and the runtime bases, to `default`."""
-    first, slash, _ = repository.partition("/")
-    return first if slash and not repository.startswith(BASES) else "default"
+class Needed(Exception):
+    """A manifest of the repository needs what is to be removed."""
+
+    def __init__(self, manifest: str) -> None:
+        super().__init__(manifest)
+        self.manifest = manifest
+
+
+class TagStays(Exception):
+    """A tag that may not move names another manifest."""
+
+    def __init__(self, tag: str, digest: str) -> None:
+        super().__init__(tag, digest)
+        self.tag = tag
+        self.digest = digest
+
+
+class TooDeep(ValueError):
+    """An index over indexes over indexes."""
 
 
 class Index:
@@ -51,7 +66,9 @@ class Index:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.quotas = Quotas(database)
         self.turns: Turns[Digest] = Turns()  # whoever brings a blob's file and row, or takes them, has its turn
+        self.tag_moved: Callable[[], None] | None = None  # called after the commit; None: nobody reads the outbox
 
     @classmethod
     async def open(cls, url: str) -> Index:
@@ -62,28 +79,30 @@ class Index:
 
     # --- blobs
 
-    async def add_blob(self, repository: str, digest: Digest, size: int) -> None:
-        """The file is durable: now the rows. Hold the digest's turn, so that no collection unlinks the file between."""
-        async with self.database.write() as tx:
-            await _repository(tx, repository)
-            values = {"digest": str(digest), "size": size, "created_at": time.time(), "leaving": False}
-            stays = insert(blobs).values(**values)
-            await tx.execute(stays.on_conflict_do_update(index_elements=["digest"], set_={"leaving": False}))
-            await _link(tx, repository, digest)
+    async def add_blob(self, repository: str, digest: Digest, size: int, promised: int = 0) -> None:
+        """The file is durable: now the rows. Hold the digest's turn, so that no collection unlinks the file between.
 
-    async def mount(self, repository: str, digest: Digest, sources: Iterable[str] | None) -> bool:
-        """Make a blob of one of `sources` (None: of any repository) visible in `repository`."""
+        `promised`, here and below: see `Quotas.check`. Raises OverQuota.
+        """
+        now = time.time()
+
+        def work(tx: Connection) -> None:
+            seen.add(tx, repository, str(digest), size, now, now + LEASE_SECONDS)
+            self.quotas.check(tx, repository, promised)
+
+        await self.database.change(work)
+
+    async def mount(self, repository: str, digest: Digest, source: str, promised: int = 0) -> bool:
+        """Make a blob that `source` sees visible in `repository`. Whether `source` did see it. Raises OverQuota."""
         async with self.database.write() as tx:
-            query = select(repository_blobs.c.repository).where(repository_blobs.c.digest == str(digest))
-            if sources is not None:
-                query = query.where(repository_blobs.c.repository.in_(list(sources)))
-            if (await tx.execute(query.limit(1))).first() is None:
+            if await _missing(tx, repository_blobs, source, [digest]) is not None:
                 return False
             await _repository(tx, repository)
             await _link(tx, repository, digest)
+            await tx.run_sync(self.quotas.check, repository, promised)
         return True
 
-    async def holders_of(self, digest: Digest) -> list[str]:
+    async def seen_by(self, digest: Digest) -> list[str]:
         """Repositories that see this blob."""
         async with self.database.read() as tx:
             query = select(repository_blobs.c.repository).where(repository_blobs.c.digest == str(digest))
@@ -91,28 +110,35 @@ class Index:
 
     async def blob_size(self, repository: str, digest: Digest) -> int | None:
         """Bytes of a blob that `repository` sees; None where it does not."""
-        async with self.database.read() as tx:
-            query = select(blobs.c.size).join(repository_blobs, repository_blobs.c.digest == blobs.c.digest)
-            query = query.where(repository_blobs.c.repository == repository, blobs.c.digest == str(digest))
-            return (await tx.execute(query)).scalar()
+        return await self.database.ask(lambda tx: seen.size_of(tx, repository, str(digest)))
 
-    async def lease(self, repository: str, digest: Digest) -> None:
-        """A client was told that this blob is here, and will not bring it: keep it for a while.
+    async def lease(self, repository: str, digest: Digest) -> bool:
+        """A client is about to be told that this blob is here, and will not bring it: keep it for a while.
 
-        Written only where half of the time is over, since clients ask far more often than they push.
+        False: a collection has taken it meanwhile. Written only where half of the time is over, since clients ask far
+        more often than they push.
         """
-        now = time.time()
-        mine = (repository_blobs.c.repository == repository, repository_blobs.c.digest == str(digest))
-        short = repository_blobs.c.leased_until < now + LEASE_SECONDS / 2
-        async with self.database.read() as tx:
-            if (await tx.execute(select(repository_blobs.c.digest).where(*mine, short))).first() is None:
-                return
-        async with self.database.write() as tx:
-            await tx.execute(update(repository_blobs).where(*mine).values(leased_until=now + LEASE_SECONDS))
+        return await self._lease(seen.BLOB, repository, digest)
+
+    async def lease_manifest(self, repository: str, digest: Digest) -> bool:
+        """The same for a manifest: an index that names it, or a deploy, may follow."""
+        return await self._lease(seen.MANIFEST, repository, digest)
+
+    async def _lease(self, kind: seen.Leased, repository: str, digest: Digest) -> bool:
+        now, name = time.time(), str(digest)
+        until = await self.database.ask(lambda tx: kind.leased_until(tx, repository, name))
+        if until is None or until >= now + LEASE_SECONDS / 2:
+            return until is not None
+        return await self.database.change(lambda tx: kind.lease(tx, repository, name, now + LEASE_SECONDS))
 
     async def remove_blob(self, repository: str, digest: Digest) -> bool:
-        """Take a blob from this repository; the file stays for the others."""
+        """Take a blob from this repository; the file stays for the others. Whether it was there. Raises Needed."""
+        needing = select(children.c.manifest).where(
+            children.c.repository == repository, children.c.child == str(digest)
+        )
         async with self.database.write() as tx:
+            if (manifest := (await tx.execute(needing.limit(1))).scalar()) is not None:
+                raise Needed(manifest)
             done = await tx.execute(
                 delete(repository_blobs).where(
                     repository_blobs.c.repository == repository, repository_blobs.c.digest == str(digest)
@@ -132,16 +158,29 @@ class Index:
 
     # --- manifests and tags
 
-    async def put_manifest(self, repository: str, manifest: Manifest, wanted: Iterable[str]) -> str | None:
+    async def put_manifest(
+        self,
+        repository: str,
+        manifest: Manifest,
+        wanted: Iterable[str],
+        *,
+        sparse: bool = False,
+        expires_at: float | None = None,
+        promised: int = 0,
+        stays: Callable[[str], bool] | None = None,
+    ) -> str | None:
         """Manifest, edges, tags and what tells of them in one transaction. The digest of a child that is not here,
-        or None."""
+        or None; where `sparse`, children may come later, or never. With `expires_at` the tags are copies of an
+        upstream's, and nobody is told that they moved. `stays`: which tags may not move once they are there.
+        Raises TagStays, TooDeep, OverQuota."""
+        blobs_needed, entries = [d.digest for d in manifest.blobs], [d.digest for d in manifest.manifests]
         async with self.database.write() as tx:
-            for descriptor in manifest.blobs:
-                if not await _sees(tx, repository, descriptor.digest):
-                    return str(descriptor.digest)
-            for descriptor in manifest.manifests:
-                if not await _has_manifest(tx, repository, descriptor.digest):
-                    return str(descriptor.digest)
+            for table, needed in ((repository_blobs, blobs_needed), (manifests, entries)):
+                missing = None if sparse else await _missing(tx, table, repository, needed)
+                if missing is not None:
+                    return missing
+            if entries and ((await tx.execute(edges.depth(repository, map(str, entries)))).scalar() or 0) > edges.DEPTH:
+                raise TooDeep(f"at most {edges.DEPTH} indexes may stand below one another")
             await _repository(tx, repository)
             now = time.time()
             values = {
@@ -153,17 +192,28 @@ class Index:
                 "artifact_type": manifest.artifact_type or (manifest.config.media_type if manifest.config else ""),
                 "annotations": json.dumps(manifest.annotations),
                 "created_at": now,
+                "leased_until": now + LEASE_SECONDS,
+                "untagged_at": now,
             }
-            await tx.execute(insert(manifests).values(**values).on_conflict_do_nothing())
-            for child in {str(d.digest) for d in (*manifest.blobs, *manifest.manifests)}:
-                edge = {"repository": repository, "manifest": str(manifest.digest), "child": child}
-                await tx.execute(insert(children).values(**edge).on_conflict_do_nothing())
-            for tag in wanted:
-                await _point(tx, repository, tag, str(manifest.digest), now)
+            again = {key: values[key] for key in AGAIN}
+            written = insert(manifests).values(**values)
+            await tx.execute(written.on_conflict_do_update(index_elements=["repository", "digest"], set_=again))
+            edge = {"repository": repository, "manifest": str(manifest.digest)}
+            if rows := [{**edge, "child": child} for child in sorted({str(d) for d in (*blobs_needed, *entries)})]:
+                await tx.execute(insert(children).on_conflict_do_nothing(), rows)
+                await tx.run_sync(seen.needed, repository, str(manifest.digest))
+            await tx.run_sync(self.quotas.check, repository, promised)
+            name = str(manifest.digest)
+            moved = [tag for tag in wanted if await point(tx, repository, tag, name, now, expires_at, stays)]
+            if self.tag_moved is not None and expires_at is None:
+                for tag in moved:
+                    await outbox.add(tx, repository, tag, str(manifest.digest), now)
+        if moved and self.tag_moved is not None and expires_at is None:
+            self.tag_moved()
         return None
 
     async def manifest(self, repository: str, reference: str) -> StoredManifest | None:
-        """By tag or by digest."""
+        """By tag or by digest. One whose bytes went bad in the database is not there: a push mends it."""
         async with self.database.read() as tx:
             digest: str | None = reference
             if ":" not in reference:
@@ -175,12 +225,22 @@ class Index:
                 manifests.c.repository == repository, manifests.c.digest == digest
             )
             row = (await tx.execute(found)).first()
-        return None if row is None else StoredManifest(Digest.parse(digest), row.media_type, row.raw)
+        if row is None:
+            return None
+        stored = StoredManifest(Digest.parse(digest), row.media_type, row.raw)
+        if not (stored.is_intact() if len(row.raw) <= HASHED_AT_ONCE else await asyncio.to_thread(stored.is_intact)):
+            log.error("the manifest %s@%s is damaged in the database", repository, digest)
+            return None
+        return stored
 
     async def remove_tag(self, repository: str, tag: str) -> bool:
+        mine = (tags.c.repository == repository, tags.c.tag == tag)
         async with self.database.write() as tx:
-            done = await tx.execute(delete(tags).where(tags.c.repository == repository, tags.c.tag == tag))
-            return bool(done.rowcount)
+            digest = (await tx.execute(select(tags.c.digest).where(*mine))).scalar()
+            if digest is not None:
+                await _untag(tx, repository, digest, time.time())
+                await tx.execute(delete(tags).where(*mine))
+            return digest is not None
 
     async def remove_manifest(self, repository: str, digest: Digest) -> bool:
         """The manifest, its edges, and every tag to it."""
@@ -202,22 +262,6 @@ class Index:
             query = select(tags.c.tag).where(tags.c.repository == repository, tags.c.tag > last)
             return [row[0] for row in await tx.execute(query.order_by(tags.c.tag).limit(limit))]
 
-    async def repository_names(self, last: str, limit: int, namespace: str | None) -> list[str]:
-        async with self.database.read() as tx:
-            query = select(repositories.c.name).where(repositories.c.name > last)
-            if namespace is not None:
-                query = query.where(repositories.c.namespace == namespace)
-            return [row[0] for row in await tx.execute(query.order_by(repositories.c.name).limit(limit))]
-
-    async def referrers(self, repository: str, subject: Digest) -> list[Referrer]:
-        async with self.database.read() as tx:
-            query = select(manifests).where(manifests.c.repository == repository, manifests.c.subject == str(subject))
-            rows = (await tx.execute(query.order_by(manifests.c.digest))).all()
-        return [
-            Referrer(row.digest, row.media_type, len(row.raw), row.artifact_type, json.loads(row.annotations))
-            for row in rows
-        ]
-
 
 async def _repository(tx: Transaction, name: str) -> None:
     row = {"name": name, "namespace": namespace_of(name), "created_at": time.time()}
@@ -228,33 +272,42 @@ async def _link(tx: Transaction, repository: str, digest: Digest) -> None:
     """The repository sees the blob from here on; a manifest that needs it has the lease's time to come."""
     now = time.time()
     row = {"repository": repository, "digest": str(digest), "created_at": now, "leased_until": now + LEASE_SECONDS}
+    row["awaited"] = True
     linked = insert(repository_blobs).values(**row)
     renewed = {"leased_until": row["leased_until"]}
     await tx.execute(linked.on_conflict_do_update(index_elements=["repository", "digest"], set_=renewed))
 
 
-async def _point(tx: Transaction, repository: str, tag: str, digest: str, now: float) -> None:
-    """A tag that names this digest already has not changed, and nobody is told."""
+async def point(
+    tx: Transaction,
+    repository: str,
+    tag: str,
+    digest: str,
+    now: float,
+    expires_at: float | None = None,
+    stays: Callable[[str], bool] | None = None,
+) -> bool:
+    """Whether that changed the tag: one that names this digest already has not moved. Raises TagStays."""
     mine = (tags.c.repository == repository, tags.c.tag == tag)
     before = (await tx.execute(select(tags.c.digest).where(*mine))).scalar()
-    row = {"repository": repository, "tag": tag, "digest": digest, "updated_at": now}
-    moved = insert(tags).values(**row)
-    moved = moved.on_conflict_do_update(
-        index_elements=["repository", "tag"], set_={"digest": digest, "updated_at": now}
-    )
+    if before not in (None, digest):
+        if stays is not None and stays(tag):
+            raise TagStays(tag, before)
+        await _untag(tx, repository, before, now)
+    new = {"digest": digest, "updated_at": now, "expires_at": expires_at}
+    moved = insert(tags).values(repository=repository, tag=tag, **new)
+    moved = moved.on_conflict_do_update(index_elements=["repository", "tag"], set_=new)
     await tx.execute(moved)
-    if before != digest:
-        change = {"repository": repository, "tag": tag, "digest": digest, "changed_at": now}
-        await tx.execute(insert(tag_changes).values(**change))
+    return bool(before != digest)
 
 
-async def _sees(tx: Transaction, repository: str, digest: Digest) -> bool:
-    query = select(repository_blobs.c.digest).where(
-        repository_blobs.c.repository == repository, repository_blobs.c.digest == str(digest)
-    )
-    return (await tx.execute(query)).first() is not None
+async def _untag(tx: Transaction, repository: str, digest: str, now: float) -> None:
+    """A tag leaves this manifest: its time without one begins, should that be its last."""
+    here = (manifests.c.repository == repository, manifests.c.digest == digest)
+    await tx.execute(update(manifests).where(*here).values(untagged_at=now))
 
 
-async def _has_manifest(tx: Transaction, repository: str, digest: Digest) -> bool:
-    query = select(manifests.c.digest).where(manifests.c.repository == repository, manifests.c.digest == str(digest))
-    return (await tx.execute(query)).first() is not None
+async def _missing(tx: Transaction, table: Table, repository: str, digests: Collection[Digest]) -> str | None:
+    """The first of these that `repository` has no row for in `table`."""
+    found = set((await tx.execute(edges.here(table, repository, map(str, digests)))).scalars()) if digests else set()
+    return next((str(digest) for digest in digests if str(digest) not in found), None)

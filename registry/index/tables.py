@@ -38,15 +38,17 @@ blobs = Table(
     Column("created_at", Float, nullable=False),
     Column("leaving", Boolean, nullable=False, default=False),  # its file is about to be unlinked
     Column("checked_at", Float, nullable=False, default=0.0, index=True),  # when the scrub last hashed its file
+    Column("damaged_at", Float, index=True),  # the scrub found its file gone or changed; NULL: whole
 )
 # Which repository sees which blob: uploaded or mounted there. One file serves all.
 repository_blobs = Table(
     "repository_blobs",
     metadata,
     Column("repository", ForeignKey("repositories.name", ondelete="CASCADE"), primary_key=True),
-    Column("digest", ForeignKey("blobs.digest"), primary_key=True),
+    Column("digest", ForeignKey("blobs.digest"), primary_key=True, index=True),
     Column("created_at", Float, nullable=False),
     Column("leased_until", Float, nullable=False, default=0.0),  # a client counts on it: not collected before
+    Column("awaited", Boolean, nullable=False, default=False),  # no manifest has needed it yet: a quota counts it
 )
 manifests = Table(
     "manifests",
@@ -59,6 +61,8 @@ manifests = Table(
     Column("artifact_type", Text, nullable=False, default=""),
     Column("annotations", Text, nullable=False, default="{}"),
     Column("created_at", Float, nullable=False),
+    Column("leased_until", Float, nullable=False, default=0.0),  # as a blob's
+    Column("untagged_at", Float, nullable=False, default=0.0),  # when it was pushed last, or a tag was taken from it
     Index("ix_manifests_subject", "repository", "subject"),
 )
 # What a manifest needs: its config and layers, or an index's entries.
@@ -67,7 +71,8 @@ children = Table(
     metadata,
     Column("repository", _REPOSITORY, primary_key=True),
     Column("manifest", _DIGEST, primary_key=True),
-    Column("child", _DIGEST, primary_key=True, index=True),
+    Column("child", _DIGEST, primary_key=True),
+    Index("ix_children_child", "child", "repository", "manifest"),  # whole: else SQLite walks the repository instead
 )
 tags = Table(
     "tags",
@@ -77,6 +82,7 @@ tags = Table(
     Column("digest", _DIGEST, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("expires_at", Float),  # of a copy from upstream: asked for again after that; NULL: ours
+    Index("ix_tags_digest", "repository", "digest"),
 )
 # Tags that moved, for whoever follows them: written with the tag, deleted when dealt with.
 tag_changes = Table(
@@ -87,6 +93,7 @@ tag_changes = Table(
     Column("tag", String(128), nullable=False),
     Column("digest", _DIGEST, nullable=False),
     Column("changed_at", Float, nullable=False),
+    sqlite_autoincrement=True,  # an id is never given twice: what was dealt with is forgotten by its id
 )
 # What holds for the repositories that a pattern fits (`faas.patterns`).
 policies = Table(
@@ -94,7 +101,7 @@ policies = Table(
     metadata,
     Column("pattern", _REPOSITORY, primary_key=True),
     Column("public", Boolean, nullable=False),  # pulled without a login
-    Column("sparse", Boolean, nullable=False),  # an index may name platforms that are not here
+    Column("sparse", Boolean, nullable=False),  # what a manifest names need not be here
 )
 retention_rules = Table(
     "retention_rules",

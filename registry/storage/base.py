@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,31 @@ class UploadGone(Exception):
     """The session was committed, cancelled or thrown away meanwhile."""
 
 
+class Condition(enum.Enum):
+    """What reading a blob from end to end showed."""
+
+    WHOLE = "whole"
+    DAMAGED = "damaged"  # another size, or other bytes
+    UNREADABLE = "unreadable"  # the system failed to read it, which may pass
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes of the file system that the blobs lie on."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A file that was taken out of service; `file` is its place in the data folder."""
+
+    file: str
+    bytes: int
+
+
 class Upload(Protocol):
     """One upload session: bytes are appended, then committed under their digest, or thrown away.
 
@@ -30,6 +57,8 @@ class Upload(Protocol):
 
     id: str
     size: int  # bytes that are stored
+    owner: str  # the namespace that its bytes count for; "" until a request says so
+    expected: int  # its size when the request in hand has ended, as far as that is known
     lock: asyncio.Lock
 
     async def append(self, chunks: AsyncIterator[bytes], limit: int | None = None) -> int:
@@ -39,11 +68,24 @@ class Upload(Protocol):
         """
         ...
 
+    async def reader(self) -> int:
+        """A descriptor of the session's file, to read it while it grows: it stays good whatever becomes of the session.
+        The caller closes it."""
+        ...
+
     async def commit(self, digest: Digest) -> int:
-        """Durable under `digest` when this returns (the size). Raises DigestMismatch; the session then still stands."""
+        """Durable under `digest` when this returns (the size); `end` it when its row stands.
+
+        Raises DigestMismatch, and the session goes on; OSError, and it is over: what could not be flushed once may
+        be lost although a second attempt says that it was.
+        """
         ...
 
     async def cancel(self) -> None: ...
+
+    def end(self) -> None:
+        """The session is over, and counts no more."""
+        ...
 
 
 class BlobStore(Protocol):
@@ -71,6 +113,24 @@ class BlobStore(Protocol):
 
     def listing(self, older_than: float) -> AsyncIterator[list[Digest]]:
         """All blobs that have been here for so many seconds, some at a time."""
+        ...
+
+    async def check(self, digest: Digest, size: int, pace: Callable[[int], Awaitable[None]]) -> Condition:
+        """Read the blob from the disk and compare it with its name; `pace` is told each piece's bytes, and may wait."""
+        ...
+
+    async def quarantine(self, digest: Digest) -> None:
+        """Take the blob's file out of service and keep it; durable when this returns. No error where it is absent."""
+        ...
+
+    async def quarantined(self) -> list[Quarantined]:
+        """The oldest first, a bounded number of them."""
+        ...
+
+    async def disk(self) -> Disk: ...
+
+    def sessions(self) -> Collection[Upload]:
+        """Those that are open, but for such from before a restart that nobody has touched since."""
         ...
 
     async def begin(self) -> Upload: ...

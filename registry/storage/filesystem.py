@@ -1,4 +1,4 @@
-"""Blobs as files: `blobs/<algorithm>/<ab>/<hex>`, sessions as `uploads/<id>`.
+"""Blobs as files: `blobs/<algorithm>/<ab>/<hex>`, sessions as `uploads/<id>`, what was found damaged in `quarantine/`.
 
 Order on the way in: stream into the session's file while hashing → fsync → rename → fsync the folder; only then does
 the caller write the row. A crash leaves at most a file without a row, never a row without a file.
@@ -12,19 +12,22 @@ import hashlib
 import os
 import re
 import secrets
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from faas.oci.digest import ALGORITHMS, Digest
-from registry.storage.base import DigestMismatch, SizeExceeded, UploadGone
+from registry.storage.base import Condition, DigestMismatch, Disk, Quarantined, SizeExceeded, UploadGone
 
 BATCH = 1 << 20  # bytes gathered before they go to a thread: a hop costs more than hashing 64 KiB
 CHUNK = 1 << 20
 THREADS = 4
+COMMITS = 2  # at once: hashing again and flushing take long, and must not hold up what only looks at a file
+LISTED = 1000  # quarantined files in one answer
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 T = TypeVar("T")
 
@@ -34,7 +37,8 @@ class FileUpload:
 
     def __init__(self, store: FileBlobStore, upload_id: str, size: int, hasher: Any | None) -> None:
         self.id = upload_id
-        self.size = size
+        self.size = self.expected = size
+        self.owner = ""
         self.lock = asyncio.Lock()
         self.touched = time.monotonic()
         self._store = store
@@ -61,16 +65,7 @@ class FileUpload:
         return self.size
 
     async def _flush(self, pending: list[bytes]) -> None:
-        await self._whole(lambda: self._write(b"".join(pending)))
-
-    async def _whole(self, work: Callable[[], T]) -> T:
-        """In a thread, to its end: also where the client has gone nobody else may come in between."""
-        task = asyncio.ensure_future(self._store.run(work))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait((task,))
-            raise
+        await whole(self._store.run(lambda: self._write(b"".join(pending))))
 
     def _write(self, data: bytes) -> None:
         """File, size and hash move together: what was written of a batch that failed (disk full) is taken back."""
@@ -92,9 +87,15 @@ class FileUpload:
             self._hasher.update(data)
         self.size = offset
 
+    async def reader(self) -> int:
+        return await self._store.run(lambda: os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+
     async def commit(self, digest: Digest) -> int:
-        await self._whole(lambda: self._commit(digest))
-        self._store.forget(self.id)
+        try:
+            await whole(self._store.run_commit(lambda: self._commit(digest)))
+        except OSError:
+            self.end()
+            raise
         return self.size
 
     def _commit(self, digest: Digest) -> None:
@@ -111,13 +112,30 @@ class FileUpload:
         if found != digest.hex:
             raise DigestMismatch
         target = self._store.path(digest)
-        _sync(self._path)
+        try:
+            _sync(self._path)
+        except OSError:  # the kernel may have dropped what it could not write, and would say yes the next time
+            self._path.unlink(missing_ok=True)
+            raise
         self._path.rename(target)  # also over a file of that name: should it be damaged, this mends it
         _sync(target.parent)
 
     async def cancel(self) -> None:
-        self._store.forget(self.id)
+        self.end()
         await self._store.run(lambda: self._path.unlink(missing_ok=True))
+
+    def end(self) -> None:
+        self._store.forget(self.id)
+
+
+async def whole(work: Awaitable[T]) -> T:
+    """What runs in a thread, to its end: also where the client has gone nobody else may come in between."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
 
 
 def _listed(folder: Path, algorithm: str, before: float) -> list[Digest]:
@@ -137,6 +155,21 @@ def _hash(path: Path, algorithm: str) -> str:
     return hasher.hexdigest()
 
 
+def _hash_piece(file: int, offset: int, hasher: Any) -> int:
+    """Hash what stands at `offset`; how many bytes that were. The disk is asked, and the page cache left as it was."""
+    os.posix_fadvise(file, offset, CHUNK, os.POSIX_FADV_DONTNEED)
+    data = os.pread(file, CHUNK, offset)
+    hasher.update(data)
+    os.posix_fadvise(file, offset, CHUNK, os.POSIX_FADV_DONTNEED)
+    return len(data)
+
+
+def _step_back() -> None:
+    """This thread runs when nobody else wants to (Linux has a priority per thread)."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -151,7 +184,10 @@ class FileBlobStore:
     def __init__(self, root: Path) -> None:
         self.blobs = root / "blobs"
         self.uploads = root / "uploads"
+        self.held_back = root / "quarantine"
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blobs")
+        self._commits = ThreadPoolExecutor(COMMITS, thread_name_prefix="commits")
+        self._checks = ThreadPoolExecutor(1, thread_name_prefix="checks", initializer=_step_back)
         self._open: dict[str, FileUpload] = {}
 
     async def open(self) -> None:
@@ -160,7 +196,7 @@ class FileBlobStore:
     def _make_folders(self) -> None:
         """Every folder that a blob may lie in, durable before the first one comes."""
         algorithms = [self.blobs / algorithm for algorithm in ALGORITHMS]
-        for folder in (self.blobs, self.uploads, *algorithms):
+        for folder in (self.blobs, self.uploads, self.held_back, *algorithms):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for algorithm in algorithms:
             for number in range(256):
@@ -169,7 +205,8 @@ class FileBlobStore:
             _sync(folder)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=True)
+        for pool in (self._checks, self._commits, self._threads):
+            pool.shutdown(wait=True)
 
     def path(self, digest: Digest) -> Path:
         return self.blobs / digest.algorithm / digest.hex[:2] / digest.hex
@@ -197,6 +234,51 @@ class FileBlobStore:
                 folder = self.blobs / algorithm / f"{number:02x}"
                 if found := await self.run(partial(_listed, folder, algorithm, before)):
                     yield found
+
+    async def check(self, digest: Digest, size: int, pace: Callable[[int], Awaitable[None]]) -> Condition:
+        """In a thread that steps back for everybody; around the page cache, which would only say what was written."""
+        try:
+            file = await whole(self._run_check(lambda: os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)))
+        except FileNotFoundError:
+            return Condition.ABSENT
+        except OSError:
+            return Condition.UNREADABLE
+        try:
+            if os.fstat(file).st_size != size:
+                return Condition.DAMAGED
+            hasher, offset = digest.hasher(), 0
+            while count := await whole(self._run_check(partial(_hash_piece, file, offset, hasher))):
+                offset += count
+                await pace(count)
+            return Condition.WHOLE if hasher.hexdigest() == digest.hex else Condition.DAMAGED
+        except OSError:
+            return Condition.UNREADABLE
+        finally:
+            os.close(file)
+
+    async def quarantine(self, digest: Digest) -> None:
+        await whole(self.run(lambda: self._quarantine(digest)))
+
+    def _quarantine(self, digest: Digest) -> None:
+        source = self.path(digest)
+        with contextlib.suppress(FileNotFoundError):  # nothing is ever written over: the name says when
+            source.rename(self.held_back / f"{digest.algorithm}-{digest.hex}.{time.time_ns()}")
+        for folder in (self.held_back, source.parent):
+            _sync(folder)
+
+    async def quarantined(self) -> list[Quarantined]:
+        def work() -> list[Quarantined]:
+            files = sorted(os.scandir(self.held_back), key=lambda entry: entry.name.rpartition(".")[2])
+            return [Quarantined(f"quarantine/{f.name}", f.stat().st_size) for f in files[:LISTED]]
+
+        return await self.run(work)
+
+    async def disk(self) -> Disk:
+        found = await self.run(lambda: os.statvfs(self.blobs))
+        return Disk(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+    def sessions(self) -> Collection[FileUpload]:
+        return self._open.values()
 
     async def begin(self) -> FileUpload:
         upload = FileUpload(self, secrets.token_hex(16), 0, hashlib.sha256())
@@ -245,3 +327,9 @@ class FileBlobStore:
 
     async def run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def run_commit(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._commits, work)
+
+    async def _run_check(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._checks, work)

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from tests.benchmarks import cold, machine, proxy, small, warm
+from tests.benchmarks import cold, machine, proxy, registry, small, warm
 from tests.benchmarks.measure import Figure, Report, Row
 
 BENCHMARKS: dict[str, Callable[[int | None], Report]] = {
     "cold": cold.measure,
     "warm": warm.measure,
     "proxy": proxy.measure,
+    "registry": registry.measure,
     "small": small.measure,
 }
 

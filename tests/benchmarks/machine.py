@@ -25,7 +25,9 @@ READY_SECONDS = 60.0
 
 def missing() -> list[str]:
     """What the benchmarks need and this machine lacks."""
-    tools = ("gcc", "runc", "docker", "nginx", "wrk", "node", "nft", "mkfs.ext4")
+    tools = (
+        "gcc", "runc", "docker", "docker-registry", "nginx", "wrk", "node", "nft", "mkfs.ext4", "openssl", "curl",
+    )  # fmt: skip
     lacking = [tool for tool in tools if shutil.which(tool) is None]
     if os.geteuid() != 0:
         lacking.append("root")

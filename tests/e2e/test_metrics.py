@@ -316,6 +316,9 @@ class Panels:
         assert stored - stored_before == close(BLOBS * BLOB_BYTES)
         files = (self.sent.server.data / "blobs").rglob("*")
         assert stored == close(sum(file.stat().st_size for file in files if file.is_file()))
+        assert of(self.one("Damaged blobs and manifests")) == 0
+        assert of(self.one("Bytes freed by garbage collections")) == 0
+        assert 0 <= of(self.one("Time since the last garbage collection")) < 3600
 
 
 def test_the_page_is_for_those_who_hold_the_scrapers_token(watched: tuple[RunningServer, Prometheus]) -> None:

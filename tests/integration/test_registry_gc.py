@@ -19,12 +19,13 @@ from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import Manifest, canonical_json
-from registry import gc
+from registry.gc import Collected, Collection
 from registry.index import index as index_module
-from registry.index.garbage import Collected
+from registry.rules import Rule
 from registry.service import Registry
 
 CONFIG = b"{}"
+NOW = Rule(untagged_days=0)  # what nothing keeps goes at once
 
 
 @dataclass
@@ -71,10 +72,17 @@ class Bench:
         assert await self.registry.index.put_manifest(repository, manifest, tags) is None
         return str(manifest.digest)
 
-    async def collect(self, **options: Any) -> Collected:
-        return await gc.collect(
-            self.registry.index, self.registry.blobs, self.holders, **{"keep_seconds": 0, "stray_seconds": 0, **options}
+    def collection(self, rule: Rule = NOW, **options: Any) -> Collection:
+        registry = self.registry
+        return Collection(
+            registry.index, registry.blobs, self.holders, lambda _: rule, **{"stray_seconds": 0.0, **options}
         )
+
+    async def collect(self, rule: Rule = NOW, **options: Any) -> Collected:
+        return await self.collection(rule, **options).run()
+
+    async def preview(self, rule: Rule = NOW, **options: Any) -> Collected:
+        return (await self.collection(rule, **options).preview()).counts
 
     async def here(self, repository: str, digest: str) -> bool:
         return await self.registry.index.manifest(repository, digest) is not None
@@ -104,7 +112,7 @@ async def opened(data: Path) -> AsyncIterator[Bench]:
 async def test_a_moved_tag_leaves_what_nobody_names_and_the_rest_stays(bench: Bench) -> None:
     old = await bench.image("a", b"old layer", "latest")
     new = await bench.image("a", b"new layer", "latest")
-    assert await bench.collect(dry_run=True) == Collected(manifests=1, blobs=1, bytes=len(b"old layer"))
+    assert await bench.preview() == Collected(manifests=1, blobs=1, bytes=len(b"old layer"))
     assert await bench.here("a", old)
     assert await bench.collect() == Collected(manifests=1, blobs=1, bytes=len(b"old layer"))
     assert not await bench.here("a", old)
@@ -154,7 +162,7 @@ async def test_young_manifests_and_leased_blobs_are_left_alone(bench: Bench, mon
     monkeypatch.setattr(index_module, "LEASE_SECONDS", 3600.0)
     await bench.image("a", b"young")
     await bench.blob("a", b"its manifest is on its way")
-    assert await bench.collect(keep_seconds=3600) == Collected()
+    assert await bench.collect(Rule(untagged_days=1)) == Collected()
     assert await bench.file(b"its manifest is on its way")
 
 
@@ -185,7 +193,7 @@ async def test_a_file_without_a_row_is_swept_once_it_is_old(bench: Bench) -> Non
     path = bench.registry.blobs.path(Digest.of(b"stray"))
     path.write_bytes(b"stray")
     assert (await bench.collect(stray_seconds=3600)).files == 0
-    assert (await bench.collect(dry_run=True)).files == 1
+    assert (await bench.preview()).files == 1
     assert path.exists()
     await asyncio.sleep(0.01)
     assert (await bench.collect()).files == 1

@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from yarl import URL
 
 from faas.errors import InvalidInput, NotFound
 from faas.metrics import Metrics
+from faas.oci.changes import TagChange, TagChanges
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import Manifest
@@ -46,8 +47,23 @@ class FakeImages:
             raise NotFound
         return Manifest(b"{}", Digest.parse(digest or DIGEST), "application/vnd.oci.image.manifest.v1+json")
 
+    def is_copy(self, repository: str) -> bool:
+        return False
+
     async def open_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
         raise NotFound
+
+
+class NoChanges:
+    """A registry in which no tag ever moves."""
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+    async def read(self, after: int, limit: int) -> list[TagChange]:
+        return []
+
+    async def done(self, ids: Collection[int]) -> None: ...
 
 
 class FakeRuntimes:
@@ -155,6 +171,7 @@ async def control(
     worker: FakeWorker | None = None,
     *,
     rules: RetryRules = FAST,
+    changes: TagChanges | None = None,
     allow_private_callbacks: bool = False,
     open_metrics: bool = False,
 ) -> AsyncIterator[Control]:
@@ -170,6 +187,7 @@ async def control(
         Metrics("test"),
         info,
         TriggerRoots((Path(tempfile.gettempdir()),), data),
+        changes or NoChanges(),
         rules=rules,
         allow_private_callbacks=allow_private_callbacks,
     )

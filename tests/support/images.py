@@ -67,6 +67,9 @@ class MemoryImages:
         except KeyError:
             raise NotFound(f"no image {reference}") from None
 
+    def is_copy(self, repository: str) -> bool:
+        return False
+
     async def open_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
         if descriptor.digest not in self.blobs:
             raise NotFound(f"no blob {descriptor.digest}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 
 from faas.oci import media_types
 from faas.oci.digest import Digest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,21 @@ class Reply:
 
 
 class RegistryProcess:
-    def __init__(self, data: Path, auth: str = "none") -> None:
+    module = "registry"
+
+    def __init__(self, data: Path, auth: str = "none", flags: Sequence[str] = (), log: Path | None = None) -> None:
         self.data = data
+        self.log = log  # what it writes to stderr goes there
+        self.flags = flags
         self.auth = auth
         self.host = ""
         self.process: subprocess.Popen[str]
 
     def start(self) -> RegistryProcess:
-        command = [sys.executable, "-m", "registry", "--data", str(self.data), "--listen", self.host or "127.0.0.1:0"]
-        self.process = subprocess.Popen([*command, "--auth", self.auth], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", self.module, "--data", str(self.data), "--listen", self.host or "127.0.0.1:0"]
+        command += ["--auth", self.auth, *self.flags]
+        with self.log.open("a") if self.log else contextlib.nullcontext() as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line.startswith("registry at "), line
@@ -65,6 +74,11 @@ class RegistryProcess:
     @property
     def token(self) -> str:
         return (self.data / "admin-token").read_text().strip()
+
+    @property
+    def password(self) -> str:
+        """For clients that cannot go without one."""
+        return "any" if self.auth == "none" else self.token
 
     def call(
         self,
@@ -120,8 +134,10 @@ class RegistryProcess:
 
 
 @contextmanager
-def registry_process(data: Path, auth: str = "none") -> Iterator[RegistryProcess]:
-    running = RegistryProcess(data, auth).start()
+def registry_process(
+    data: Path, auth: str = "none", flags: Sequence[str] = (), log: Path | None = None
+) -> Iterator[RegistryProcess]:
+    running = RegistryProcess(data, auth, flags, log).start()
     try:
         yield running
     finally:

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from faas.addresses import is_public
 from faas.errors import Unavailable
 from gateway import callback
-from gateway.callback import Callbacks, is_public
+from gateway.callback import Callbacks
 from tests.support.control import serving
 
 

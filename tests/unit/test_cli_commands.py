@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,16 @@ def test_describe_is_a_page_with_limits_aliases_schedules_and_hidden_values(faas
     for words in ("v7  (beta v6, live v7)", "128 MB memory, 30 s", "0 to 50, idle 5m", "LEVEL=***",
                   "tick: * * * * * UTC", "/srv/photos/*.jpg", "i-1  idle", "python3.11  app.handler"):  # fmt: skip
         assert words in page
+
+
+def test_describe_says_what_became_of_the_last_push_of_a_followed_tag(faas: CommandLine) -> None:
+    follow = {"tag": "prod", "state": "waiting"}
+    faas.api.replies["GET", "/v1/functions/hello"] = Reply({**HELLO, "follow": follow})
+    assert "  Follows      prod: waiting\n" in faas("describe", "hello").out
+    follow |= {"state": "failed", "digest": "sha256:" + "0123456789ab" * 5 + "cdef", "at": "2020-01-01T00:00:00Z",
+               "error": "no \x1b[31mentry point"}  # fmt: skip
+    page = faas("describe", "hello").out
+    assert re.search(r"Follows +prod: failed \w+ ago, sha256:0123456789ab: no \\x1b\[31mentry point\n", page)
 
 
 def test_rm_needs_no_answer_where_nobody_is_there_to_give_one(faas: CommandLine) -> None:
@@ -246,6 +257,10 @@ def test_a_new_token_is_the_only_thing_on_stdout(faas: CommandLine) -> None:
     assert "not shown again" in done.err
     assert faas.api.last("POST").json() == {
         "name": "ci", "role": "caller", "namespace": "team", "functions": ["hello"],
+    }  # fmt: skip
+    faas("token", "create", "ci", "--role", "viewer", "--repository", "team/*", "--repository", "app")
+    assert faas.api.last("POST").json() == {
+        "name": "ci", "role": "viewer", "namespace": "*", "repositories": ["team/*", "app"],
     }  # fmt: skip
     faas("token", "create", "ci", "--role", "king", code=2)
     faas.api.replies["DELETE", "/v1/tokens/ci"] = Reply(status=204)

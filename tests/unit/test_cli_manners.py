@@ -166,7 +166,11 @@ def test_deleting_asks_at_a_terminal(faas: CommandLine) -> None:
 def test_an_interrupt_ends_with_130(faas: CommandLine) -> None:
     faas.api.replies["GET", "/v1/functions/hello/logs"] = Reply(b"", delay=30)
     process = subprocess.Popen(
-        faas.command("logs", "hello", "-f"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=faas.environment()
+        faas.command("logs", "hello", "-f"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=faas.environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     deadline = time.monotonic() + 20
     while not faas.api.seen and time.monotonic() < deadline:

@@ -75,6 +75,21 @@ def test_a_folder_is_built_pushed_deployed_and_its_url_printed_last(
     assert all(size < 20_000 for _, size in registry.uploaded)
 
 
+def test_tags_are_written_once_the_deploy_is_done(faas: CommandLine, registry: FakeRegistry, tmp_path: Path) -> None:
+    """So that a function that follows one of them is not deployed twice, nor to what did not start."""
+    faas("push", code(tmp_path), "--follow", "latest")
+    assert deploy_of(faas)["spec"]["follow"] == "latest"
+    puts = [seen.path for seen in faas.api.seen if seen.method == "PUT"]
+    tagged = [path for path in puts if path.startswith("/v2/hello/manifests/") and "sha256" not in path]
+    assert tagged == ["/v2/hello/manifests/latest", "/v2/hello/manifests/v7"]
+    assert puts.index("/v1/functions/hello") < puts.index(tagged[0])
+    registry.manifests.clear()
+    registry.add_base()
+    faas.api.replies["PUT", "/v1/functions/hello"] = refusal(502, "Runtime.InitError", "no module named 'x'")
+    faas("push", tmp_path / "hello", code=1)
+    assert ("hello", "latest") not in registry.manifests
+
+
 def test_the_registry_gets_the_token_as_password(faas: CommandLine, tmp_path: Path) -> None:
     import base64
 

@@ -188,7 +188,7 @@ async def test_the_small_operations_reach_their_routes(api: FakeApi) -> None:
         await client.delete("f")
         await client.retry_dead_letter("d")
         await client.delete_dead_letter("d")
-        assert await client.create_token("ci", "deployer", "team", ("f",)) == "t"
+        assert await client.create_token("ci", "deployer", "team", functions=("f",)) == "t"
         await client.revoke_token("ci")
         await client.ensure_runtime("python")
         assert await client.schedule_history("f", "s") == [{"status": "success"}]

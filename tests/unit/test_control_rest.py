@@ -43,6 +43,18 @@ async def test_a_token_is_shown_once_and_kept_as_its_hash(server: Control, tmp_p
     assert hash_token(token).encode() in stored
 
 
+async def test_a_tokens_patterns_are_listed_and_survive_a_restart(tmp_path: Path) -> None:
+    async with control(tmp_path) as server:
+        body = {"name": "ci", "role": "deployer", "repositories": ["team/*", "app"]}
+        token = (await server.call("POST", "/v1/tokens", body)).json()["token"]
+    async with control(tmp_path) as server:
+        (row,) = (await server.call("GET", "/v1/tokens")).json()["tokens"]
+        assert row["repositories"] == ["team/*", "app"]
+        principal = await server.gateway.tokens.authenticate(token)
+        assert principal is not None
+        assert principal.repositories == ("team/*", "app")
+
+
 async def test_a_revoked_token_opens_nothing_and_tokens_survive_a_restart(tmp_path: Path) -> None:
     async with control(tmp_path) as server:
         kept, revoked = await server.a_token("viewer"), await server.a_token("viewer")
@@ -153,6 +165,11 @@ async def test_a_deleted_function_leaves_no_series_behind(tmp_path: Path) -> Non
         ({"name": "x", "role": "viewer", "functions": ["hello"]}, 400),
         ({"name": "x", "role": "caller", "functions": "hello"}, 400),
         ({"name": "x", "role": "caller", "scope": "all"}, 400),
+        ({"name": "x", "role": "viewer", "repositories": "team/*"}, 400),
+        ({"name": "x", "role": "viewer", "repositories": [1]}, 400),
+        ({"name": "x", "role": "viewer", "repositories": ["No!"]}, 400),
+        ({"name": "x", "role": "admin", "repositories": ["team/*"]}, 400),
+        ({"name": "x", "role": "viewer", "namespace": "team", "repositories": ["other/*"]}, 400),
     ],
 )
 async def test_a_token_that_makes_no_sense_is_refused(server: Control, body: dict[str, Any], status: int) -> None:

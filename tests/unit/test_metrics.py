@@ -37,6 +37,8 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "faas_registry_requests_total": ("counter", ("method", "route", "status")),
     "faas_registry_bytes_total": ("counter", ("direction",)),
     "faas_registry_storage_bytes": ("gauge", ()),
+    "faas_registry_collected_bytes_total": ("counter", ()),
+    "faas_registry_collection_timestamp_seconds": ("gauge", ()),
     "faas_build_info": ("gauge", ("version", "python")),
 }
 

@@ -128,8 +128,28 @@ def test_a_config_keeps_what_running_needs() -> None:
     )
     assert ImageConfig.parse(config.to_json()) == config
     assert ImageConfig.parse(b'{"architecture":"arm64","config":{"Cmd":"echo hi"}}').cmd == ("/bin/sh", "-c", "echo hi")
-    with pytest.raises(ValueError, match="Entrypoint"):
-        ImageConfig.parse(b'{"config":{"Entrypoint":[1]}}')
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ({"config": {"Entrypoint": [1]}}, "Entrypoint must be"),
+        ({"config": {"Env": ["A=\x00"]}}, "Env must be"),
+        ({"config": {"User": {"uid": 0}}}, "User must be"),
+        ({"config": {"WorkingDir": ["/"]}}, "WorkingDir must be"),
+        ({"config": {"WorkingDir": "/\x00"}}, "WorkingDir must be"),
+        ({"config": {"ExposedPorts": [80, "x"]}}, "ExposedPorts must be"),
+        ({"config": {"Labels": ["a"]}}, "Labels must be"),
+        ({"config": {"Cmd": ["\ud800"]}}, "must be JSON"),
+        ({"config": [1]}, "must be an object"),
+        ({"rootfs": []}, "must be an object"),
+        ({"rootfs": {"diff_ids": ["md5:00"]}}, "not a sha256"),
+        ([], "must be an object"),
+    ],
+)
+def test_a_config_of_another_form_is_refused(written: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ImageConfig.parse(json.dumps(written).encode())
 
 
 def test_a_chain_id_of_one_layer_is_its_diff_id() -> None:

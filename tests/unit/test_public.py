@@ -10,7 +10,7 @@ import logging
 from typing import Any, ClassVar
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 from multidict import CIMultiDictProxy
 
 from faas.auth import Principal, Role
@@ -111,6 +111,9 @@ class Tokens:
     async def authenticate(self, token: str, user: str | None = None) -> Principal | None:
         return self.PRINCIPALS.get(token)
 
+    def takes_password(self, user: str | None) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("api", [False, True])
 @pytest.mark.parametrize(
@@ -139,6 +142,23 @@ async def test_a_private_function_is_for_those_who_may_invoke_it(api: bool, toke
                 seen = json.loads(body)
                 assert "authorization" not in seen["headers"], "the caller's token is not for the function"
                 assert seen["requestContext"]["accountId"] == token
+
+
+@pytest.mark.parametrize("api", [False, True])
+async def test_failed_logins_are_slowed_down_and_neither_a_right_token_nor_a_public_function_is(api: bool) -> None:
+    async def called(app: web.Application, token: str) -> tuple[int, str | None]:
+        async with serving(app, **RUNNER_OPTIONS) as port:
+            for _ in range(5):
+                assert (await get(port, "/function/hello", headers={"Authorization": "Bearer wrong"}))[0] == failed
+            status, headers, _ = await get(port, "/function/hello", headers={"Authorization": f"Bearer {token}"})
+            return status, headers.get("Retry-After")
+
+    failed = 401
+    assert await called(application(hello(public=False), api=api, authenticator=Tokens()), "wrong") == (429, "1")
+    assert await called(application(hello(public=False), api=api, authenticator=Tokens()), "caller") == (200, None)
+    if not api:  # there the header is the function's own
+        failed = 200
+        assert await called(application(hello(), authenticator=Tokens()), "wrong") == (200, None)
 
 
 async def test_on_the_api_listener_public_opens_nothing() -> None:

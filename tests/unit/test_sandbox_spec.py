@@ -74,6 +74,13 @@ def test_the_environment_is_the_images_lambdas_and_the_users_and_nothing_of_the_
     assert "canary" not in env.values()
 
 
+def test_a_variable_without_a_name_is_left_out() -> None:
+    image = ImageConfig(architecture(), entrypoint=("x",), env=("=x", "ALONE", ""))
+    env = build(image).env
+    assert "" not in env
+    assert env["ALONE"] == ""
+
+
 def test_a_web_application_is_told_how_many_requests_come_at_once() -> None:
     assert build().env["FAAS_CONCURRENCY"] == "1"
     assert build(concurrency=8).env["FAAS_CONCURRENCY"] == "8"

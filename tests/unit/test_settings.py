@@ -58,6 +58,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path, name: str) 
         "log_format": "json",
         "insecure": "true",
         "registry_auth": "none",
+        "registry_upstreams": "docker.io=https://registry-1.docker.io",
         "trigger_roots": "/srv:/mnt/scans",
     }
     pair = {"tls_cert": {"FAAS_TLS_KEY": "k"}, "tls_key": {"FAAS_TLS_CERT": "c"}}

@@ -60,7 +60,6 @@ pattern = "*.jpg"             # e.g.
 NOT_OFFERED = (
     '[secrets]\nDB_PASSWORD = "db-password"\n',
     '[[route]]\npath = "/img/{id}"\nmethods = ["GET"]\n',
-    'follow = "latest"\n',
     "[scale]\nreserved = 2\n",
 )
 
@@ -93,8 +92,7 @@ def test_the_contracts_listing_is_valid_and_shows_the_defaults(tmp_path: Path) -
 def test_every_key_of_the_listing_is_one_that_a_spec_has() -> None:
     data = tomllib.loads(CONTRACT)
     known = FunctionSpec("x").to_dict()
-    not_offered = {"follow"}
-    assert data.keys() - not_offered <= known.keys()
+    assert data.keys() <= known.keys()
     assert data["scale"].keys() - {"reserved"} == known["scale"].keys()
     assert data["async"].keys() == known["async"].keys()
     assert known.keys() - data.keys() == {"image", "app", "entrypoint", "workdir"}  # named in its comments
@@ -183,6 +181,8 @@ def test_a_number_that_python_would_not_write_out_is_refused(tmp_path: Path, val
         ('interface = "grpc"', "interface must be one of auto, lambda, http"),
         ('network = "host"', "network must be one of outbound, none"),
         ('writable_root = "yes"', "writable_root must be true or false"),
+        ('follow = ".x"', "follow must be a tag: 1 to 128 letters"),
+        (f'follow = "{"x" * 129}"', "follow must be a tag"),
         ('health = "ready"', "health must be a path that starts with /"),
         ('workdir = "/proc/self/fd/7"', "workdir must be a path outside /proc"),
         ('command = "sh -c x"', "command must be a list"),

@@ -78,6 +78,9 @@ def guarded() -> web.Application:
                 return Principal("vera", Role.VIEWER)
             return await TokenFile("root-token").authenticate(token, user)
 
+        def takes_password(self, user: str | None) -> bool:
+            return False
+
     app = web.Application(middlewares=[errors, authorization(Two())])
     app.router.add_get("/read", read)
     app.router.add_get("/unmarked", unmarked)

@@ -144,7 +144,7 @@ async def archive(source: ImageSource, reference: str, machine: str, threads: Ex
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
     try:
-        repository = Reference.parse(reference).repository
+        repository = Reference.parse(reference).local
         manifest = await source.manifest(reference, machine)
         if manifest.config is None or manifest.config.size > CONFIG_BYTES:
             raise ValueError("the image has no usable config")

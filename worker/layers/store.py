@@ -89,7 +89,7 @@ class LayerStore:
     async def image(self, reference: str) -> UnpackedImage:
         """The image of `repository@digest`, with every layer here. Raises ImageUnusable with the reason."""
         try:
-            repository = Reference.parse(reference).repository
+            repository = Reference.parse(reference).local
             manifest = await self._source.manifest(reference, self._architecture)
             config = await self._config(repository, manifest)
         except (NotFound, ValueError) as error:

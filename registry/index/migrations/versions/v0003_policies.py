@@ -14,7 +14,17 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("blobs", sa.Column("checked_at", sa.Float(), nullable=False, server_default="0"))
     op.create_index("ix_blobs_checked_at", "blobs", ["checked_at"])
+    op.add_column("blobs", sa.Column("damaged_at", sa.Float()))
+    op.create_index("ix_blobs_damaged_at", "blobs", ["damaged_at"])
+    op.add_column("repository_blobs", sa.Column("awaited", sa.Boolean(), nullable=False, server_default="0"))
+    op.add_column("manifests", sa.Column("leased_until", sa.Float(), nullable=False, server_default="0"))
+    op.add_column("manifests", sa.Column("untagged_at", sa.Float(), nullable=False, server_default="0"))
+    op.execute("UPDATE manifests SET untagged_at = created_at")
+    op.create_index("ix_repository_blobs_digest", "repository_blobs", ["digest"])
+    op.drop_index("ix_children_child", "children")
+    op.create_index("ix_children_child", "children", ["child", "repository", "manifest"])
     op.add_column("tags", sa.Column("expires_at", sa.Float()))
+    op.create_index("ix_tags_digest", "tags", ["repository", "digest"])
     op.create_table(
         "tag_changes",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -23,6 +33,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(140), nullable=False),
         sa.Column("changed_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_tag_changes"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "policies",

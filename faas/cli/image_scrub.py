@@ -1,0 +1,64 @@
+"""`faas image scrub`: check every stored blob and manifest against its digest."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from faas.cli.failures import FAILED
+from faas.cli.options import pass_session
+from faas.cli.output import Column, Json, as_json, at_terminal, note, output_option, show, size
+from faas.cli.registry import images_of
+from faas.cli.session import Session
+from faas.errors import Unavailable
+
+POLL_SECONDS = 0.3
+
+
+def _images(item: Json) -> str:
+    """`team/app:v1, other@sha256:0123456789ab`."""
+    return ", ".join(f"{i['repository']}:{i['tags'][0]}" if i["tags"] else f"{i['repository']}@{i['digest'][:19]}"
+                     for i in item["images"])  # fmt: skip
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("DIGEST", lambda i: i["digest"]),
+    ("SIZE", lambda i: size(i["size"]) if i["size"] else None),
+    ("NEEDED BY", _images),
+)
+
+
+@click.command("scrub")
+@click.option("--status", is_flag=True, help="Check nothing now: only say what was found so far.")
+@output_option
+@pass_session
+@click.pass_context
+def scrub(ctx: click.Context, session: Session, status: bool, output: str) -> None:
+    """Check everything that is stored; what is damaged is listed, and the exit code is 1. A push mends it."""
+    found = session.run(_scrub(session, begin=not status))
+    if output == "json":
+        click.echo(as_json(found))
+    else:
+        last = found["pass"]
+        if last is not None:
+            note(f"checked {last['checked_blobs']} blobs, {size(last['checked_bytes'])}, "
+                 f"and {last['checked_manifests']} manifests")  # fmt: skip
+        damaged = [*found["damaged"], *({**m, "size": 0, "images": [m]} for m in found["damaged_manifests"])]
+        show(output, damaged, COLUMNS, lambda i: i["digest"])
+    if found["damaged"] or found["damaged_manifests"]:
+        ctx.exit(FAILED)
+
+
+async def _scrub(session: Session, *, begin: bool) -> Json:
+    async with images_of(session) as images:
+        found = await images.scrub(begin=begin)
+        while begin and found["pass"]["ended_at"] is None:
+            await asyncio.sleep(POLL_SECONDS)
+            found = await images.scrub(begin=False)
+            if found["pass"] is None:
+                raise Unavailable("the registry was restarted meanwhile", hint="faas image scrub once more")
+            if at_terminal():
+                done, all_of_it = (size(found["pass"][key]) for key in ("checked_bytes", "bytes"))
+                click.echo(f"\r{done} of {all_of_it}  ", err=True, nl=found["pass"]["ended_at"] is not None)
+        return found

@@ -1,0 +1,15 @@
+"""Tokens narrowed to repositories."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("tokens", sa.Column("repositories", sa.Text(), nullable=False, server_default="[]"))
