@@ -21,6 +21,7 @@ from faas.listener import bound, listen
 from faas.metrics import Metrics
 from faas.passwords import Passwords
 from faas.settings import Address
+from faas.web import RUNNER_OPTIONS
 from registry import user
 from registry.app import create_app
 from registry.service import Registry
@@ -41,7 +42,7 @@ async def run(data: Path, address: Address, auth: str, upstreams: Upstreams) -> 
             data, url, authenticator=authenticator, metrics=Metrics(__version__), upstreams=upstreams
         )
         registry.token_flow = auth == "token"
-        runner = web.AppRunner(create_app(registry), access_log=None, auto_decompress=False, shutdown_timeout=30.0)
+        runner = web.AppRunner(create_app(registry), shutdown_timeout=30.0, **RUNNER_OPTIONS)
         try:
             await runner.setup()
             await web.SockSite(runner, listener).start()
@@ -61,11 +62,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m registry",
         description="An OCI registry on its own.",
-        epilog="Who may log in: python -m registry user --help",
+        epilog="Who may log in: python -m registry user --help. Quotas, garbage and the rest: faas image --help, with "
+        "FAAS_URL for this registry's address and FAAS_TOKEN for what DIR/admin-token holds.",
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder for blobs and the database")
-    parser.add_argument("--listen", default="127.0.0.1:5000", help="HOST:PORT")
-    parser.add_argument("--auth", choices=("basic", "token", "none"), default="basic", help="none: on loopback only")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder for blobs and the database")
+    parser.add_argument("--listen", default="127.0.0.1:5000", metavar="HOST:PORT", help="default 127.0.0.1:5000")
+    parser.add_argument(
+        "--auth",
+        choices=("basic", "token", "none"),
+        default="basic",
+        help="default basic; token: Docker's token flow; none: on loopback only",
+    )
     parser.add_argument(
         "--upstream",
         action="append",
@@ -76,14 +83,21 @@ def main() -> int:
     arguments = parser.parse_args()
     log.configure("text")
     try:
-        address = Address.parse(arguments.listen)
+        address = _address(arguments.listen)
         if arguments.auth == "none" and not address.is_loopback:
-            raise InvalidInput("a registry without login listens on loopback only")
+            raise InvalidInput("a registry without login listens on loopback only", hint="--auth basic or token")
         uvloop.run(run(arguments.data.absolute(), address, arguments.auth, parse(" ".join(arguments.upstream))))
-    except (FaasError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except FaasError as error:
+        user.complain(error)
         return 1
     return 0
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError:
+        raise InvalidInput(f"--listen must be HOST:PORT, not {text!r}") from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Who asks, and what they may do in a repository: a principal's role, narrowed by the scopes of a token.
 
 Short-lived tokens are those of Docker's token flow (distribution, docs/spec/auth/token.md, scope.md): signed with a key
-that lives as long as the process, since a client whose token is over, or from before a restart, simply asks again.
+that lives as long as the process, since a client whose token is over, or from before a restart, simply asks again. They
+name their owner and say nothing of the owner's rights: whoever loses those has lost them in every token, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-from faas.auth import ANONYMOUS, Permission, Principal, Role
+from faas.auth import ANONYMOUS, Permission, Principal
 
 TOKEN_SECONDS = 300
 TOKEN_LENGTH = 8000  # what a header holds, whoever serves
@@ -75,18 +76,22 @@ def parse_scope(text: str) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token says: whose it is ("": a stranger's), and for which (repository, action) pairs."""
+
+    owner: str
+    scopes: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Signer:
     """Makes and reads tokens: `payload.signature`, both base64url, the signature HMAC-SHA256."""
 
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def issue(self, caller: Caller, scopes: frozenset[tuple[str, str]], now: float | None = None) -> str:
-        principal = caller.principal
         payload = {
-            "name": principal.name,
-            "role": principal.role.value,
-            "namespace": principal.namespace,
-            "repositories": principal.repositories,
+            "owner": "" if caller.is_anonymous else caller.principal.name,
             "scopes": sorted(scopes),
             "until": int(time.time() if now is None else now) + TOKEN_SECONDS,
         }
@@ -97,20 +102,15 @@ class Signer:
         """Whether it may be one of ours, of an earlier process or from long ago, and nobody's own credentials."""
         return _FORM.fullmatch(token) is not None
 
-    def read(self, token: str, now: float | None = None) -> Caller | None:
-        """Who a token speaks for; None where it is none of ours, or over."""
+    def read(self, token: str, now: float | None = None) -> Grant | None:
+        """None where it is none of ours, or over."""
         body, dot, signature = token.partition(".")
         if not dot or not hmac.compare_digest(_encoded(self._signature(body)), signature):
             return None
         payload = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         if payload["until"] < (time.time() if now is None else now):
             return None
-        role = Role(payload["role"])
-        scopes = frozenset((name, action) for name, action in payload["scopes"])
-        if role is Role.ANONYMOUS:
-            return Caller(ANONYMOUS, scopes)
-        narrowed = tuple(payload["repositories"])
-        return Caller(Principal(payload["name"], role, payload["namespace"], repositories=narrowed), scopes)
+        return Grant(payload["owner"], frozenset((name, action) for name, action in payload["scopes"]))
 
     def _signature(self, body: str) -> bytes:
         return hmac.new(self.key, body.encode(), hashlib.sha256).digest()

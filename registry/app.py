@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from faas.auth import Permission
 from faas.errors import FaasError
 from faas.oci.reference import REPOSITORY_LENGTH, REPOSITORY_PATTERN
-from faas.web import REQUEST_ID, REQUEST_ID_HEADER, new_request_id, waits
+from faas.web import REQUEST_ID, REQUEST_ID_HEADER, doubt_about, new_request_id, waits
 from registry import (
     blobs,
     catalog,
@@ -116,10 +116,15 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error in the spec's form, never a 500 for bad input; each request is counted by its route."""
     registry = request.app[REGISTRY]
     request[REQUEST_ID] = new_request_id()
+    doubt = doubt_about(request)
     try:
+        if doubt:
+            raise RegistryError("UNSUPPORTED", doubt, status=400)
         response = await handler(request)
     except RegistryError as error:
         response = web.json_response(error.body(), status=error.status, headers=error.headers)
+        if doubt:
+            response.force_close()
     except FaasError as error:
         code = {400: "SIZE_INVALID", 401: "UNAUTHORIZED", 429: "TOOMANYREQUESTS"}.get(error.status, "DENIED")
         if error.status >= 500:
@@ -206,7 +211,11 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
         raise
     request[SCOPE] = tokens.scope_of(name, permission)
     if not request.app[REGISTRY].may(caller, permission, name):
-        refuse(request, caller, f"the role {caller.principal.role.value} may not {permission.value} {name}")
+        refuse(
+            request,
+            caller,
+            f"the {caller.principal.role.value} {caller.principal.name} may not {permission.value} {name}",
+        )
     repository = request.app[REGISTRY].cache.upstreams.canonical(name)
     return await endpoint(request, request.app[REGISTRY], repository, argument)
 

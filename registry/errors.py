@@ -37,7 +37,8 @@ class RegistryError(Exception):
     def __post_init__(self) -> None:
         status, words = CODES[self.code]
         self.status = self.status or status
-        self.message = self.message or words
+        known = f"{words}: {self.detail}" if isinstance(self.detail, str) else words  # most clients hide the detail
+        self.message = self.message or known
 
     def body(self) -> dict[str, Any]:
         entry = {"code": self.code, "message": self.message}

@@ -91,9 +91,11 @@ async def put(request: web.Request, registry: Registry, repository: str, argumen
 async def _store(registry: Registry, repository: str, manifest: Manifest, tags: Sequence[str]) -> None:
     """Raises MANIFEST_BLOB_UNKNOWN where a child is missing, unless the repository is one for sparse images."""
     sparse = registry.policies.of(repository).sparse
-    lost = None if sparse else await registry.blobs.missing(descriptor.digest for descriptor in manifest.blobs)
-    if lost is not None:
-        raise RegistryError("MANIFEST_BLOB_UNKNOWN", detail=str(lost))
+    needed = [descriptor.digest for descriptor in manifest.blobs]
+    lost = None if sparse else await registry.blobs.missing(needed)
+    if lost is not None:  # a file that is there may be another repository's: that is nobody else's to know
+        unseen = await registry.index.unseen(repository, needed)
+        raise RegistryError("MANIFEST_BLOB_UNKNOWN", detail=unseen or str(lost))
     stays = registry.retention.of(repository).fixes
     try:
         async with registry.space.writing(repository) as promised:

@@ -21,7 +21,7 @@ async def listed(request: web.Request, registry: Registry) -> web.StreamResponse
     """Those whose pattern the caller administers."""
     caller = await administrator(request, registry, None)
     every = registry.policies.all()
-    mine = [pattern for pattern in every if caller.principal.may(Permission.ADMIN, within(pattern))]
+    mine = [pattern for pattern in every if caller.principal.may(Permission.ADMIN, within(registry, pattern))]
     return web.json_response({"policies": [{"pattern": pattern, **asdict(every[pattern])} for pattern in mine]})
 
 
@@ -49,13 +49,15 @@ async def administered(request: web.Request, registry: Registry) -> str:
         patterns.check(pattern)
     except ValueError as error:
         raise RegistryError("NAME_INVALID", f"the pattern must be {error}") from None
-    await administrator(request, registry, within(pattern))
+    await administrator(request, registry, within(registry, pattern))
     return pattern
 
 
-def within(pattern: str) -> str:
-    """The namespace that one must administer to say what holds for the repositories of `pattern`."""
-    return patterns.namespace_of(pattern) or ALL_NAMESPACES
+def within(registry: Registry, pattern: str) -> str:
+    """The namespace that one must administer to say what holds for the repositories of `pattern`. Copies of an
+    upstream's belong to none, also where one is called as they are."""
+    namespace = patterns.namespace_of(pattern)
+    return ALL_NAMESPACES if namespace is None or registry.cache.upstreams.of(pattern) is not None else namespace
 
 
 ENDPOINTS: tuple[tuple[str, str, OwnEndpoint], ...] = (

@@ -31,7 +31,7 @@ async def listed(request: web.Request, registry: Registry) -> web.StreamResponse
     """Those whose pattern the caller administers."""
     caller = await administrator(request, registry, None)
     every = registry.retention.all()
-    mine = [pattern for pattern in every if caller.principal.may(Permission.ADMIN, within(pattern))]
+    mine = [pattern for pattern in every if caller.principal.may(Permission.ADMIN, within(registry, pattern))]
     return web.json_response({"rules": [{"pattern": pattern, **asdict(every[pattern])} for pattern in mine]})
 
 

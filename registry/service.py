@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from faas.attempts import Attempts
-from faas.auth import ALL_NAMESPACES, ROOT, Authenticator, Permission
+from faas.auth import ALL_NAMESPACES, ANONYMOUS, ROOT, Accounts, Permission, Principal
 from faas.background import Background
 from faas.errors import FaasError, Unauthenticated
 from faas.metrics import Metrics
-from registry.access import ACTIONS, CATALOG, Caller, Signer
+from registry.access import ACTIONS, CATALOG, Caller, Grant, Signer
 from registry.gc import Collected, Collection, Preview
 from registry.holders import Holders
 from registry.index.index import Index
@@ -42,7 +42,7 @@ class Registry:
         self,
         index: Index,
         blobs: BlobStore,
-        authenticator: Authenticator | None,
+        authenticator: Accounts | None,
         metrics: Metrics,
         holders: Holders | None,
         upstreams: Upstreams,
@@ -71,7 +71,7 @@ class Registry:
         data: Path,
         database_url: str,
         *,
-        authenticator: Authenticator | None,
+        authenticator: Accounts | None,
         metrics: Metrics,
         holders: Holders | None = None,
         upstreams: Upstreams | None = None,
@@ -107,20 +107,28 @@ class Registry:
         if self.authenticator is None:
             return Caller(ROOT)
         if user is None and self.signer.is_form_of(token):
-            if (scoped := self.signer.read(token)) is None:  # no failed login: so clients learn that it is over
+            grant = self.signer.read(token)
+            owner = None if grant is None else await self._owner(grant, self.authenticator)
+            if grant is None or owner is None:  # no failed login: so clients learn that it is over
                 raise Unauthenticated("the token is over; ask for a new one")
-            return scoped
+            return Caller(owner, grant.scopes)
         return Caller(await self.attempts.admit(self.authenticator, token, user, address))
 
+    async def _owner(self, grant: Grant, accounts: Accounts) -> Principal | None:
+        return await accounts.principal(grant.owner) if grant.owner else ANONYMOUS
+
     def may(self, caller: Caller, permission: Permission, repository: str) -> bool:
-        """What is public may be pulled by everybody, whatever their token says.
+        """What is public may be pulled by everybody, whatever their token says. Copies of an upstream's are public only
+        by a pattern that names it: `*` must not have strangers fetch through here whatever they like.
 
         Copies of an upstream's are for everybody who may pull anything, where no pattern keeps them out; nobody pushes
         there.
         """
-        if permission is Permission.PULL and self.policies.of(repository).public:
+        copied = self.cache.upstreams.of(repository)
+        public = self.policies.public_by(repository) if permission is Permission.PULL else None
+        if public is not None and (copied is None or public.startswith(copied.upstream.prefix)):
             return True
-        if self.cache.upstreams.of(repository) is None:
+        if copied is None:
             return caller.may(permission, repository)
         if permission is Permission.PULL:
             reached = caller.principal.reaches(repository) and caller.principal.may(permission)

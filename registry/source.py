@@ -35,7 +35,15 @@ class LocalImageSource:
         manifest = await self._stored(repository, parsed.target)
         if manifest.is_index:
             manifest = await self._stored(repository, str(for_platform(manifest, architecture).digest))
+        if not self.is_copy(repository):
+            await self._check_own(repository, manifest)
         return manifest
+
+    async def _check_own(self, repository: str, manifest: Manifest) -> None:
+        """A sparse image may name what only another repository has, and a worker may have that unpacked already."""
+        unseen = await self._registry.index.unseen(repository, [blob.digest for blob in manifest.blobs])
+        if unseen is not None:
+            raise ImageUnusable(f"{repository}@{manifest.digest} is sparse: {repository} has no blob {unseen}")
 
     async def _stored(self, repository: str, target: str) -> Manifest:
         with _translated():
@@ -51,6 +59,9 @@ class LocalImageSource:
             download = await self._registry.cache.download(repository, descriptor.digest)
             if download is not None:
                 await download.reached(download.size)
+        own = self._registry.cache.upstreams.canonical(repository)
+        if await self._registry.index.blob_size(own, descriptor.digest) is None:
+            raise NotFound(f"the registry has no blob {descriptor.digest} in {own}")
         try:
             return await asyncio.to_thread(self._registry.blobs.path(descriptor.digest).open, "rb")
         except FileNotFoundError:

@@ -54,7 +54,7 @@ class Space:
         if (quota := self._quotas.of(namespace)) is not None:
             async with self._turn(namespace):
                 check(namespace, quota, (await self._used(namespace)).plus(1))
-        upload = await self._blobs.begin()
+        upload = await self._blobs.begin(repository)
         upload.owner = namespace
         return upload
 

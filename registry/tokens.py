@@ -29,9 +29,16 @@ def challenge(request: web.Request, registry: Registry, scope: str = "", error: 
     """The `WWW-Authenticate` header: how to log in, and for what."""
     if not registry.wants_tokens:
         return 'Basic realm="faas"'
-    words = f'Bearer realm="{request.scheme}://{request.host}{PATH}",service="{SERVICE}"'
+    words = f'Bearer realm="{_origin(request)}{PATH}",service="{SERVICE}"'
     words += f',scope="{scope}"' if scope else ""
     return words + (f',error="{error}"' if error else "")
+
+
+def _origin(request: web.Request) -> str:
+    """Where the client has reached us: as it says itself, who alone will read it. A proxy that ends TLS says that it
+    does: clients would show it their passwords in the clear otherwise."""
+    is_secure = request.secure or request.headers.get(hdrs.X_FORWARDED_PROTO, "").strip().lower() == "https"
+    return f"{'https' if is_secure else 'http'}://{request.host}"
 
 
 def scope_of(repository: str, permission: Permission) -> str:

@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 
 from faas.auth import Permission
 from faas.oci.digest import Digest
+from faas.oci.reference import REPOSITORY_LENGTH, is_repository
 from faas.web import read_chunk
 from registry.errors import RegistryError
 from registry.requests import CALLER, SCOPE, digest_of, refuse
@@ -51,6 +52,8 @@ async def _mount(request: web.Request, registry: Registry, repository: str, dige
     """
     caller = request[CALLER]
     wanted = request.query.get("from")
+    if wanted and not is_repository(wanted):
+        raise RegistryError("NAME_INVALID", detail=wanted[:REPOSITORY_LENGTH])
     candidates = [wanted] if wanted else await registry.index.seen_by(digest)
     source = next((name for name in candidates if registry.may(caller, Permission.PULL, name)), None)
     if source is not None:
@@ -67,12 +70,12 @@ async def _mount(request: web.Request, registry: Registry, repository: str, dige
 
 async def status(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
     """end-13."""
-    return _status(await _session(registry, argument), repository, 204)
+    return _status(await _session(registry, repository, argument), repository, 204)
 
 
 async def append(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
     """end-5: with `Content-Range` in order, or streamed without one (docker, skopeo)."""
-    upload = await _session(registry, argument)
+    upload = await _session(registry, repository, argument)
     _exclusive(upload)
     async with upload.lock:
         await _take(request, registry, repository, upload)
@@ -84,22 +87,22 @@ async def finish(request: web.Request, registry: Registry, repository: str, argu
     if "digest" not in request.query:
         raise RegistryError("DIGEST_INVALID", "the digest parameter is missing")
     digest = digest_of(request.query["digest"])
-    upload = await _session(registry, argument)
+    upload = await _session(registry, repository, argument)
     _exclusive(upload)
     return await _commit(request, registry, repository, upload, digest)
 
 
 async def cancel(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
     """end-14."""
-    upload = await _session(registry, argument)
+    upload = await _session(registry, repository, argument)
     _exclusive(upload)
     async with upload.lock:
         await upload.cancel()
     return web.Response(status=204)
 
 
-async def _session(registry: Registry, upload_id: str) -> Upload:
-    upload = await registry.blobs.resume(upload_id)
+async def _session(registry: Registry, repository: str, upload_id: str) -> Upload:
+    upload = await registry.blobs.resume(upload_id, repository)
     if upload is None:
         raise RegistryError("BLOB_UPLOAD_UNKNOWN")
     return upload
@@ -110,8 +113,13 @@ def _exclusive(upload: Upload) -> None:
         raise RegistryError("BLOB_UPLOAD_INVALID", "another request writes to this upload", status=409)
 
 
-async def _take(request: web.Request, registry: Registry, repository: str, upload: Upload) -> None:
-    """Append the request's body. Raises a 416 where its range does not follow what is stored; the session stays."""
+async def _take(
+    request: web.Request, registry: Registry, repository: str, upload: Upload, *, keep_end: bool = False
+) -> bytes:
+    """Append the request's body; with `keep_end` its end is returned, for the commit to store.
+
+    Raises a 416 where its range does not follow what is stored; the session stays.
+    """
     limit = None
     written = request.headers.get(hdrs.CONTENT_RANGE)
     if written is not None:
@@ -125,19 +133,24 @@ async def _take(request: web.Request, registry: Registry, repository: str, uploa
         limit = last - first + 1
         if request.content_length is not None and request.content_length != limit:
             raise RegistryError("SIZE_INVALID", "Content-Length and Content-Range differ")
-    before = upload.size
+    before, tail = upload.size, b""
     try:
         length = request.content_length if limit is None and request.body_exists else limit or 0
         async with registry.space.taking(repository, upload, length) as told:
-            await upload.append(_body(request, told), limit)
+            if keep_end:
+                tail = await upload.gather(_body(request, told), limit)
+            else:
+                await upload.append(_body(request, told), limit)
     except SizeExceeded:
         raise RegistryError("SIZE_INVALID", "more bytes came than the range has") from None
     except UploadGone:
         raise RegistryError("BLOB_UPLOAD_UNKNOWN") from None
     finally:
-        registry.metrics.registry_bytes.labels("in").inc(upload.size - before)
-    if limit is not None and upload.size - before < limit:
+        came = upload.size - before + len(tail)
+        registry.metrics.registry_bytes.labels("in").inc(came)
+    if limit is not None and came < limit:
         raise RegistryError("SIZE_INVALID", "fewer bytes came than the range has")
+    return tail
 
 
 async def _body(request: web.Request, told: Told) -> AsyncIterator[bytes]:
@@ -150,10 +163,10 @@ async def _commit(
     request: web.Request, registry: Registry, repository: str, upload: Upload, digest: Digest
 ) -> web.StreamResponse:
     async with upload.lock:
-        await _take(request, registry, repository, upload)
+        tail = await _take(request, registry, repository, upload, keep_end=True)
         async with registry.index.turns.of(digest):
             try:
-                size = await upload.commit(digest)
+                size = await upload.commit(digest, tail)
             except DigestMismatch:
                 raise RegistryError("DIGEST_INVALID", detail=str(digest)) from None
             except UploadGone:

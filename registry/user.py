@@ -27,15 +27,22 @@ def main(words: Sequence[str]) -> int:
         elif arguments.verb == "rm":
             with changing(file) as users:
                 if users.pop(arguments.name, None) is None:
-                    raise InvalidInput(f"there is no user {arguments.name}")
+                    raise InvalidInput(f"there is no user {arguments.name}", hint="python -m registry user ls")
         else:
             for name, known in sorted(read(file).items()):
                 who = known.principal
                 print(name, who.role.value, who.namespace, *who.repositories)  # noqa: T201
     except (FaasError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        complain(error)
         return 1
     return 0
+
+
+def complain(error: Exception) -> None:
+    """What failed, and one thing to do where there is one, on standard error."""
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    if isinstance(error, FaasError) and error.hint:
+        print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,9 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     add = verbs.add_parser("add", parents=[data], help="add a user, or change one; the password is asked for, or read")
     add.add_argument("name")
     add.add_argument("--role", choices=[role.value for role in ROLES], default=Role.VIEWER.value, help="default viewer")
-    add.add_argument("--namespace", default=ALL_NAMESPACES, help="default: all")
+    add.add_argument("--namespace", default=ALL_NAMESPACES, help="only the repositories below it; default: all")
     add.add_argument(
-        "--repository", action="append", default=[], metavar="PATTERN", help="only these, such as 'team/*'"
+        "--repository",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only these, such as 'team/*'; may be given several times",
     )
     return parser
 

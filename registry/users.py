@@ -118,7 +118,7 @@ def changing(path: Path) -> Iterator[dict[str, User]]:
 
 
 class Users:
-    """Implements `faas.auth.Authenticator`: the administrator by token, everybody else by password. `load` first."""
+    """Implements `faas.auth.Accounts`: the administrator by token, everybody else by password. `load` first."""
 
     def __init__(
         self, path: Path, admin: TokenFile, passwords: Passwords, clock: Callable[[], float] = time.monotonic
@@ -151,6 +151,14 @@ class Users:
 
     def takes_password(self, user: str | None) -> bool:
         return user not in (None, ROOT.name)
+
+    async def principal(self, name: str) -> Principal | None:
+        """See `faas.auth.Accounts`."""
+        if name == ROOT.name:
+            return await self._admin.principal(name)
+        await self._look()
+        known = self._users.get(name)
+        return known.principal if known else None
 
     async def _look(self) -> None:
         """What is in the file now holds; what nobody can read changes nothing, and is logged."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 
 from faas.cli.failures import visible
-from faas.cli.image_reference import complete_references, parse_reference
+from faas.cli.image_reference import complete_references, looking_up, parse_reference
 from faas.cli.options import pass_session
 from faas.cli.output import Json, age, as_json, local_time, output_option, size
 from faas.cli.registry import open_registry
@@ -21,7 +21,7 @@ from faas.oci.media_types import CONFIGS
 from faas.oci.platform import Platform
 
 
-@click.command("describe")
+@click.command("describe", short_help="Show everything about an image.")
 @click.argument("reference", metavar="REFERENCE", shell_complete=complete_references)
 @output_option
 @pass_session
@@ -34,7 +34,8 @@ def describe(session: Session, reference: str, output: str) -> None:
     async def fetch() -> Json:
         async with session.client() as client, open_registry(client, session.target) as (images, registry):
             parsed = parse_reference(reference, registry)
-            return await description(images, parsed.repository, parsed.target)
+            with looking_up(parsed):
+                return await description(images, parsed.repository, parsed.target)
 
     image = session.run(fetch())
     if output == "json":

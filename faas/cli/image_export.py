@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
 from faas.cli.bars import Display, display_of, ticking
-from faas.cli.image_reference import complete_references, parse_reference
+from faas.cli.image_reference import complete_references, looking_up, parse_reference
 from faas.cli.options import pass_session
 from faas.cli.registry import open_registry
 from faas.cli.session import Session
@@ -65,7 +66,8 @@ class Planner:
     async def add(self, reference: Reference) -> None:
         """Raises NotFound, ImageUnusable."""
         repository = reference.repository
-        manifest = await self._images.get_manifest(repository, reference.target)
+        with looking_up(reference):
+            manifest = await self._images.get_manifest(repository, reference.target)
         if self._platform is not None:
             manifest = await self._of_platform(repository, manifest, self._platform)
         fresh = await self._add(repository, manifest)
@@ -158,7 +160,7 @@ async def transfer(images: RegistryClient, plan: Plan, layout: Layout, display: 
                     await asyncio.to_thread(writer.write, manifest.raw)
                 else:
                     display.layer(name, "", 0, descriptor.size, "downloading")
-                    async with images.open_blob(repository, descriptor.digest) as chunks:
+                    async with _opened(images, repository, descriptor) as chunks:
                         async for chunk in chunks:
                             await asyncio.to_thread(writer.write, chunk)
                             done += len(chunk)
@@ -177,12 +179,25 @@ async def transfer(images: RegistryClient, plan: Plan, layout: Layout, display: 
     await asyncio.to_thread(layout.finish)
 
 
+@asynccontextmanager
+async def _opened(images: RegistryClient, repository: str, blob: Descriptor) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Its pieces. Raises NotFound, as of a blob that was found damaged."""
+    try:
+        async with images.open_blob(repository, blob.digest) as chunks:
+            yield chunks
+    except NotFound:
+        raise NotFound(
+            f"the registry has the image in {repository}, and not its blob {blob.digest}",
+            hint="push the image again; faas image scrub --status shows what was found damaged",
+        ) from None
+
+
 @click.command("export", short_help="Write images into an OCI layout: a folder or FILE.tar.")
 @click.argument("references", nargs=-1, required=True, metavar="REFERENCE...", shell_complete=complete_references)
 @click.argument("target", metavar="DIR|FILE.tar", type=click.Path(path_type=Path))
 @click.option("--platform", default="", metavar="OS/ARCH", help="Of an image for several platforms only this one.")
 @click.option(
-    "--referrers/--no-referrers", default=True, help="Signatures and the like of the images too (the default), or not."
+    "--referrers/--no-referrers", default=True, show_default=True, help="Signatures and the like of the images too."
 )
 @pass_session
 def export(session: Session, references: tuple[str, ...], target: Path, platform: str, referrers: bool) -> None:

@@ -203,7 +203,7 @@ class Transfer:
             raise
 
 
-@click.command("import", short_help="Read the images of an OCI layout or a `docker save` archive.")
+@click.command("import", short_help="Read images from an OCI layout or a `docker save` archive.")
 @click.argument("source", metavar="DIR|FILE.tar", type=click.Path(exists=True, path_type=Path))
 @click.option("--repository", default="", metavar="NAME", help="Instead of the repositories that the archive names.")
 @click.option("--tag", default="", metavar="TAG", help="Instead of the tag that the archive names.")

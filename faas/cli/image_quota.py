@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
-from faas.cli.options import pass_session
-from faas.cli.output import Column, Json, note, output_option, show, size
+from faas.cli.image_reference import completing
+from faas.cli.options import UNSAID, pass_session
+from faas.cli.output import Column, Json, output_option, show, size
 from faas.cli.registry import images_of
 from faas.cli.session import Session
+from faas.errors import InvalidInput
+from faas.oci.client import RegistryClient
 
 _SIZE = re.compile(r"(\d{1,15})(?:([KMGT])(?:I?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -26,16 +30,33 @@ def _of(kind: str) -> Column:
 COLUMNS: tuple[Column, ...] = (("NAMESPACE", lambda i: i["namespace"]), _of("logical"), _of("physical"))
 
 
-def _bytes(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
-    """`10G` → bytes (1,024 each). Raises click's usage error."""
-    if text is None:
-        return None
+def _bytes(ctx: click.Context, param: click.Parameter, text: str | None) -> object:
+    """Of an option: `10G` → bytes (1,024 each), None for the word `none`, UNSAID where the option is not there. Raises
+    click's usage error."""
+    if text in (None, "none"):
+        return UNSAID if text is None else None
     if (match := _SIZE.fullmatch(text)) is None:
-        raise click.BadParameter(f"{text!r} is no size: 500M, 10G, or a number of bytes")
+        raise click.BadParameter(f"{text!r} is no size: 500M, 10G, a number of bytes, or none")
     return int(match[1]) * _UNITS[(match[2] or "").upper()]
 
 
-@click.group()
+def _namespace(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    if "/" in text:
+        first = text.partition("/")[0]
+        raise click.BadParameter(f"{text} is a repository: quotas are for namespaces, such as {first or 'team'}")
+    return text
+
+
+async def _limited(images: RegistryClient) -> list[str]:
+    rows = await images.quotas()
+    return [row["namespace"] for row in rows if (row["logical_bytes"], row["physical_bytes"]) != (None, None)]
+
+
+async def _all(images: RegistryClient) -> list[str]:
+    return [row["namespace"] for row in await images.quotas()]
+
+
+@click.group(short_help="How many bytes namespaces hold, and may hold: ls, set, rm.")
 def quota() -> None:
     """How many bytes of images a namespace may hold."""
 
@@ -53,36 +74,44 @@ def quota_ls(session: Session, output: str) -> None:
     show(output, session.run(fetch()), COLUMNS, lambda i: i["namespace"])
 
 
-@quota.command("set")
-@click.argument("namespace")
+@quota.command("set", short_help="Make or change a quota.")
+@click.argument("namespace", metavar="NAMESPACE", callback=_namespace, shell_complete=completing(_all))
 @click.option(
-    "--logical", callback=_bytes, help="As if every repository had its own copy, e.g. 10G; none if not given."
+    "--logical", metavar="SIZE|none", callback=_bytes, help="As if every repository had its own copy, e.g. 10G."
 )
-@click.option("--physical", callback=_bytes, help="Each blob counted once, e.g. 10G; no such limit if not given.")
+@click.option("--physical", metavar="SIZE|none", callback=_bytes, help="Each blob counted once, e.g. 10G.")
 @pass_session
-def quota_set(session: Session, namespace: str, logical: int | None, physical: int | None) -> None:
-    """Limit a namespace; what it holds already stays."""
-    if logical is None and physical is None:
-        raise click.UsageError("give --logical, --physical or both; faas image quota rm takes a quota away")
+def quota_set(session: Session, /, namespace: str, **said: Any) -> None:
+    """Limit what the repositories below NAMESPACE/ hold together (those without a slash are in `default`).
+
+    What is not said stays as it is, and none takes a limit away. Images that are there stay.
+    """
+    wanted = {f"{kind}_bytes": value for kind, value in said.items() if value is not UNSAID}
+    if not wanted:
+        raise InvalidInput("nothing is said about it", hint="--logical, --physical or both")
 
     async def work() -> None:
         async with images_of(session) as images:
-            await images.put_quota(namespace, {"logical_bytes": logical, "physical_bytes": physical})
+            rows = {row["namespace"]: row for row in await images.quotas()}
+            known = rows.get(namespace, {})
+            limits = {key: wanted.get(key, known.get(key)) for key in ("logical_bytes", "physical_bytes")}
+            if limits == {"logical_bytes": None, "physical_bytes": None}:
+                raise InvalidInput("nothing would be limited", hint=f"faas image quota rm {namespace}")
+            await images.put_quota(namespace, limits)
 
     session.run(work())
     click.echo(namespace)
 
 
-@quota.command("rm")
-@click.argument("namespace")
+@quota.command("rm", short_help="Remove a quota.")
+@click.argument("namespace", metavar="NAMESPACE", shell_complete=completing(_limited))
 @pass_session
 def quota_rm(session: Session, namespace: str) -> None:
-    """Take a namespace's quota away."""
+    """Remove the quota of NAMESPACE: it may hold as much as there is room for."""
 
     async def work() -> None:
         async with images_of(session) as images:
             await images.remove_quota(namespace)
 
     session.run(work())
-    note(f"{namespace} has no quota any more")
     click.echo(namespace)

@@ -1,8 +1,10 @@
-"""References of images on the command line: read, and completed by the shell."""
+"""Names of images, repositories and patterns on the command line: read, looked up, and completed by the shell."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import click
 from click.shell_completion import CompletionItem
@@ -11,7 +13,10 @@ from faas.cli.options import COMPLETION_SECONDS
 from faas.cli.registry import images_of
 from faas.cli.session import Session
 from faas.errors import InvalidInput, NotFound
+from faas.oci.client import RegistryClient
 from faas.oci.reference import Reference
+
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def parse_reference(text: str, registry: str) -> Reference:
@@ -23,6 +28,53 @@ def parse_reference(text: str, registry: str) -> Reference:
         raise InvalidInput(f"{text}: {error}") from None
     repository = reference.repository if reference.is_at(registry) else reference.local
     return Reference("", repository, reference.tag, reference.digest)
+
+
+def parse_image(text: str, registry: str) -> Reference:
+    """The same of what names one image: a tag or a digest is written. Raises InvalidInput."""
+    reference = parse_reference(text, registry)
+    if not _names_image(text, reference):
+        raise InvalidInput(f"{text} names no image", hint=f"{text}:TAG or {text}@DIGEST; see faas image ls {text}")
+    return reference
+
+
+def parse_repository(text: str, registry: str) -> str:
+    """The same of what names no image: neither is written. Raises InvalidInput."""
+    reference = parse_reference(text, registry)
+    if _names_image(text, reference):
+        raise InvalidInput(f"{text} names an image, not a repository", hint=f"faas image describe {text}")
+    return reference.repository
+
+
+def _names_image(text: str, reference: Reference) -> bool:
+    return reference.digest is not None or text.endswith(f":{reference.tag}")
+
+
+@contextmanager
+def looking_up(reference: Reference) -> Iterator[None]:
+    """Where the registry does not have what the block asks for, it is the image that is not there. Raises NotFound."""
+    try:
+        yield
+    except NotFound:
+        repository = reference.repository
+        raise NotFound(f"there is no image {reference}", hint=f"see faas image ls {repository}") from None
+
+
+def completing(names: Callable[[RegistryClient], Awaitable[list[str]]]) -> Completer:
+    """Completes what `names` tells, silently as `complete_references`."""
+
+    async def told(session: Session) -> list[str]:
+        async with asyncio.timeout(COMPLETION_SECONDS), images_of(session) as images:
+            return await names(images)
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            found = asyncio.run(told(ctx.ensure_object(Session)))
+        except Exception:  # completion is silent: there is nobody to tell
+            return []
+        return [CompletionItem(name) for name in sorted(set(found)) if name.startswith(incomplete)]
+
+    return complete
 
 
 def complete_references(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

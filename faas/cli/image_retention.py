@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import click
 
-from faas.cli.options import pass_session
+from faas.cli.bars import staged
+from faas.cli.image_reference import completing
+from faas.cli.options import UNSAID, pass_session
 from faas.cli.output import Column, Json, as_json, note, output_option, show, size
 from faas.cli.registry import images_of
 from faas.cli.session import Session
 from faas.errors import InvalidInput
-
-UNSAID = object()
+from faas.oci.client import RegistryClient
 
 
 def _kept(rule: Json) -> str:
@@ -57,7 +58,15 @@ def _number(kind: type[int] | type[float]) -> Callable[[click.Context, click.Par
     return read
 
 
-@click.group()
+async def _patterns(images: RegistryClient) -> list[str]:
+    return [rule["pattern"] for rule in await images.retention_rules()]
+
+
+async def _offered(images: RegistryClient) -> list[str]:
+    return [*await _patterns(images), *await images.repositories()]
+
+
+@click.group(short_help="Which tags stay or may not move: ls, set, rm, preview, run.")
 def retention() -> None:
     """Which tags and images stay in the repositories that a pattern fits, and which tags do not move."""
 
@@ -75,20 +84,28 @@ def retention_ls(session: Session, output: str) -> None:
     show(output, session.run(fetch()), COLUMNS, lambda r: r["pattern"])
 
 
-@retention.command("set")
-@click.argument("pattern")
-@click.option("--keep-last", callback=_number(int), help="So many tags stay, by when they were pushed last, or none.")
-@click.option("--keep-days", callback=_number(float), help="Tags that were pushed within so many days stay, or none.")
+@retention.command("set", short_help="Make or change a rule.")
+@click.argument("pattern", metavar="PATTERN", shell_complete=completing(_offered))
 @click.option(
-    "--untagged-days", callback=_number(float), help="So long an image without a tag stays, or none: 30 days."
+    "--keep-last", metavar="N|none", callback=_number(int), help="So many tags stay, by when they were pushed last."
+)
+@click.option(
+    "--keep-days", metavar="DAYS|none", callback=_number(float), help="Tags that were pushed within so many days stay."
+)
+@click.option(
+    "--untagged-days",
+    metavar="DAYS|none",
+    callback=_number(float),
+    help="So long an image without a tag stays; none: 30 days.",
 )
 @click.option("--immutable/--no-immutable", default=None, help="A tag that is there moves to no other image.")
-@click.option("--movable", metavar="PATTERN", multiple=True, help="Tags that move all the same, e.g. latest or dev-*.")
+@click.option("--movable", metavar="TAGS", multiple=True, help="Tags that move all the same, e.g. latest or 'dev-*'.")
 @pass_session
 def retention_set(session: Session, /, pattern: str, movable: tuple[str, ...], **said: object) -> None:
-    """Make or change the rule of PATTERN; what is not said stays as it is.
+    """Make or change the rule of PATTERN, such as 'team/*' or team/app.
 
-    With --keep-last and --keep-days a tag goes when neither keeps it. What a function needs stays in any case.
+    What is not said stays as it is, and none takes a number away; --movable may be given several times, and says all of
+    them. With --keep-last and --keep-days a tag goes when neither keeps it. What a function needs stays in any case.
     """
     wanted = {key: value for key, value in said.items() if value is not UNSAID}
     if movable or wanted["immutable"] is False:
@@ -96,7 +113,7 @@ def retention_set(session: Session, /, pattern: str, movable: tuple[str, ...], *
     if wanted["immutable"] is None:
         del wanted["immutable"]
     if not wanted:
-        raise InvalidInput("nothing is said about it", hint="see faas image retention set --help")
+        raise InvalidInput("nothing is said about it", hint="--keep-last, --keep-days, --untagged-days or --immutable")
 
     async def work() -> None:
         async with images_of(session) as images:
@@ -109,8 +126,8 @@ def retention_set(session: Session, /, pattern: str, movable: tuple[str, ...], *
     click.echo(pattern)
 
 
-@retention.command("rm")
-@click.argument("pattern")
+@retention.command("rm", short_help="Remove a rule.")
+@click.argument("pattern", metavar="PATTERN", shell_complete=completing(_patterns))
 @pass_session
 def retention_rm(session: Session, pattern: str) -> None:
     """Remove the rule of PATTERN; a wider one holds then, or none."""
@@ -123,14 +140,14 @@ def retention_rm(session: Session, pattern: str) -> None:
     click.echo(pattern)
 
 
-@retention.command("preview")
+@retention.command("preview", short_help="Show what would go now, and why.")
 @output_option
 @pass_session
 def retention_preview(session: Session, output: str) -> None:
     """Show the tags and images that would go now, why, and how many bytes that would free."""
 
     async def fetch() -> Json:
-        async with images_of(session) as images:
+        async with staged(session, "preview"), images_of(session) as images:
             return await images.preview_retention()
 
     found = session.run(fetch())
@@ -145,14 +162,14 @@ def retention_preview(session: Session, output: str) -> None:
     note(f"{_summary(counts)}; would free {size(counts['bytes'])}")
 
 
-@retention.command("run")
+@retention.command("run", short_help="Apply the rules, and collect garbage now.")
 @output_option
 @pass_session
 def retention_run(session: Session, output: str) -> None:
     """Apply the rules and collect garbage now; the registry does it each hour by itself."""
 
     async def work() -> dict[str, int]:
-        async with images_of(session) as images:
+        async with staged(session, "retention"), images_of(session) as images:
             return await images.run_retention()
 
     counts = session.run(work())

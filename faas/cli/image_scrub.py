@@ -6,9 +6,10 @@ import asyncio
 
 import click
 
+from faas.cli.bars import Display, display_of, ticking
 from faas.cli.failures import FAILED
 from faas.cli.options import pass_session
-from faas.cli.output import Column, Json, as_json, at_terminal, note, output_option, show, size
+from faas.cli.output import Column, Json, as_json, note, output_option, show, size
 from faas.cli.registry import images_of
 from faas.cli.session import Session
 from faas.errors import Unavailable
@@ -29,14 +30,15 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-@click.command("scrub")
+@click.command("scrub", short_help="Check everything that is stored.")
 @click.option("--status", is_flag=True, help="Check nothing now: only say what was found so far.")
 @output_option
 @pass_session
 @click.pass_context
 def scrub(ctx: click.Context, session: Session, status: bool, output: str) -> None:
     """Check everything that is stored; what is damaged is listed, and the exit code is 1. A push mends it."""
-    found = session.run(_scrub(session, begin=not status))
+    with display_of(session) as display:
+        found = session.run(_scrub(session, display, begin=not status))
     if output == "json":
         click.echo(as_json(found))
     else:
@@ -50,15 +52,17 @@ def scrub(ctx: click.Context, session: Session, status: bool, output: str) -> No
         ctx.exit(FAILED)
 
 
-async def _scrub(session: Session, *, begin: bool) -> Json:
-    async with images_of(session) as images:
+async def _scrub(session: Session, display: Display, *, begin: bool) -> Json:
+    async with ticking(display), images_of(session) as images:
         found = await images.scrub(begin=begin)
-        while begin and found["pass"]["ended_at"] is None:
+        if not begin:
+            return found
+        display.stage("scrub")
+        while found["pass"]["ended_at"] is None:
+            display.layer("blobs", "blobs", found["pass"]["checked_bytes"], found["pass"]["bytes"], "downloading")
             await asyncio.sleep(POLL_SECONDS)
             found = await images.scrub(begin=False)
             if found["pass"] is None:
                 raise Unavailable("the registry was restarted meanwhile", hint="faas image scrub once more")
-            if at_terminal():
-                done, all_of_it = (size(found["pass"][key]) for key in ("checked_bytes", "bytes"))
-                click.echo(f"\r{done} of {all_of_it}  ", err=True, nl=found["pass"]["ended_at"] is not None)
+        display.layer("blobs", "blobs", found["pass"]["checked_bytes"], found["pass"]["bytes"], "done")
         return found

@@ -76,7 +76,8 @@ class Files:
                 tar = tarfile.open(path, "r:*", tarinfo=_Header)  # noqa: SIM115
                 self.compressed = True
         except _DAMAGED as error:
-            raise InvalidInput(f"{path} is no image archive: {error}", hint=_ARCHIVES) from None
+            words = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")  # tarfile says all that it tried
+            raise InvalidInput(f"{path} is no image archive: {words}", hint=_ARCHIVES) from None
         try:
             with _reading("its list of files"):
                 for member in tar:

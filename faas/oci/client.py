@@ -49,6 +49,10 @@ _ERRORS: dict[int, type[FaasError]] = {
     429: Throttled,
     503: Unavailable,
 }
+_HINTS = {
+    401: "log in again: faas login",
+    403: "this login may not do that there: ask an administrator for one that may",
+}
 
 Progress = Callable[[int], None]
 Source = Path | bytes | BinaryIO
@@ -75,6 +79,14 @@ class RegistryClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
+
+    async def is_there(self) -> bool:
+        """Whether this is a registry at all. Raises Unauthenticated where it does not let us in."""
+        try:
+            async with self._call("GET", "/v2/"):
+                return True
+        except NotFound:
+            return False
 
     async def get_manifest(self, repository: str, reference: str) -> Manifest:
         """By tag or digest; the bytes are checked against the digest. Raises NotFound."""
@@ -300,16 +312,19 @@ class RegistryClient:
 
 
 async def _error(method: str, answer: aiohttp.ClientResponse) -> FaasError:
-    """The registry's own words: `{"errors": [{"code", "message"}]}`."""
+    """The registry's own words: `{"errors": [{"code", "message"}]}`. What it says of a request that it refuses is a
+    sentence for people; of a failure, and of who asks, they see which request it was."""
     text = (await answer.content.read(4096)).decode(errors="replace")
+    kind = _ERRORS.get(answer.status, Unavailable)
     try:
         first = json.loads(text)["errors"][0]
-        said = f"{first.get('code', '')}: {first.get('message', '')}"
+        code, words = str(first.get("code") or ""), str(first.get("message") or "")
     except (ValueError, LookupError, TypeError, AttributeError):
-        said = text[:200]
-    message = f"the registry refused {method} {answer.url.path}: {answer.status} {said}".rstrip()
-    hint = "log in again: faas login" if answer.status == 401 else ""
-    return _ERRORS.get(answer.status, Unavailable)(message, hint=hint)
+        code, words = "", text[:200]
+    if code and words and answer.status < 500 and kind is not Unauthenticated:
+        return kind(words)
+    message = f"the registry refused {method} {answer.url.path}: {answer.status} {code} {words}".rstrip()
+    return kind(message, hint=_HINTS.get(answer.status, ""))
 
 
 def _size(source: Source) -> int:

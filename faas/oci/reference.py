@@ -16,6 +16,11 @@ REPOSITORY_LENGTH = 255
 BASES = "runtime/"  # begins the repositories of the runtime bases, which belong to no namespace
 
 
+def is_repository(text: str) -> bool:
+    """Whether a repository may be called so."""
+    return len(text) <= REPOSITORY_LENGTH and REPOSITORY_PATTERN.fullmatch(text) is not None
+
+
 def namespace_of(repository: str) -> str:
     """`team/hello` belongs to `team`; one without a slash, and the runtime bases, to `default`."""
     first, slash, _ = repository.partition("/")
@@ -58,8 +63,9 @@ class Reference:
 
     @property
     def local(self) -> str:
-        """The repository in this server's own registry: a host that is written is the upstream it is copied from."""
-        return f"{self.host}/{self.repository}" if self.host else self.repository
+        """The repository in this server's own registry: a host that is written is the upstream it is copied from, with
+        a port behind a `-`, as a repository's name holds no colon."""
+        return f"{self.host.replace(':', '-')}/{self.repository}" if self.host else self.repository
 
     def is_at(self, registry: str) -> bool:
         """Whether its host is `registry` (host:port). This machine has several names: localhost, 127.0.0.1, [::1]."""

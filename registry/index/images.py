@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from sqlalchemy import func, literal, select
 
 from faas.state.session import Database
-from registry.index.tables import blobs, children, manifests, tags
+from registry.index.tables import blobs, children, manifests, repository_blobs, tags
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """`created_at`: when it was pushed first, in Unix seconds. `manifests`: itself and, of an index, its entries.
-    `bytes`: of all that it consists of, each blob once; what other images share counts too."""
+    `bytes`: of all that it consists of and that its repository sees, each blob once; what other images share counts
+    too."""
 
     digest: str
     media_type: str
@@ -36,7 +37,10 @@ async def image_of(database: Database, repository: str, digest: str) -> Image | 
             return None
         own = select(manifests.c.digest, func.length(manifests.c.raw)).where(mine, manifests.c.digest.in_(named))
         sizes: dict[str, int] = {row[0]: row[1] for row in await tx.execute(own)}
-        stored = select(func.coalesce(func.sum(blobs.c.size), 0)).where(blobs.c.digest.in_(named))
+        seen = select(repository_blobs.c.digest).where(repository_blobs.c.repository == repository)
+        stored = select(func.coalesce(func.sum(blobs.c.size), 0)).where(
+            blobs.c.digest.in_(named), blobs.c.digest.in_(seen)
+        )
         total = sum(sizes.values()) + (await tx.execute(stored)).scalar_one()
         names = select(tags.c.tag).where(tags.c.repository == repository, tags.c.digest == digest).order_by(tags.c.tag)
         found = [name for (name,) in await tx.execute(names)]

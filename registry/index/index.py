@@ -27,6 +27,7 @@ log = logging.getLogger("registry.index")
 MIGRATIONS = Path(__file__).parent / "migrations"
 HASHED_AT_ONCE = 65_536  # bytes of a manifest that are hashed on the loop: 0.1 ms
 LEASE_SECONDS = 24 * 3600.0  # clients skip the upload of what they were told is here, and push the manifest later
+SEEING = 1000  # repositories with one blob that are named at once
 AGAIN = ("media_type", "raw", "leased_until", "untagged_at")  # of a manifest that is pushed again
 
 
@@ -103,10 +104,15 @@ class Index:
         return True
 
     async def seen_by(self, digest: Digest) -> list[str]:
-        """Repositories that see this blob."""
+        """Repositories that see this blob, a bounded number of them: an empty config is in every image."""
         async with self.database.read() as tx:
             query = select(repository_blobs.c.repository).where(repository_blobs.c.digest == str(digest))
-            return [row[0] for row in await tx.execute(query)]
+            return [row[0] for row in await tx.execute(query.limit(SEEING))]
+
+    async def unseen(self, repository: str, digests: Collection[Digest]) -> str | None:
+        """The first of these blobs that `repository` does not see."""
+        async with self.database.read() as tx:
+            return await _missing(tx, repository_blobs, repository, digests)
 
     async def blob_size(self, repository: str, digest: Digest) -> int | None:
         """Bytes of a blob that `repository` sees; None where it does not."""

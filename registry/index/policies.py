@@ -50,6 +50,11 @@ class Policies:
         pattern = patterns.best(self._known, repository)
         return Policy() if pattern is None else self._known[pattern]
 
+    def public_by(self, repository: str) -> str | None:
+        """The pattern that makes `repository` public; None: it is not."""
+        pattern = patterns.best(self._known, repository)
+        return pattern if pattern is not None and self._known[pattern].public else None
+
     @property
     def public(self) -> list[str]:
         """The patterns of what is public, where no other one says more."""

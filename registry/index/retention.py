@@ -12,17 +12,20 @@ from sqlalchemy.dialects.sqlite import insert
 
 from faas import patterns
 from faas.background import Background
+from faas.oci.reference import BASES
 from faas.state.session import Database, Transaction
 from registry import rules
 from registry.index.simulation import AT_ONCE, Transactions
 from registry.index.tables import children, manifests, retention_rules, tags
 from registry.rules import Rule, Tag
 
+PAGE = 2000  # tags that are read at once
 CLOSE_SECONDS = 5.0  # for changes on their way
 
 
 class Rules:
     """`load` before use. Of the rules whose patterns fit a repository, the one that says most holds, and no other.
+    A pattern as wide as `*` does not mean the runtime bases: every push of a function needs them as they are.
 
     Changes go on to their end where their caller has gone, so that memory and database know the same.
     """
@@ -49,11 +52,10 @@ class Rules:
         """By pattern, sorted."""
         return dict(sorted(self._known.items()))
 
-    def pattern_of(self, repository: str) -> str | None:
-        return patterns.best(self._known, repository)
-
     def of(self, repository: str) -> Rule:
-        pattern = self.pattern_of(repository)
+        is_base = repository.startswith(BASES)
+        meant = (pattern for pattern in self._known if not is_base or pattern.startswith(BASES))
+        pattern = patterns.best(meant, repository)
         return Rule() if pattern is None else self._known[pattern]
 
     async def put(self, pattern: str, rule: Rule) -> None:
@@ -103,17 +105,28 @@ class Expiry:
         return gone
 
     async def _decide(self, tx: Transaction) -> list[tuple[Tag, str]]:
-        query = select(tags.c.tag, tags.c.digest, tags.c.updated_at).where(tags.c.repository == self.repository)
-        known = [Tag(*row) for row in (await tx.execute(query)).all()]
+        known = await self._known(tx)
         going = await asyncio.to_thread(rules.expired, self.rule, known, self.now)
-        going |= rules.orphans(self.rule, known, await self._images_here(tx, known), self.now)
+        companions = [tag for tag in known if rules.companion_of(tag.name)]
+        going |= rules.orphans(self.rule, companions, await self._images_here(tx, companions), self.now)
         needed = await self._needed(tx, {tag.digest for tag in going})
         return [(tag, why) for tag, why in going.items() if tag.digest not in needed]
 
-    async def _images_here(self, tx: Transaction, known: list[Tag]) -> set[str]:
+    async def _known(self, tx: Transaction) -> list[Tag]:
+        """All tags; read a page at a time, so that the loop has its turns between."""
+        found: list[Tag] = []
+        query = select(tags.c.tag, tags.c.digest, tags.c.updated_at).where(tags.c.repository == self.repository)
+        query = query.order_by(tags.c.tag).limit(PAGE)
+        while True:
+            rows = (await tx.execute(query.where(tags.c.tag > found[-1].name) if found else query)).all()
+            found += [Tag(*row) for row in rows]
+            if len(rows) < PAGE:
+                return found
+
+    async def _images_here(self, tx: Transaction, companions: list[Tag]) -> set[str]:
         """Of the images that companions are about, those that are here. Of a sha512 a name holds the beginning."""
         here = select(manifests.c.digest).where(manifests.c.repository == self.repository)
-        images = sorted({rules.companion_of(tag.name) for tag in known} - {""})
+        images = sorted({rules.companion_of(tag.name) for tag in companions})
         found: set[str] = set()
         for begin in range(0, len(images), AT_ONCE):
             some = images[begin : begin + AT_ONCE]

@@ -68,16 +68,21 @@ class Upload(Protocol):
         """
         ...
 
+    async def gather(self, chunks: AsyncIterator[bytes], limit: int | None = None) -> bytes:
+        """As `append`, but what came last, some of 1 MiB at most, is returned for `commit` to store."""
+        ...
+
     async def reader(self) -> int:
         """A descriptor of the session's file, to read it while it grows: it stays good whatever becomes of the session.
         The caller closes it."""
         ...
 
-    async def commit(self, digest: Digest) -> int:
-        """Durable under `digest` when this returns (the size); `end` it when its row stands.
+    async def commit(self, digest: Digest, tail: bytes = b"") -> int:
+        """With `tail` behind what is stored, durable under `digest` when this returns (the size); `end` it when its
+        row stands.
 
-        Raises DigestMismatch, and the session goes on; OSError, and it is over: what could not be flushed once may
-        be lost although a second attempt says that it was.
+        Raises DigestMismatch, and the session goes on; OSError: where `tail` could not be stored it goes on too, else
+        it is over: what could not be flushed once may be lost although a second attempt says that it was.
         """
         ...
 
@@ -133,10 +138,12 @@ class BlobStore(Protocol):
         """Those that are open, but for such from before a restart that nobody has touched since."""
         ...
 
-    async def begin(self) -> Upload: ...
+    async def begin(self, repository: str) -> Upload:
+        """A session that brings a blob to `repository`, and to no other one."""
+        ...
 
-    async def resume(self, upload_id: str) -> Upload | None:
-        """An open session, also one from before a restart."""
+    async def resume(self, upload_id: str, repository: str) -> Upload | None:
+        """An open session of `repository`, also one from before a restart."""
         ...
 
     async def sweep(self, older_than: float) -> int:

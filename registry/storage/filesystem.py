@@ -28,7 +28,7 @@ CHUNK = 1 << 20
 THREADS = 4
 COMMITS = 2  # at once: hashing again and flushing take long, and must not hold up what only looks at a file
 LISTED = 1000  # quarantined files in one answer
-_UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+_UPLOAD_ID = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 
 
@@ -41,11 +41,17 @@ class FileUpload:
         self.owner = ""
         self.lock = asyncio.Lock()
         self.touched = time.monotonic()
+        self._ended = False
         self._store = store
         self._path = store.uploads / upload_id
         self._hasher = hasher
 
     async def append(self, chunks: AsyncIterator[bytes], limit: int | None = None) -> int:
+        if tail := await self.gather(chunks, limit):
+            await self._flush(tail)
+        return self.size
+
+    async def gather(self, chunks: AsyncIterator[bytes], limit: int | None = None) -> bytes:
         pending: list[bytes] = []
         waiting = 0
         most = None if limit is None else self.size + limit
@@ -56,23 +62,18 @@ class FileUpload:
                 if most is not None and self.size + waiting > most:
                     raise SizeExceeded
                 if waiting >= BATCH:
-                    await self._flush(pending)
+                    await self._flush(b"".join(pending))
                     pending, waiting = [], 0
-            if pending:
-                await self._flush(pending)
         finally:
             self.touched = time.monotonic()
-        return self.size
+        return b"".join(pending)
 
-    async def _flush(self, pending: list[bytes]) -> None:
-        await whole(self._store.run(lambda: self._write(b"".join(pending))))
+    async def _flush(self, data: bytes) -> None:
+        await whole(self._store.run(lambda: self._write(data)))
 
     def _write(self, data: bytes) -> None:
         """File, size and hash move together: what was written of a batch that failed (disk full) is taken back."""
-        try:
-            file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise UploadGone from None
+        file = self._opened()
         try:
             view, offset = memoryview(data), self.size
             while view:
@@ -87,18 +88,36 @@ class FileUpload:
             self._hasher.update(data)
         self.size = offset
 
-    async def reader(self) -> int:
-        return await self._store.run(lambda: os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
-
-    async def commit(self, digest: Digest) -> int:
+    def _opened(self) -> int:
+        """The file, for writing; it is made where nothing was written yet. Raises UploadGone."""
+        if self._ended:
+            raise UploadGone
         try:
-            await whole(self._store.run_commit(lambda: self._commit(digest)))
-        except OSError:
-            self.end()
-            raise
+            return os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | (0 if self.size else os.O_CREAT), 0o600)
+        except FileNotFoundError:
+            raise UploadGone from None
+
+    async def reader(self) -> int:
+        return await self._store.run(lambda: os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    async def commit(self, digest: Digest, tail: bytes = b"") -> int:
+        try:
+            await whole(self._store.run_commit(lambda: self._commit(digest, tail)))
+        finally:
+            if self._ended:
+                self.end()
         return self.size
 
-    def _commit(self, digest: Digest) -> None:
+    def _commit(self, digest: Digest, tail: bytes) -> None:
+        if tail or not self.size:
+            self._write(tail)  # what fails here leaves the session as it was
+        try:
+            self._make_blob(digest)
+        except OSError:
+            self._ended = True
+            raise
+
+    def _make_blob(self, digest: Digest) -> None:
         try:
             stored = self._path.stat().st_size
         except FileNotFoundError:
@@ -125,6 +144,7 @@ class FileUpload:
         await self._store.run(lambda: self._path.unlink(missing_ok=True))
 
     def end(self) -> None:
+        self._ended = True
         self._store.forget(self.id)
 
 
@@ -136,6 +156,11 @@ async def whole(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait((task,))
         raise
+
+
+def _mark(repository: str) -> str:
+    """Ends the names of a repository's sessions, so that they are no other one's, also after a restart."""
+    return hashlib.sha256(repository.encode()).hexdigest()[:32]
 
 
 def _listed(folder: Path, algorithm: str, before: float) -> list[Digest]:
@@ -274,23 +299,23 @@ class FileBlobStore:
         return await self.run(work)
 
     async def disk(self) -> Disk:
-        found = await self.run(lambda: os.statvfs(self.blobs))
+        found = os.statvfs(self.blobs)  # answered from the kernel's memory: no way to a thread is worth it
         return Disk(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
     def sessions(self) -> Collection[FileUpload]:
         return self._open.values()
 
-    async def begin(self) -> FileUpload:
-        upload = FileUpload(self, secrets.token_hex(16), 0, hashlib.sha256())
-        await self.run(lambda: (self.uploads / upload.id).touch(0o600))
+    async def begin(self, repository: str) -> FileUpload:
+        """Its file comes with its first bytes: a restart forgets a session that has none."""
+        upload = FileUpload(self, secrets.token_hex(16) + _mark(repository), 0, hashlib.sha256())
         self._open[upload.id] = upload
         return upload
 
-    async def resume(self, upload_id: str) -> FileUpload | None:
+    async def resume(self, upload_id: str, repository: str) -> FileUpload | None:
+        if not _UPLOAD_ID.fullmatch(upload_id) or not upload_id.endswith(_mark(repository)):
+            return None
         if upload_id in self._open:
             return self._open[upload_id]
-        if not _UPLOAD_ID.fullmatch(upload_id):
-            return None
 
         def work() -> int | None:
             try:

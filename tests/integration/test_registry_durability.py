@@ -353,7 +353,7 @@ async def test_a_file_that_could_not_be_flushed_is_not_tried_again(
 ) -> None:
     """The kernel forgets what it could not write, and the second fsync says that all is well."""
     data = b"lost by the disk"
-    upload = await inside.blobs.begin()
+    upload = await inside.blobs.begin("app")
 
     def fails(path: Path) -> None:
         raise OSError(5, "Input/output error")
@@ -366,7 +366,7 @@ async def test_a_file_that_could_not_be_flushed_is_not_tried_again(
                 await upload.commit(Digest.of(data))
         with pytest.raises(UploadGone):
             await upload.commit(Digest.of(data))
-    assert await inside.blobs.resume(upload.id) is None
+    assert await inside.blobs.resume(upload.id, "app") is None
     assert await inside.blobs.size(Digest.of(data)) is None
 
 
@@ -381,7 +381,7 @@ async def test_a_large_commit_holds_up_nobody_who_only_looks(inside: Registry, m
     monkeypatch.setattr(filesystem, "_sync", slow)
     commits = []
     for number in range(6):
-        upload = await inside.blobs.begin()
+        upload = await inside.blobs.begin("app")
         await upload.append(once(bytes([number])))
         commits.append(asyncio.create_task(upload.commit(Digest.of(bytes([number])))))
     async with asyncio.timeout(5):
@@ -419,7 +419,7 @@ async def test_a_head_answers_no_where_a_collection_was_faster(
     data = b"about to go"
     digest = Digest.of(data)
     monkeypatch.setattr(index_module, "LEASE_SECONDS", -1.0)
-    upload = await inside.blobs.begin()
+    upload = await inside.blobs.begin("app")
     await upload.append(once(data))
     await inside.index.add_blob("a", digest, await upload.commit(digest))
     upload.end()

@@ -184,7 +184,7 @@ async def store(registry: Registry, data: bytes) -> Digest:
     async def once() -> AsyncIterator[bytes]:
         yield data
 
-    upload = await registry.blobs.begin()
+    upload = await registry.blobs.begin("app")
     async with upload.lock, registry.index.turns.of(digest):
         await upload.append(once())
         await registry.index.add_blob("team/app", digest, await upload.commit(digest))

@@ -64,7 +64,7 @@ def test_what_a_post_asks_for(registry: RegistryProcess, query: str, status: int
     if code:
         assert reply.code == code
     else:
-        place = "uploads/[0-9a-f]{32}" if status == 202 else DIGEST
+        place = "uploads/[0-9a-f]{64}" if status == 202 else DIGEST
         assert re.fullmatch(f"/v2/asked/blobs/{place}", reply.headers["Location"])
     if status == 201:
         assert reply.headers["Docker-Content-Digest"] == DIGEST
