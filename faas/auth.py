@@ -20,8 +20,8 @@ from faas.errors import InvalidInput
 from faas.oci.reference import BASES, namespace_of
 
 ALL_NAMESPACES = "*"
-REPOSITORIES = 32  # patterns that may narrow one principal, and their letters: a short-lived token carries them in a
-REPOSITORIES_LENGTH = 2048  # header
+REPOSITORIES = 32  # patterns that may narrow one principal: each request compares with them
+REPOSITORIES_LENGTH = 2048  # letters of all of them
 
 
 class Permission(enum.Enum):
@@ -138,6 +138,14 @@ class Authenticator(Protocol):
         ...
 
 
+class Accounts(Authenticator, Protocol):
+    """Knows besides who may log in at all, so that what was given to somebody for a while ends with them."""
+
+    async def principal(self, name: str) -> Principal | None:
+        """Who may log in by that name now, with the rights that they have now."""
+        ...
+
+
 def new_token() -> str:
     """A fresh token: 256 bits, with a prefix that secret scanners can find."""
     return "faas_" + secrets.token_urlsafe(32)
@@ -189,3 +197,6 @@ class TokenFile:
 
     def takes_password(self, user: str | None) -> bool:
         return False
+
+    async def principal(self, name: str) -> Principal | None:
+        return ROOT if name == ROOT.name else None

@@ -1,10 +1,12 @@
-"""`Background`: tasks that may outlive the call that started them, but never their owner, which waits for their end."""
+"""`Background`: tasks that may outlive the call that started them, but never their owner, which waits for their end;
+and `to_its_end`: what runs in a thread cannot be cancelled, so its caller waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -54,6 +56,20 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def to_its_end(work: Awaitable[T], undo: Callable[[T], object] | None = None) -> T:
+    """Await `work`, which goes on in a thread whatever becomes of its caller. Where that is cancelled it is heard only
+    when the work has ended: what belongs to it, a file, a lock, is nobody else's before. `undo` gets the result then,
+    as a descriptor to be closed."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        if task.exception() is None and undo is not None:  # the caller has gone: nobody hears of a failure either
+            undo(task.result())
+        raise
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from faas.client_usage import UsageCalls
 from faas.errors import (
     Conflict,
     FaasError,
@@ -93,18 +94,9 @@ def _tree(root: type[FaasError]) -> Iterator[type[FaasError]]:
 
 
 _BY_STATUS: dict[int, type[FaasError]] = {
-    400: InvalidInput,
-    401: Unauthenticated,
-    403: Forbidden,
-    404: NotFound,
-    409: Conflict,
-    413: PayloadTooLarge,
-    429: Throttled,
-    501: NotOffered,
-    502: FunctionError,
-    503: Unavailable,
-    504: TimedOut,
-}
+    400: InvalidInput, 401: Unauthenticated, 403: Forbidden, 404: NotFound, 409: Conflict, 413: PayloadTooLarge,
+    429: Throttled, 501: NotOffered, 502: FunctionError, 503: Unavailable, 504: TimedOut,
+}  # fmt: skip
 
 
 def _error(status: int, headers: Mapping[str, str], body: bytes, url: str, function: str) -> FaasError:
@@ -159,7 +151,7 @@ def _decoded(text: str) -> str:
         return ""
 
 
-class Client:
+class Client(UsageCalls):
     """One connection pool to the API at `url`. Use it as an async context manager.
 
     Every method may raise any of `faas.errors`, `Unreachable` and `NoAnswer`. `name` is a function's name, or
@@ -207,6 +199,10 @@ class Client:
 
     async def delete(self, name: str) -> None:
         await self._json("DELETE", _function(name), function=name, seconds=max(self._call_seconds, 60))
+
+    async def top(self, namespace: str = "") -> Json:
+        """`{"at", "memory", "functions"}`: what each function uses now. The server looks twice a second at most."""
+        return await self._object("GET", "/v1/top", params={"namespace": namespace})
 
     async def revisions(self, name: str) -> list[Json]:
         return await self._list(_function(name) + "/revisions", "revisions", function=name)

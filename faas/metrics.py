@@ -50,11 +50,26 @@ class Metrics:
             "faas_cold_start_seconds", "Parts of a cold start", ("function", "phase"), buckets=_DURATIONS, registry=r
         )
         self.cold_starts = Counter("faas_cold_starts", "New instances by start path", ("function", "path"), registry=r)
+        self.stems = Gauge("faas_stems", "Runtimes that wait for a function", ("runtime",), registry=r)
+        self.stem_failures = Counter(
+            "faas_stem_failures",
+            "Stems that failed to start, to wait, or to become an instance",
+            ("runtime",),
+            registry=r,
+        )
         self.concurrent = Gauge("faas_concurrent_executions", "Invocations running now", f, registry=r)
         self.concurrency_limit = Gauge("faas_concurrency_limit", "Most invocations at once", f, registry=r)
         self.instances = Gauge("faas_instances", "Instances by state", ("function", "state"), registry=r)
         self.billed_gb_seconds = Counter("faas_billed_gb_seconds", "Billed memory times duration", f, registry=r)
+        self.budget_used = Gauge(
+            "faas_budget_used_ratio", "Share of this month's budget that is used", ("budget",), registry=r
+        )
         self.memory_max = Gauge("faas_memory_max_bytes", "Most memory an invocation used lately", f, registry=r)
+        self.memory_budget = Gauge("faas_memory_budget_bytes", "What all instances may have together", registry=r)
+        self.memory_charged = Gauge("faas_memory_charged_bytes", "Memory given to instances", ("kind",), registry=r)
+        self.memory_evictions = Counter(
+            "faas_memory_evictions", "Idle instances ended to make room for others", ("kind",), registry=r
+        )
         self.async_backlog = Gauge("faas_async_backlog", "Asynchronous invocations not ended", f, registry=r)
         self.async_event_age = Histogram(
             "faas_async_event_age_seconds", "Age of asynchronous events when they run", buckets=_AGES, registry=r

@@ -7,7 +7,7 @@ never the worker; the worker's pool implements `Worker`.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -39,6 +39,18 @@ class Revision:
     spec: FunctionSpec
     image: str
     interface: Interface = Interface.AUTO
+
+
+class Kind(enum.StrEnum):
+    """What an instance is for: the label `kind` of `faas_memory_charged_bytes`."""
+
+    INVOKED = "invoked"  # a function's: it serves invocations
+    JOB = "job"  # runs once, to its end
+    SERVICE = "service"  # is kept until somebody ends it
+    STEM = "stem"  # waits to become a function's
+
+
+NO_MEMORY = "memory"  # the reason of a Throttled for which there was no memory
 
 
 class Trigger(enum.StrEnum):
@@ -83,6 +95,7 @@ class Report:
 
     `billed_seconds` is the duration, with init where this was the instance's first invocation, rounded up to 1 ms.
     `max_memory_bytes` is anonymous + shared + kernel memory, not file cache; on out of memory it is the limit.
+    `failed`: the line has a status, error or timeout.
     """
 
     duration_seconds: float
@@ -90,6 +103,10 @@ class Report:
     memory_bytes: int
     max_memory_bytes: int
     init_seconds: float | None = None
+    failed: bool = False
+
+
+Ended = Callable[[RevisionKey, Report], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +225,52 @@ class RevisionStats:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionUsage:
+    """What one revision's instances use now.
+
+    `memory_bytes` is measured, `charged_bytes` what the ledger holds for them (their limits); `cpus` is cores on
+    average since the usage was last measured, None where it was not.
+    """
+
+    key: RevisionKey
+    stats: RevisionStats
+    memory_bytes: int
+    charged_bytes: int
+    cpus: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """What a worker's instances use now; `at` is Unix time, `evictions` counts since the worker's start."""
+
+    at: float
+    budget_bytes: int
+    charged_bytes: Mapping[Kind, int]
+    waiting: int  # instances that cannot start for want of memory
+    evictions: int
+    revisions: tuple[RevisionUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job or a service ended. `signal` is 0 for a plain exit."""
+
+    code: int
+    signal: int = 0
+    out_of_memory: bool = False
+
+
+class Running(Protocol):
+    """An instance of its own: a job or a service."""
+
+    instance_id: str
+
+    async def outcome(self) -> Outcome:
+        """Wait for its end. Raises nothing, and may be asked again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class LogRecord:
     """One line that an instance (stdout, stderr) or the platform (system) wrote."""
 
@@ -233,24 +296,39 @@ class LogQuery:
 
 
 class Worker(Protocol):
-    """Runs instances of revisions; holds no database and decides nothing about how many there should be."""
+    """Runs instances of revisions; holds no database and decides nothing about how many there should be.
+
+    All instances together have one memory budget. What does not fit waits, and idle instances go to make room.
+    """
 
     async def prepare(self, revision: Revision) -> None:
-        """Bring the image's layers here, unpacked. Idempotent. Raises ImageUnusable with the reason."""
+        """Bring the image's layers here, unpacked. Idempotent.
+
+        Raises ImageUnusable with the reason, SpecError where the memory budget could never hold an instance.
+        """
         ...
 
     async def check(self, revision: Revision) -> CheckReport:
         """Start one instance, see its first `next` or its open port within `init_timeout`, and keep it, idle.
 
-        Raises InitFailed with the diagnosis and the tail of what it wrote.
+        Raises InitFailed with the diagnosis and the tail of what it wrote, Throttled where memory for it was not free
+        within `queue_timeout`.
         """
         ...
 
     def acquire(self, revision: Revision, invocation: Invocation) -> AbstractAsyncContextManager[Lease]:
         """A slot of an instance; a cold start is waited for here and nowhere else.
 
-        Never starts an instance by itself: `scale` does. Raises Throttled when the wait is over, InitFailed when
-        the instance that was started for it did not become ready.
+        Never starts an instance by itself: `scale` does. Raises Throttled when the wait is over (with the reason
+        `memory` where that was wanting), InitFailed when the instance that was started for it did not become ready.
+        """
+        ...
+
+    def run(self, revision: Revision, kind: Kind, *, wait_seconds: float) -> AbstractAsyncContextManager[Running]:
+        """An instance of its own, beside those that `scale` counts: a JOB runs to its end, a SERVICE is kept.
+
+        Entering waits for its memory, so long at most, and starts it; it is never evicted. Leaving ends it, whatever it
+        does. Nothing is invoked in it and nothing restarts it. Raises Throttled, ImageUnusable, Unavailable.
         """
         ...
 
@@ -262,9 +340,19 @@ class Worker(Protocol):
         """This revision gets no new invocations: its instances end when they are idle."""
         ...
 
+    def report_to(self, ended: Ended) -> None:
+        """Have `ended` called once for each REPORT line, at the moment when it is made: also where the caller has gone
+        and the function ended later. It must be quick, and raise nothing.
+        """
+        ...
+
     def stats(self, key: RevisionKey) -> RevisionStats: ...
 
     def instances(self, key: RevisionKey) -> list[InstanceStatus]: ...
+
+    async def usage(self) -> WorkerUsage:
+        """What all instances use now. Asks the kernel twice a second at most, however often it is called."""
+        ...
 
     def logs(self, query: LogQuery) -> AsyncIterator[LogRecord]:
         """Lines in the order of their time."""

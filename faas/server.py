@@ -8,37 +8,35 @@ import fcntl
 import json
 import logging
 import os
-import resource
 import signal
 import socket
-import ssl
 import time
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import uvloop
-from aiohttp import web
 
 from faas import __version__, log
 from faas.build.base import Bases
+from faas.doors import Doors, certificate, raise_file_limit
 from faas.errors import InvalidInput, Unavailable
-from faas.listener import BACKLOG, bound, listen
+from faas.listener import bound, listen
 from faas.metrics import Metrics
 from faas.oci.client import RegistryClient
 from faas.oci.source import ImageSource
 from faas.settings import Address, Settings
 from faas.state.session import Database
+from gateway import prices
 from gateway.app import api_app, public_app
 from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
-from gateway.public import RUNNER_OPTIONS
 from registry.app import create_app as registry_app
 from registry.outbox import Outbox
 from registry.service import Registry
 from registry.source import LocalImageSource
 from registry.upstream import upstream
+from worker.budget import budget, machine_memory
 from worker.drivers.base import Driver, DriverPaths
 from worker.drivers.oci.driver import OciDriver
 from worker.pool import Pool
@@ -46,27 +44,17 @@ from worker.pool import Pool
 logger = logging.getLogger("faas.server")
 
 GRACE_SECONDS = 30.0  # what runs at SIGTERM may finish within this, all of it together
-LOOK_SECONDS = 0.05
-CONNECTIONS_SHARE = 0.2  # of our descriptors, for each listener: instances and files need the rest
-LEAST_CONNECTIONS = 64
-CUT_SECONDS = 0.5  # after that: for handlers to notice that they are cancelled
 LISTENERS = ("public", "api", "registry")
 
 
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. Raises FaasError where it cannot start."""
     log.configure(settings.log_format)
-    _raise_file_limit()
+    raise_file_limit()
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _held(settings.data), _listening(settings) as sockets:
         uvloop.run(_run(settings, sockets))
     return 0
-
-
-def _raise_file_limit() -> None:
-    """An instance costs about eight descriptors; the soft limit's usual 1,024 would be reached at once."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager
@@ -88,7 +76,7 @@ def _listening(settings: Settings) -> Iterator[dict[str, socket.socket]]:
         yield {name: stack.enter_context(listen(address)) for name, address in addresses}
 
 
-def choose_driver(settings: Settings, source: ImageSource) -> Driver:
+def choose_driver(settings: Settings, source: ImageSource, metrics: Metrics) -> Driver:
     """The driver that was asked for; `auto` takes oci where root and a runtime are there, else an engine.
 
     Raises Unavailable that says what to install.
@@ -98,7 +86,14 @@ def choose_driver(settings: Settings, source: ImageSource) -> Driver:
     if settings.driver == "oci" or (settings.driver == "auto" and not reasons):
         if reasons:
             raise Unavailable("the oci driver cannot run: " + "; ".join(reasons), hint="run faas doctor")
-        return OciDriver(paths, source, runtime=settings.oci_runtime, subnet=settings.subnet)
+        return OciDriver(
+            paths,
+            source,
+            runtime=settings.oci_runtime,
+            subnet=settings.subnet,
+            stems=settings.stems,
+            metrics=metrics,
+        )
     from worker.drivers.docker import DockerDriver  # late: the SDK takes a fifth of a second to import
 
     if settings.driver == "docker" or DockerDriver.available():
@@ -145,17 +140,24 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
         loop.add_signal_handler(number, stopping.set)
     addresses = Addresses(settings, sockets)
     upstreams = upstream.parse(settings.registry_upstreams)
+    price_list = prices.load(settings.data / "prices.toml")
     async with contextlib.AsyncExitStack() as stack:
         metrics = Metrics(__version__)
         database = await Database.open(settings.database)
         stack.push_async_callback(database.close)
         registry = await Registry.open(
-            settings.data, settings.registry_database, authenticator=None, metrics=metrics, upstreams=upstreams
+            settings.data,
+            settings.registry_database,
+            accounts=None,
+            metrics=metrics,
+            upstreams=upstreams,
+            token_flow=settings.registry_auth == "token",
         )
         stack.push_async_callback(registry.close)
         images = LocalImageSource(registry)
-        driver = choose_driver(settings, images)
-        pool = Pool(driver, settings.data / "logs", metrics)
+        driver = choose_driver(settings, images, metrics)
+        memory = budget(settings.memory_budget, machine_memory())
+        pool = Pool(driver, settings.data / "logs", metrics, memory_bytes=memory)
         info = ServerInfo(
             __version__,
             addresses.public,
@@ -169,12 +171,13 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
         stack.callback(private.close)
         bases = Bases(lambda: RegistryClient(f"http://{bound(private)}", "admin", _token(settings)))
         roots = TriggerRoots(settings.trigger_folders, settings.data)
-        gateway = Gateway.create(database, pool, images, bases, metrics, info, roots, Outbox(registry.index))
+        changes = Outbox(registry.index)
+        gateway = Gateway.create(database, pool, images, bases, metrics, info, roots, changes, prices=price_list)
         if settings.registry_auth != "none":
-            registry.authenticator = gateway.tokens
-        registry.token_flow = settings.registry_auth == "token"
+            registry.access.accounts = gateway.tokens
         registry.holders = gateway
         grace = Grace()
+        stack.push_async_callback(gateway.ledger.stop)  # what the pool's end has ended
         await pool.open()
         stack.push_async_callback(lambda: pool.close(grace.left))
         await gateway.start(settings.admin_token_file)
@@ -183,7 +186,7 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
             "api": api_app(gateway, gateway.tokens, open_metrics=settings.api_listen.is_loopback),
             "registry": registry_app(registry),
         }
-        doors = Doors(apps, _tls(settings))
+        doors = Doors(apps, certificate(settings.tls_cert, settings.tls_key))
         stack.push_async_callback(doors.close)
         await doors.open({**sockets, "private": private})
         addresses.write(settings.server_file, settings.data)
@@ -213,75 +216,3 @@ class Grace:
     def left(self) -> float:
         """Seconds; none before `begin`: a start that failed has nothing to finish."""
         return 0.0 if self._until is None else max(0.0, self._until - time.monotonic())
-
-
-class Doors:
-    """The HTTP side of all listeners. `private` is the registry's second one, plain, for this process itself.
-
-    Each listener serves a share of the process's descriptors; who comes beyond that hears 503 at once.
-    """
-
-    def __init__(self, apps: Mapping[str, web.Application], tls: ssl.SSLContext | None) -> None:
-        self._runners = {
-            name: web.AppRunner(app, shutdown_timeout=CUT_SECONDS, **RUNNER_OPTIONS) for name, app in apps.items()
-        }
-        self._tls = tls
-        self._listening: list[asyncio.Server] = []
-        self._most = max(LEAST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * CONNECTIONS_SHARE))
-
-    async def open(self, sockets: Mapping[str, socket.socket]) -> None:
-        loop = asyncio.get_running_loop()
-        for runner in self._runners.values():
-            await runner.setup()
-        for name, listener in sockets.items():
-            server = self._runners["registry" if name == "private" else name].server
-            assert server is not None
-            accept = partial(self._accept, server)
-            tls = None if name == "private" else self._tls
-            self._listening.append(await loop.create_server(accept, sock=listener, ssl=tls, backlog=BACKLOG))
-
-    def _accept(self, server: web.Server) -> asyncio.Protocol:
-        return server() if len(server.connections) < self._most else Full()
-
-    async def refuse(self) -> None:
-        """No new connection from here on. Those that are open get the answer that is on its way, and end."""
-        for listening in self._listening:
-            listening.close()
-        await asyncio.sleep(0)  # requests that have just come in begin
-        for runner in self._runners.values():
-            if runner.server is not None:
-                runner.server.pre_shutdown()
-
-    async def finish(self, name: str, seconds: float) -> None:
-        """Wait until nobody is connected to this listener any more, so many seconds at most."""
-        server = self._runners[name].server
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while server is not None and server.connections:  # noqa: ASYNC110 - aiohttp tells nobody
-                    await asyncio.sleep(LOOK_SECONDS)
-
-    async def close(self) -> None:
-        """Cut what is still connected."""
-        await asyncio.gather(*(runner.cleanup() for runner in self._runners.values()))
-
-
-class Full(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast("asyncio.WriteTransport", transport)
-        head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-        transport.write(head + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
-        transport.close()
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """Raises InvalidInput where the certificate or its key cannot be used."""
-    if not settings.tls:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidInput(f"the certificate cannot be used: {error}", hint="--tls-cert and --tls-key") from None
-    return context

@@ -17,6 +17,8 @@ from typing import Any
 from faas.errors import InvalidInput
 
 ENV_PREFIX = "FAAS_"
+STEMS_MOST = 32  # per runtime: each holds about 15 MB and a network of its own
+MEMORY_BUDGET_LEAST = 128  # MB: the smallest function's
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,21 @@ class Settings:
     subnet: str = field(
         metadata={"help": "IPv4 range for instances; empty: one chosen from 100.64.0.0/10", "default": ""}
     )
+    stems: int = field(
+        metadata={
+            "help": "started runtimes that wait for a function, per runtime: first answers in a few ms (oci driver); "
+            "0 = none",
+            "default": 2,
+        }
+    )
     trigger_roots: str = field(
         metadata={"help": "folders, colon-separated, below which functions may watch folders", "default": "/srv"}
+    )
+    memory_budget: int = field(
+        metadata={
+            "help": "MB for all instances together; 0: the machine's, less a tenth (512 MB at least)",
+            "default": 0,
+        }
     )
     sources: Mapping[str, str] = field(default_factory=dict, metadata={"hidden": True}, compare=False)
 
@@ -136,6 +151,10 @@ class Settings:
                     f"{flag} {address} is beyond loopback and there is no TLS",
                     hint="pass --tls-cert and --tls-key, or --insecure if the network is yours alone",
                 )
+        if not 0 <= self.stems <= STEMS_MOST:
+            raise InvalidInput(f"stems must be 0 to {STEMS_MOST}, not {self.stems}")
+        if self.memory_budget and self.memory_budget < MEMORY_BUDGET_LEAST:
+            raise InvalidInput(f"memory_budget must be {MEMORY_BUDGET_LEAST} MB or more, or 0 for the machine's")
         for folder in self.trigger_folders:
             if not folder.is_absolute() or ".." in folder.parts or folder == Path("/"):
                 raise InvalidInput(f"trigger_roots must be absolute folders with : between them, not {str(folder)!r}")
@@ -155,7 +174,7 @@ def _convert(name: str, value: Any) -> Any:
         return Path(value).expanduser().absolute()
     if name.endswith("listen"):
         return Address.parse(str(value))
-    if name == "processes":
+    if name in ("processes", "memory_budget", "stems"):
         return int(value)
     if name == "insecure":
         return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")

@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 import logging
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -40,6 +41,17 @@ PROGRESS_SECONDS = 60.0  # a body of which nothing comes for this long is given 
 # byte a minute would hold the rest for ever; and be there after BODY_SECONDS (the largest at 21 KB a second).
 PACE_BYTES = 60_000
 BODY_SECONDS = 300.0
+HEAD_SECONDS = 30.0  # a connection without a whole request head is closed after this
+# How every listener's runner is made: `web.AppRunner(app, **RUNNER_OPTIONS)`. Bodies are passed on as they came,
+# and a client who goes away ends its request.
+RUNNER_OPTIONS: dict[str, Any] = {
+    "keepalive_timeout": HEAD_SECONDS,
+    "max_line_size": 16_384,  # as AWS's load balancers take; each header field has half of it
+    "auto_decompress": False,
+    "handler_cancellation": True,
+    "access_log": None,
+}
+_HOST = re.compile(r"[A-Za-z0-9._~-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 
 def new_request_id() -> str:
@@ -167,6 +179,21 @@ def authorization(authenticator: Authenticator) -> Callable[[web.Request, Handle
         return await handler(request)
 
     return check
+
+
+def doubt_about(request: web.Request) -> str:
+    """What of a request's head could be read in two ways, in words; "" where nothing could."""
+    hosts = request.headers.getall(hdrs.HOST, ())
+    coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    if not request.raw_path.startswith("/"):
+        return "the request's target must be a path"
+    if len(hosts) != 1 and (hosts or request.version >= (1, 1)):
+        return "the request must have one Host"
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        return "the request's Host is none"
+    if coding is not None and (request.version < (1, 1) or coding.strip().lower() != "chunked"):
+        return "the only Transfer-Encoding taken is chunked, of HTTP/1.1"
+    return ""
 
 
 def require(

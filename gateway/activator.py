@@ -2,7 +2,7 @@
 
 `async with activator.lease(revision, invocation) as lease:` is the whole of admission: counted in the collector,
 through the breaker, the scaler poked where nothing is free, then a slot of an instance from the worker, where a cold
-start is waited for.
+start is waited for. Before all that: whether a budget has something left (`admit`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-from faas.protocol import Invocation, Lease, Revision, Worker
+from faas.protocol import Invocation, Lease, Revision, RevisionKey, Worker
 from gateway.breaker import Breaker, Breakers
 from gateway.collector import Collector, Load
 from gateway.scaler import Scaler
+
+Admit = Callable[[RevisionKey], None]  # raises Throttled where the function may not be called now
+
+
+def everybody(key: RevisionKey) -> None:
+    """Admits all."""
 
 
 class Activator:
@@ -29,12 +35,14 @@ class Activator:
         collector: Collector,
         breakers: Breakers,
         *,
+        admit: Admit = everybody,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.worker = worker
         self.scaler = scaler
         self.collector = collector
         self.breakers = breakers
+        self.admit = admit
         self.clock = clock
 
     def lease(self, revision: Revision, invocation: Invocation) -> Activation:
@@ -57,6 +65,7 @@ class Activation:
 
     async def __aenter__(self) -> Lease:
         activator, revision, invocation = self._activator, self._revision, self._invocation
+        activator.admit(revision.key)
         began = activator.clock()
         self._load = activator.collector.load(revision.key, began)
         self._load.enter(began)

@@ -11,6 +11,7 @@ from faas.auth import Authenticator, Permission
 from faas.web import access, authorization, errors
 from gateway import (
     aliases,
+    budgets,
     dead_letters,
     functions,
     info,
@@ -23,15 +24,19 @@ from gateway import (
     runtimes,
     schedules,
     tokens,
+    top,
     triggers,
+    usage,
 )
 from gateway.asynchronous import async_routes
 from gateway.gateway import GATEWAY, Gateway
 from gateway.operations import Operation, an_object, answer
 from gateway.public import Doorman, function_routes, strict
+from gateway.top import TOP, Top
 
 NOUNS = (
     functions, revisions, aliases, instances, logs, invocations, schedules, triggers, dead_letters, tokens, runtimes,
+    usage, budgets, top,
 )  # fmt: skip
 
 
@@ -53,6 +58,7 @@ def api_app(gateway: Gateway, authenticator: Authenticator, *, open_metrics: boo
     """8081: the control API, and functions with credentials always. `open_metrics`: it is bound to loopback."""
     app = web.Application(middlewares=[errors, strict, cast("Middleware", authorization(authenticator))])
     app[GATEWAY] = gateway
+    app[TOP] = Top(gateway)
     table = operations(open_metrics=open_metrics)
 
     @access(Permission.READ)

@@ -22,7 +22,7 @@ ROLES = (Role.CALLER, Role.SCRAPER, Role.VIEWER, Role.DEPLOYER, Role.ADMIN)
 
 
 class TokenStore:
-    """Implements `faas.auth.Authenticator`. `open` it before use.
+    """Implements `faas.auth.Accounts`. `open` it before use.
 
     Changes go on to their end where their caller has gone, so that memory and database know the same.
     """
@@ -54,6 +54,12 @@ class TokenStore:
 
     def takes_password(self, user: str | None) -> bool:
         return False
+
+    async def principal(self, name: str) -> Principal | None:
+        """See `faas.auth.Accounts`."""
+        if name == ROOT.name:
+            return ROOT
+        return next((row.principal for row in self._by_hash.values() if row.principal.name == name), None)
 
     async def rows(self) -> list[TokenRow]:
         """Those of the database, by name: one whose revocation failed is still among them."""

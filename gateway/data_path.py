@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from faas.metrics import Metrics
 from faas.protocol import Worker
-from gateway.activator import Activator
+from gateway.activator import Activator, Admit, everybody
 from gateway.breaker import Breakers
 from gateway.collector import Collector
 from gateway.counters import Counters
@@ -26,12 +26,20 @@ class DataPath:
 
     @classmethod
     def create(
-        cls, worker: Worker, metrics: Metrics, found: Found | None = None, clock: Callable[[], float] = time.monotonic
+        cls,
+        worker: Worker,
+        metrics: Metrics,
+        found: Found | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        admit: Admit = everybody,
     ) -> DataPath:
-        """`found` stores a revision whose interface has become known; `clock` gives seconds, monotonic."""
+        """`found` stores a revision whose interface has become known; `clock` gives seconds, monotonic; `admit` raises
+        Throttled for a function that may not be called now.
+        """
         router, collector = Router(), Collector()
         scaler = Scaler(worker, collector, clock=clock)
-        activator = Activator(worker, scaler, collector, Breakers(), clock=clock)
+        activator = Activator(worker, scaler, collector, Breakers(), admit=admit, clock=clock)
         invoker = Invoker(activator, Counters(metrics), Discovery(worker, router, found))
         return cls(router, scaler, invoker)
 

@@ -136,7 +136,7 @@ class Deployer:
     async def _deploy(
         self, namespace: str, name: str, spec: FunctionSpec, image: str, check: bool, by: Principal
     ) -> Deployment:
-        async with self._turns.of((namespace, name)), self._holding(image):
+        async with self._turns.of((namespace, name)), self._holding(image, by):
             return await self._replace(self._live(namespace, name), namespace, spec, image, check, by)
 
     async def redeploy(
@@ -152,7 +152,7 @@ class Deployer:
     async def _redeploy(
         self, namespace: str, name: str, image: str, by: Principal, when: Callable[[Revision], bool], also: Also
     ) -> Deployment | None:
-        async with self._turns.of((namespace, name)), self._holding(image):
+        async with self._turns.of((namespace, name)), self._holding(image, by):
             live = self._live(namespace, name)
             if live is None or not when(live):
                 return None
@@ -358,10 +358,12 @@ class Deployer:
         return await self._work.complete(work, "change of a function")
 
     @asynccontextmanager
-    async def _holding(self, image: str) -> AsyncIterator[None]:
-        """The registry is not to delete `image` before a revision names it."""
+    async def _holding(self, image: str, by: Principal) -> AsyncIterator[None]:
+        """The registry is not to delete `image` before a revision names it. It is looked for once more, held: a delete
+        may have come before that. Raises ImageUnusable."""
         self._deploying[image] += 1
         try:
+            await self._images.pinned(image, by)
             yield
         finally:
             self._deploying[image] -= 1

@@ -28,10 +28,13 @@ from gateway.events.file_event import FolderEvents
 from gateway.events.folder import FolderTriggers
 from gateway.events.roots import TriggerRoots
 from gateway.follow import TagFollower
+from gateway.ledger import Ledger
+from gateway.prices import Prices
 from gateway.retries import RetryRules
 from gateway.router import Router
 from gateway.scaler import Scaler
 from gateway.scheduler import Scheduler
+from gateway.spending import Spending
 
 
 class RuntimeBases(Protocol):
@@ -77,6 +80,8 @@ class Gateway:
     deployer: Deployer
     follower: TagFollower
     runtimes: RuntimeBases
+    ledger: Ledger
+    spending: Spending
     ready: bool = False
 
     @classmethod
@@ -93,9 +98,13 @@ class Gateway:
         *,
         allow_private_callbacks: bool = False,
         rules: RetryRules = RetryRules(),  # noqa: B008 - a frozen value
+        prices: Prices = Prices(),  # noqa: B008 - a frozen value
     ) -> Gateway:
         """Wire the parts; nothing runs yet."""
-        path = DataPath.create(worker, metrics, found=partial(store_interface, database))
+        ledger = Ledger(database)
+        spending = Spending(database, ledger.month, prices, metrics)
+        worker.report_to(ledger.add)
+        path = DataPath.create(worker, metrics, found=partial(store_interface, database), admit=spending.admit)
         callbacks = Callbacks(allow_private=allow_private_callbacks)
         delivery = Delivery(path.router, path.invoker, FolderEvents(database, roots), callbacks)
         dispatcher = Dispatcher(database, path.router, delivery, metrics, rules=rules)
@@ -118,6 +127,8 @@ class Gateway:
             deployer,
             TagFollower(database, deployer, path.router, changes, rules=rules),
             runtimes,
+            ledger,
+            spending,
         )
 
     async def held(self) -> dict[str, list[str]]:
@@ -138,6 +149,8 @@ class Gateway:
         """Everything that was there is callable again before the first new event is taken."""
         await self.tokens.open()
         await self.tokens.ensure_admin(admin_token_file)
+        await self.ledger.start()
+        await self.spending.start()
         await self.path.start()
         await self.deployer.load()
         await self.callbacks.start()
@@ -148,7 +161,10 @@ class Gateway:
         self.ready = True
 
     async def stop(self, grace_seconds: float) -> None:
-        """Sources of events first, then what runs, within `grace_seconds`; what is queued stays queued."""
+        """Sources of events first, then what runs, within `grace_seconds`; what is queued stays queued.
+
+        The worker may end invocations after that: `ledger.stop` again once it has been closed.
+        """
         self.ready = False
         await self.follower.stop()
         await self.folders.stop()
@@ -157,6 +173,8 @@ class Gateway:
         await asyncio.gather(self.dispatcher.stop(grace_seconds), self.path.stop(grace_seconds))
         await self.deployer.close(1.0)
         await self.callbacks.stop()
+        await self.spending.stop()
+        await self.ledger.stop()
 
 
 GATEWAY = web.AppKey("gateway", Gateway)

@@ -15,12 +15,12 @@ import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 
-from faas.errors import InitFailed, InstanceExited, ResponseTooLarge, ShuttingDown
+from faas.errors import InitFailed, InstanceExited, ResponseTooLarge, ShuttingDown, Throttled
 from faas.protocol import HttpRequest, HttpResponse, Invocation, InvocationResult, Lease, Trigger
 from faas.spec import Interface
 from faas.web import new_request_id
 from gateway.activator import Activation, Activator
-from gateway.counters import Counters, RouteCounters
+from gateway.counters import Counters, RouteCounters, Tally
 from gateway.discovery import Discovery
 from gateway.router import Route
 
@@ -43,12 +43,12 @@ class Invoker:
         self.draining = False
 
     async def known(self, route: Route, trigger: Trigger) -> Route:
-        """`route` with its interface known: LAMBDA or HTTP. Raises InitFailed (counted), ImageUnusable."""
+        """`route` with its interface known, LAMBDA or HTTP. Raises InitFailed, Throttled (counted), ImageUnusable."""
         if route.revision.interface is not Interface.AUTO:
             return route
         try:
             return await self._discovery.known(route)
-        except InitFailed as error:
+        except (InitFailed, Throttled) as error:
             self._counters.of(route, trigger).not_started(error)
             raise
 
@@ -117,6 +117,10 @@ class Invoker:
             task.cancel()
         await asyncio.gather(*self._events, return_exceptions=True)
         await self._discovery.close()
+
+    def tallies(self) -> dict[str, Tally]:
+        """What was counted of each function, by its label, since its last change."""
+        return self._counters.tallies()
 
     def counters(self, route: Route, trigger: Trigger) -> RouteCounters:
         return self._counters.of(route, trigger)

@@ -8,7 +8,7 @@ from faas.auth import Permission
 from faas.errors import NotOffered
 from faas.web import access
 
-NOUNS = ("secrets", "users", "routes", "keys", "usage", "backup", "restore")
+NOUNS = ("secrets", "users", "routes", "keys", "backup", "restore")
 
 
 @access(Permission.READ)

@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
@@ -23,7 +22,17 @@ from faas.auth import ANONYMOUS, Authenticator, Permission, Principal
 from faas.errors import FunctionError, InvalidInput, NotFound, ShuttingDown
 from faas.protocol import InvocationResult, Trigger
 from faas.spec import Interface
-from faas.web import LOGIN_HINT, PRINCIPAL, REQUEST_ID, access, credentials, error_response, held_body, require
+from faas.web import (
+    LOGIN_HINT,
+    PRINCIPAL,
+    REQUEST_ID,
+    access,
+    credentials,
+    doubt_about,
+    error_response,
+    held_body,
+    require,
+)
 from gateway import event
 from gateway.headers import inbound
 from gateway.invoke import SYNC_PAYLOAD_BYTES, Invoker
@@ -33,17 +42,6 @@ from gateway.router import Route, Router, parse_name
 log = logging.getLogger("faas.access")
 
 PREFIX = "/function/"
-HEAD_SECONDS = 30.0  # a connection without a whole request head is closed after this
-# How both listeners' runners are made: `web.AppRunner(app, **RUNNER_OPTIONS)`. Bodies are passed on as they came,
-# and a client who goes away ends its request.
-RUNNER_OPTIONS: dict[str, Any] = {
-    "keepalive_timeout": HEAD_SECONDS,
-    "max_line_size": 16_384,  # as AWS's load balancers take; each header field has half of it
-    "auto_decompress": False,
-    "handler_cancellation": True,
-    "access_log": None,
-}
-_HOST = re.compile(r"[A-Za-z0-9._~-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 _ERROR_TYPE = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,19 +50,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @web.middleware
 async def strict(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what could be read in two ways, and close: proxy-form targets, doubtful hosts, lengths under HTTP/1.0."""
-    fault = ""
-    hosts = request.headers.getall(hdrs.HOST, ())
-    if not request.raw_path.startswith("/"):
-        fault = "the request's target must be a path"
-    elif len(hosts) != 1 and (hosts or request.version >= (1, 1)):
-        fault = "the request must have one Host"
-    elif hosts and not _HOST.fullmatch(hosts[0]):
-        fault = "the request's Host is none"
-    elif (coding := request.headers.get(hdrs.TRANSFER_ENCODING)) is not None and (
-        request.version < (1, 1) or coding.strip().lower() != "chunked"
-    ):
-        fault = "the only Transfer-Encoding taken is chunked, of HTTP/1.1"
-    if fault:
+    if fault := doubt_about(request):
         response: web.StreamResponse = error_response(InvalidInput(fault), request[REQUEST_ID])
         response.force_close()
         return response

@@ -102,6 +102,10 @@ class Scaler:
             except Exception:
                 log.exception("scaling failed", extra={"function": str(tracked.revision.key)})
 
+    def in_flight(self) -> dict[RevisionKey, int]:
+        """Invocations of the revisions in use, those that wait included."""
+        return {key: tracked.load.in_flight for key, tracked in self._tracked.items()}
+
     @property
     def in_use(self) -> list[Revision]:
         return [tracked.revision for tracked in self._tracked.values()]

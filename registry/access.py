@@ -14,9 +14,14 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from faas.auth import ANONYMOUS, Permission, Principal
+from faas.attempts import Attempts
+from faas.auth import ALL_NAMESPACES, ANONYMOUS, ROOT, Accounts, Permission, Principal
+from faas.errors import Unauthenticated
+from registry.index.policies import Policies
+from registry.upstream.upstream import Upstreams
 
 TOKEN_SECONDS = 300
 TOKEN_LENGTH = 8000  # what a header holds, whoever serves
@@ -29,7 +34,7 @@ _FORM = re.compile(r"[\w-]+\.[\w-]{43}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. What is public is for everybody besides: see `Registry.may`.
+    """Who asks. What is public is for everybody besides: see `Access.may`.
 
     `scopes`: (repository, action) pairs that a token was given; None: the principal's own credentials.
     """
@@ -114,6 +119,70 @@ class Signer:
 
     def _signature(self, body: str) -> bytes:
         return hmac.new(self.key, body.encode(), hashlib.sha256).digest()
+
+
+class Access:
+    """Who asks, and what they may do here. `accounts` None: everybody is the administrator.
+
+    `token_flow`: clients are told to ask for a token; Basic is taken all the same.
+    """
+
+    def __init__(
+        self, accounts: Accounts | None, policies: Policies, upstreams: Upstreams, *, token_flow: bool
+    ) -> None:
+        self.accounts = accounts
+        self.signer = Signer()
+        self.attempts = Attempts()
+        self._policies = policies
+        self._upstreams = upstreams
+        self._token_flow = token_flow
+
+    async def caller(self, token: str, user: str | None, address: str | None) -> Caller:
+        """Who these credentials, sent from `address`, belong to: a token of ours, or a principal's own.
+
+        Raises Unauthenticated, Throttled after too many failures.
+        """
+        if self.accounts is None:
+            return Caller(ROOT)
+        if user is None and self.signer.is_form_of(token):
+            grant = self.signer.read(token)
+            owner = None if grant is None else await self._owner(grant, self.accounts)
+            if grant is None or owner is None:  # no failed login: so clients learn that it is over
+                raise Unauthenticated("the token is over; ask for a new one")
+            return Caller(owner, grant.scopes)
+        return Caller(await self.attempts.admit(self.accounts, token, user, address))
+
+    async def _owner(self, grant: Grant, accounts: Accounts) -> Principal | None:
+        return await accounts.principal(grant.owner) if grant.owner else ANONYMOUS
+
+    def may(self, caller: Caller, permission: Permission, repository: str) -> bool:
+        """What is public may be pulled by everybody, whatever their token says. Copies of an upstream's are public only
+        by a pattern that names it: `*` must not have strangers fetch through here whatever they like.
+
+        Copies of an upstream's are for everybody who may pull anything, where no pattern keeps them out; nobody pushes
+        there.
+        """
+        copied = self._upstreams.of(repository)
+        public = self._policies.public_by(repository) if permission is Permission.PULL else None
+        if public is not None and (copied is None or public.startswith(copied.upstream.prefix)):
+            return True
+        if copied is None:
+            return caller.may(permission, repository)
+        if permission is Permission.PULL:
+            reached = caller.principal.reaches(repository) and caller.principal.may(permission)
+            return reached and caller.names(permission, repository)
+        is_root = caller.principal.may(Permission.ADMIN, ALL_NAMESPACES)
+        return permission is Permission.DELETE_IMAGE and caller.names(permission, repository) and is_root
+
+    def granted(self, caller: Caller, wanted: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        """What of these (repository, action) pairs a token for `caller` may say."""
+        return frozenset(pair for pair in wanted if pair == CATALOG or self.may(caller, ACTIONS[pair[1]], pair[0]))
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether clients are told to ask for a token. Where something is public that is so in any case: docker sends
+        nothing at all, not even without a login, to a registry that asks for Basic."""
+        return self._token_flow or bool(self._policies.public)
 
 
 def _encoded(data: bytes) -> str:

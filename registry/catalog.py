@@ -38,7 +38,7 @@ async def _pullable(registry: Registry, principal: Principal, last: str, limit: 
     namespace, patterns = reach(principal, registry.policies.public, copies)
     while len(found) < limit:
         batch = await repository_names(registry.index.database, last, PAGE, namespace, patterns)
-        found += [name for name in batch if registry.may(caller, Permission.PULL, name)]
+        found += [name for name in batch if registry.access.may(caller, Permission.PULL, name)]
         if len(batch) < PAGE:
             break
         last = batch[-1]

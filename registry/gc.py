@@ -1,18 +1,23 @@
 """Garbage collection while serving: incremental, crash-safe, without a lock over everything.
 
-Rows go first and files last: tags by the retention rules, manifests that nothing names, then the blobs of each
-repository that nothing needs, then, blob by blob and in the digest's own turn, the file and its row. A crash in between
-leaves a file without a row, or a row that says `leaving`; the next collection goes on from there. What a client was
-told to be here is leased: a push never races a collection, nor does a deploy.
+Rows go first and files last: tags, those of copies that nobody wants any more and those that the retention rules take;
+manifests that nothing names; the blobs of each repository that nothing needs; then, blob by blob and in the digest's
+own turn, the file and its row. A crash in between leaves a file without a row, or a row that says `leaving`; the next
+collection goes on from there. What a client was told to be here is leased: a push never races a collection, nor does
+a deploy.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from faas.errors import Throttled, Unavailable
 from faas.oci.digest import Digest
 from registry.holders import Holders
 from registry.index.garbage import Garbage, Gone
@@ -24,6 +29,9 @@ from registry.storage.base import BlobStore
 log = logging.getLogger("registry.gc")
 
 STRAY_SECONDS = 3600.0  # a file without a row may be about to get one
+NAMESPACE_SECONDS = 10.0  # of a collection that one namespace's administrator asks for;
+SHORT_SECONDS = 0.5  # what goes beyond that is followed by a rest that is
+REST = 9.0  # times as long
 LISTED = 1000  # tags, and manifests, that a preview names one by one; the rest it counts
 
 
@@ -48,9 +56,42 @@ class Preview:
     manifests: list[Gone] = field(default_factory=list)
 
 
+class CollectionTurn:
+    """One collection, or preview of one, at a time."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._rest_until = 0.0  # monotonic
+
+    @asynccontextmanager
+    async def of(self, namespace: str | None) -> AsyncIterator[None]:
+        """One namespace's administrator does not wait for it, and has a part of the time only: a
+        collection looks through everybody's rows, and a preview keeps every writer waiting."""
+        if namespace is None:
+            async with self._lock:
+                yield
+            return
+        rest = self._rest_until - time.monotonic()
+        if self._lock.locked() or rest > 0:
+            words = "a collection is under way, or has just been; try again shortly"
+            raise Throttled(words, reason="TooManyCollections", retry_after=max(1, math.ceil(rest)))
+        async with self._lock:
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(NAMESPACE_SECONDS):
+                    yield
+            except TimeoutError:
+                raise Unavailable(
+                    f"{namespace} has too much to collect in {NAMESPACE_SECONDS:g} s; that is done each hour"
+                ) from None
+            finally:
+                now = time.monotonic()
+                self._rest_until = now + REST * max(0.0, now - began - SHORT_SECONDS)
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """One collection. `expire`: also take tags, by the rules. `namespace`: only from its repositories; None: all.
+    """One collection. `expire`: also take tags by the rules. `namespace`: only from its repositories; None: all.
 
     Where `holders` fails nothing is deleted.
     """
@@ -61,7 +102,7 @@ class Collection:
     rule_of: Callable[[str], Rule]
     expire: bool = False
     namespace: str | None = None
-    stray_seconds: float = STRAY_SECONDS
+    stray_seconds: float = field(default_factory=lambda: STRAY_SECONDS)
     now: float = field(default_factory=time.time)
 
     async def preview(self) -> Preview:
@@ -71,10 +112,9 @@ class Collection:
         counts = found.counts
         async with simulation(self.index.database) as transactions:
             garbage = Garbage(transactions, held, self.rule_of, self.now, self.namespace)
-            if self.expire:
-                async for gone in garbage.expire_tags():
-                    counts.tags += len(gone)
-                    found.tags += gone[: LISTED - len(found.tags)]
+            async for gone in self._tags(garbage):
+                counts.tags += len(gone)
+                found.tags += gone[: LISTED - len(found.tags)]
             async for gone in garbage.drop_manifests():
                 counts.manifests += len(gone)
                 found.manifests += gone[: LISTED - len(found.manifests)]
@@ -91,11 +131,10 @@ class Collection:
         held = await self.holders.held() if self.holders is not None else {}
         garbage = Garbage(self.index.database, held, self.rule_of, self.now, self.namespace)
         found = Collected()
-        if self.expire:
-            async for gone in garbage.expire_tags():
-                found.tags += len(gone)
-                for tag in gone:
-                    log.info("%s:%s goes: %s", tag.repository, tag.tag, tag.why, extra={"digest": tag.digest})
+        async for gone in self._tags(garbage):
+            found.tags += len(gone)
+            for tag in gone:
+                log.info("%s:%s goes: %s", tag.repository, tag.tag, tag.why, extra={"digest": tag.digest})
         async for gone in garbage.drop_manifests():
             found.manifests += len(gone)
         await garbage.unlink_blobs()
@@ -108,6 +147,13 @@ class Collection:
         for digest in await self._strays(garbage):
             found.files += await self._unlink_stray(garbage, digest)
         return found
+
+    async def _tags(self, garbage: Garbage) -> AsyncIterator[list[Gone]]:
+        async for gone in garbage.forget_copies():
+            yield gone
+        if self.expire:
+            async for gone in garbage.expire_tags():
+                yield gone
 
     async def _unlink(self, garbage: Garbage, digest: Digest) -> bool:
         async with self.index.turns.of(digest):

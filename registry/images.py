@@ -5,10 +5,11 @@ from __future__ import annotations
 from aiohttp import web
 
 from faas.auth import Permission
-from faas.oci.reference import REPOSITORY_LENGTH, REPOSITORY_PATTERN
+from faas.oci.reference import REPOSITORY_LENGTH, is_repository
 from registry.errors import RegistryError
 from registry.extension import OwnEndpoint
-from registry.index.images import Image, image_of
+from registry.holders import holders_of
+from registry.index.images import image_of
 from registry.manifests import reference_of
 from registry.requests import SCOPE, caller_of, refuse
 from registry.service import Registry
@@ -19,11 +20,11 @@ async def described(request: web.Request, registry: Registry) -> web.StreamRespo
     """What is known of an image, its platforms with it: when it was pushed first, which tags name it, how many bytes
     it has, and who needs it. For who may pull by a role: what is public says nothing of who uses it."""
     repository = request.match_info["repository"]
-    if len(repository) > REPOSITORY_LENGTH or not REPOSITORY_PATTERN.fullmatch(repository):
+    if not is_repository(repository):
         raise RegistryError("NAME_INVALID", detail=repository[:REPOSITORY_LENGTH])
     request[SCOPE] = scope_of(repository, Permission.PULL)
     caller = await caller_of(request, registry)
-    if not caller.principal.may(Permission.PULL) or not registry.may(caller, Permission.PULL, repository):
+    if not caller.principal.may(Permission.PULL) or not registry.access.may(caller, Permission.PULL, repository):
         refuse(request, caller, f"the {caller.principal.role.value} {caller.principal.name} may not pull {repository}")
     reference = reference_of(request.match_info["reference"])
     stored = await registry.index.manifest(repository, reference)
@@ -38,18 +39,11 @@ async def described(request: web.Request, registry: Registry) -> web.StreamRespo
             "created_at": image.created_at,
             "tags": image.tags,
             "bytes": image.bytes,
-            "holders": await _holders(registry, repository, image),
+            "holders": await holders_of(
+                registry.holders, registry.index, repository, image.digest, below=image.manifests
+            ),
         }
     )
-
-
-async def _holders(registry: Registry, repository: str, image: Image) -> list[str]:
-    """Who needs it, one of its platforms, or an index that names it."""
-    if registry.holders is None:
-        return []
-    held = await registry.holders.held()
-    indexes = await registry.index.parents(repository, image.digest)
-    return sorted({name for digest in (*image.manifests, *indexes) for name in held.get(digest, ())})
 
 
 ENDPOINTS: tuple[tuple[str, str, OwnEndpoint], ...] = (

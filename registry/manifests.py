@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aiohttp import hdrs, web
 
 from faas.errors import PayloadTooLarge
 from faas.oci import media_types
-from faas.oci.manifest import MANIFEST_BYTES, Manifest
+from faas.oci.manifest import MANIFEST_BYTES, SMALL_BYTES, Manifest, parsed
 from faas.oci.reference import TAG_PATTERN
-from faas.web import read_body
+from faas.web import held_body
+from registry.answers import send
 from registry.errors import RegistryError
+from registry.holders import holders_of
 from registry.index.index import TagStays, TooDeep
 from registry.requests import digest_of
 from registry.service import Registry
@@ -51,7 +54,7 @@ async def get(request: web.Request, registry: Registry, repository: str, argumen
     digest = str(stored.digest)
     headers = {"Docker-Content-Digest": digest, hdrs.ETAG: f'"{digest}"', hdrs.CONTENT_TYPE: stored.media_type}
     headers |= {} if copy is None else copy.headers
-    return web.Response(body=stored.raw, headers=headers)
+    return await send(request, registry.answers, stored.raw, headers)
 
 
 async def put(request: web.Request, registry: Registry, repository: str, argument: str) -> web.StreamResponse:
@@ -65,17 +68,11 @@ async def put(request: web.Request, registry: Registry, repository: str, argumen
     if content_type in media_types.SCHEMA1:
         raise RegistryError("MANIFEST_INVALID", "schema 1 manifests are not accepted")
     try:
-        raw = await read_body(request, MANIFEST_BYTES)
+        async with held_body(request, MANIFEST_BYTES) as raw, _in_turn(registry, raw):
+            manifest = await _parsed(raw, content_type, reference)
+            await _store(registry, repository, manifest, asked if ":" in reference else [*asked, reference])
     except PayloadTooLarge as error:
         raise RegistryError("MANIFEST_INVALID", error.message, status=413) from None
-    algorithm = reference.partition(":")[0] if ":" in reference else "sha256"
-    try:
-        manifest = Manifest.parse(raw, content_type, algorithm)
-    except ValueError as error:
-        raise RegistryError("MANIFEST_INVALID", str(error)) from None
-    if ":" in reference and str(manifest.digest) != reference:
-        raise RegistryError("DIGEST_INVALID", detail=reference)
-    await _store(registry, repository, manifest, asked if ":" in reference else [*asked, reference])
     headers = {
         hdrs.LOCATION: f"/v2/{repository}/manifests/{manifest.digest}",
         "Docker-Content-Digest": str(manifest.digest),
@@ -86,6 +83,22 @@ async def put(request: web.Request, registry: Registry, repository: str, argumen
     for tag in asked:
         response.headers.add("OCI-Tag", tag)
     return response
+
+
+def _in_turn(registry: Registry, raw: bytes) -> AbstractAsyncContextManager[object]:
+    return registry.large_manifests if len(raw) > SMALL_BYTES else nullcontext()
+
+
+async def _parsed(raw: bytes, content_type: str, reference: str) -> Manifest:
+    """Raises MANIFEST_INVALID, and DIGEST_INVALID where it is not the one that `reference` names."""
+    algorithm = reference.partition(":")[0] if ":" in reference else "sha256"
+    try:
+        manifest = await parsed(raw, content_type, algorithm)
+    except ValueError as error:
+        raise RegistryError("MANIFEST_INVALID", str(error)) from None
+    if ":" in reference and str(manifest.digest) != reference:
+        raise RegistryError("DIGEST_INVALID", detail=reference)
+    return manifest
 
 
 async def _store(registry: Registry, repository: str, manifest: Manifest, tags: Sequence[str]) -> None:
@@ -118,17 +131,10 @@ async def delete(request: web.Request, registry: Registry, repository: str, argu
         if not await registry.index.remove_tag(repository, reference):
             raise RegistryError("MANIFEST_UNKNOWN", detail=reference)
         return web.Response(status=202)
-    if holders := await _holders(registry, repository, reference):
-        raise RegistryError("DENIED", f"the image is in use by {', '.join(holders)}", status=409)
-    if not await registry.index.remove_manifest(repository, digest_of(reference)):
-        raise RegistryError("MANIFEST_UNKNOWN", detail=reference)
+    digest = digest_of(reference)
+    async with registry.index.turns.of(digest):  # see `registry.holders`: no deploy comes between
+        if holders := await holders_of(registry.holders, registry.index, repository, reference):
+            raise RegistryError("DENIED", f"the image is in use by {', '.join(holders)}", status=409)
+        if not await registry.index.remove_manifest(repository, digest):
+            raise RegistryError("MANIFEST_UNKNOWN", detail=reference)
     return web.Response(status=202)
-
-
-async def _holders(registry: Registry, repository: str, digest: str) -> Sequence[str]:
-    """Who needs this manifest, itself or as an entry of an index that is held."""
-    if registry.holders is None:
-        return ()
-    held = await registry.holders.held()
-    indexes = await registry.index.parents(repository, digest)
-    return [name for wanted in (digest, *indexes) for name in held.get(wanted, ())]

@@ -59,7 +59,7 @@ def _is_size(value: Any) -> bool:
 async def _administered(request: web.Request, registry: Registry) -> str:
     await administrator(request, registry, ALL_NAMESPACES)
     namespace = request.match_info["namespace"]
-    if len(namespace) > NAMESPACE_LENGTH or not REPOSITORY_PATTERN.fullmatch(namespace):
+    if len(namespace) > NAMESPACE_LENGTH or "/" in namespace or not REPOSITORY_PATTERN.fullmatch(namespace):
         raise RegistryError("NAME_INVALID", f"not a namespace: {namespace[:NAMESPACE_LENGTH]!r}")
     return namespace
 

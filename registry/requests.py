@@ -6,7 +6,7 @@ import re
 from typing import NoReturn
 from urllib.parse import quote, urlencode
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from faas.auth import ROOT, Permission
 from faas.oci.digest import Digest
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 
 async def caller_of(request: web.Request, registry: Registry) -> Caller:
     """Who asks. Raises Unauthenticated, Throttled."""
-    if registry.authenticator is None:
+    if registry.access.accounts is None:
         return Caller(ROOT)
     return await shown_by(request, registry)
 
@@ -36,7 +36,7 @@ async def shown_by(request: web.Request, registry: Registry) -> Caller:
     given = credentials(request)
     if given in (None, ("", "")):
         return STRANGER
-    return await registry.caller(*given, request.remote)
+    return await registry.access.caller(*given, request.remote)
 
 
 async def administrator(request: web.Request, registry: Registry, namespace: str | None) -> Caller:
@@ -55,6 +55,12 @@ def refuse(request: web.Request, caller: Caller, words: str) -> NoReturn:
         request[LACKING] = "insufficient_scope"
         raise RegistryError("UNAUTHORIZED", words)
     raise RegistryError("DENIED", words)
+
+
+def only(request: web.Request, *methods: str) -> None:
+    """Raises a 405 for any other method."""
+    if request.method not in methods:
+        raise RegistryError("UNSUPPORTED", headers={hdrs.ALLOW: ", ".join(methods)})
 
 
 def digest_of(text: str) -> Digest:

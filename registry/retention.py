@@ -12,10 +12,10 @@ from typing import Any
 
 from aiohttp import web
 
-from faas.auth import ALL_NAMESPACES, Permission
+from faas.auth import ALL_NAMESPACES
+from registry.by_pattern import administered, check_room, of_caller
 from registry.errors import RegistryError
 from registry.extension import OwnEndpoint, bad, is_dry, json_of
-from registry.policies import administered, within
 from registry.requests import administrator
 from registry.rules import Rule
 from registry.service import Registry
@@ -29,15 +29,14 @@ _TAGS = re.compile(r"[a-zA-Z0-9_*][a-zA-Z0-9._*-]{0,127}")
 
 async def listed(request: web.Request, registry: Registry) -> web.StreamResponse:
     """Those whose pattern the caller administers."""
-    caller = await administrator(request, registry, None)
-    every = registry.retention.all()
-    mine = [pattern for pattern in every if caller.principal.may(Permission.ADMIN, within(registry, pattern))]
-    return web.json_response({"rules": [{"pattern": pattern, **asdict(every[pattern])} for pattern in mine]})
+    mine = await of_caller(request, registry, registry.retention)
+    return web.json_response({"rules": [{"pattern": pattern, **asdict(rule)} for pattern, rule in mine.items()]})
 
 
 async def put(request: web.Request, registry: Registry) -> web.StreamResponse:
     """The whole rule; what is not written is as it is by default."""
     pattern = await administered(request, registry)
+    check_room(registry, registry.retention, pattern)
     await registry.retention.put(pattern, parse(await json_of(request, *KEYS)))
     return web.Response(status=204)
 

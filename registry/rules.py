@@ -6,14 +6,14 @@ A rule takes tags; a manifest that has no tag left, and that nothing else keeps,
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from faas.oci.reference import companion_of
+
 DAY = 86_400.0
 UNTAGGED_DAYS = 30.0  # a manifest without a tag, where no rule says otherwise
-# Names under which clients keep what is about an image: the referrers tag, and cosign's `.sig`, `.att`, `.sbom`.
-_COMPANION = re.compile(r"(sha256|sha512)-([0-9a-f]{64})(?:\.[a-z]+)?")
+FORGET_SECONDS = 30 * DAY  # a copy's tag that nobody asked for so long after it expired goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,6 @@ class Tag:
     name: str
     digest: str
     pushed_at: float
-
-
-def companion_of(tag: str) -> str:
-    """The digest, or its beginning, of the image that a tag such as `sha256-….sig` is about; "" for any other tag."""
-    match = _COMPANION.fullmatch(tag)
-    return f"{match[1]}:{match[2]}" if match else ""
 
 
 def expired(rule: Rule, tags: Iterable[Tag], now: float) -> dict[Tag, str]:
@@ -124,6 +118,10 @@ def unreached(names: Sequence[str], lives_by: Mapping[str, Collection[str]], roo
                 living.add(name)
                 reached.append(name)
     return [name for name in names if name not in living]
+
+
+def why_forgotten(expired_at: float, now: float) -> str:
+    return f"a copy that nobody asked for since it expired {_days(now - expired_at)} ago"
 
 
 def _days(seconds: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from faas.background import to_its_end
 from faas.web import PROGRESS_SECONDS
 
 PIECE = 4 << 20  # bytes of one call: a thread is soon there for others
@@ -35,6 +36,11 @@ def _opened(path: Path, size: int) -> int | None:
     return None
 
 
+def _closed(file: int | None) -> None:
+    if file is not None:
+        os.close(file)
+
+
 class FileSender:
     """Its threads are shared by all who pull; `close` it when nobody does any more."""
 
@@ -52,7 +58,7 @@ class FileSender:
         False, and nothing is sent, where the file is not there or has another size. Raises ConnectionError where the
         client goes away, and where the file fails after the head has promised all of it: the connection is cut then.
         """
-        file = await self._run(lambda: _opened(path, size), os.close)
+        file = await self._run(lambda: _opened(path, size), undo=_closed)
         if file is None:
             return False
         try:
@@ -106,16 +112,9 @@ class FileSender:
             start += len(piece)
             await response.write(piece)
 
-    async def _run(self, work: Callable[[], T], undo: Callable[[Any], object] = lambda _: None) -> T:
-        """In a thread, to its end: descriptors stay open until then. `undo` gets what nobody waits for any more."""
-        task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._threads, work))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait((task,))
-            if task.exception() is None and task.result() is not None:
-                undo(task.result())
-            raise
+    async def _run(self, work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """In a thread, to its end: descriptors stay open until then."""
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(self._threads, work), undo)
 
 
 def _fill(out: int, file: int, start: int, end: int) -> int:

@@ -13,7 +13,8 @@ from typing import BinaryIO
 from faas.errors import ImageUnusable, NotFound, Unavailable
 from faas.oci.client import for_platform
 from faas.oci.descriptor import Descriptor
-from faas.oci.manifest import Manifest
+from faas.oci.digest import Digest
+from faas.oci.manifest import Manifest, parsed
 from faas.oci.reference import Reference
 from registry.errors import RegistryError
 from registry.service import Registry
@@ -49,10 +50,15 @@ class LocalImageSource:
         with _translated():
             copy = await self._registry.cache.manifest(repository, target)
         stored = copy.stored if copy is not None else await self._registry.index.manifest(repository, target)
-        # Leased until whoever deploys it says that it is held: a collection may be on its way.
-        if stored is None or not await self._registry.index.lease_manifest(repository, stored.digest):
+        if stored is None or not await self._lease(repository, stored.digest):
             raise NotFound(f"the registry has no image {repository}:{target}")
-        return Manifest.parse(stored.raw, stored.media_type, stored.digest.algorithm)
+        return await parsed(stored.raw, stored.media_type, stored.digest.algorithm)
+
+    async def _lease(self, repository: str, digest: Digest) -> bool:
+        """Whether it stays until whoever deploys it says that it is held: a collection may be on its way, or a delete,
+        which has its turn (see `registry.holders`)."""
+        async with self._registry.index.turns.of(digest):
+            return await self._registry.index.lease_manifest(repository, digest)
 
     async def open_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
         with _translated():

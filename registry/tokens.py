@@ -27,7 +27,7 @@ FORM_BYTES = 16_384
 
 def challenge(request: web.Request, registry: Registry, scope: str = "", error: str = "") -> str:
     """The `WWW-Authenticate` header: how to log in, and for what."""
-    if not registry.wants_tokens:
+    if not registry.access.wants_tokens:
         return 'Basic realm="faas"'
     words = f'Bearer realm="{_origin(request)}{PATH}",service="{SERVICE}"'
     words += f',scope="{scope}"' if scope else ""
@@ -62,7 +62,7 @@ async def issue(request: web.Request, registry: Registry) -> web.StreamResponse:
     if len(written) > SCOPES:
         raise bad(f"at most {SCOPES} scopes at once")
     now = time.time()
-    token = registry.signer.issue(caller, registry.granted(caller, wanted(caller, written)), now)
+    token = registry.access.signer.issue(caller, registry.access.granted(caller, wanted(caller, written)), now)
     if len(token) > TOKEN_LENGTH:
         raise bad("the token would be too long for a header; ask for fewer scopes at once")
     return web.json_response(
@@ -99,7 +99,7 @@ async def _owner(fields: dict[str, list[str]], request: web.Request, registry: R
     user, password = (fields.get(key, [""])[0] for key in ("username", "password"))
     if not user or not password:
         raise Unauthenticated("username and password are needed")
-    return await registry.caller(password, user, request.remote)
+    return await registry.access.caller(password, user, request.remote)
 
 
 def _unsupported_grant() -> web.Response:

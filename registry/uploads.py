@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 
 from faas.auth import Permission
 from faas.oci.digest import Digest
-from faas.oci.reference import REPOSITORY_LENGTH, is_repository
+from faas.oci.reference import is_repository
 from faas.web import read_chunk
 from registry.errors import RegistryError
 from registry.requests import CALLER, SCOPE, digest_of, refuse
@@ -52,10 +52,10 @@ async def _mount(request: web.Request, registry: Registry, repository: str, dige
     """
     caller = request[CALLER]
     wanted = request.query.get("from")
-    if wanted and not is_repository(wanted):
-        raise RegistryError("NAME_INVALID", detail=wanted[:REPOSITORY_LENGTH])
+    if wanted and not is_repository(wanted):  # nobody's, and not to be repeated in a header
+        return False
     candidates = [wanted] if wanted else await registry.index.seen_by(digest)
-    source = next((name for name in candidates if registry.may(caller, Permission.PULL, name)), None)
+    source = next((name for name in candidates if registry.access.may(caller, Permission.PULL, name)), None)
     if source is not None:
         if await registry.blobs.missing([digest]) is not None:
             return False

@@ -21,6 +21,7 @@ from worker.diagnosis import out_of_memory_hint
 from worker.drivers.base import Driver, Exit, Sandbox
 from worker.exchange import Exchange, ExchangeState, Undelivered
 from worker.http import HttpClient
+from worker.ledger import Charge
 from worker.metering import MEGABYTE, SAMPLE_SECONDS, Sampler
 from worker.output import Output
 from worker.runtime_api import RuntimeApi
@@ -58,6 +59,7 @@ class Instance:
         self.http: HttpClient | None = None
         self.exchange: Exchange | None = None
         self.outcome: Exit | None = None
+        self.charge: Charge | None = None  # of the memory ledger; none before there is a sandbox
         self.memory_bytes = 0  # the last sample
         self.oom_kills = 0
         self._peak_bytes = 0  # since the invocation began
@@ -84,6 +86,8 @@ class Instance:
         assert self.executing < self.slots
         if self.executing == 0:
             self._move(InstanceState.BUSY, InstanceState.IDLE)
+            if self.charge is not None:
+                self.charge.use()
         self.executing += 1
         self.invocations += 1
 
@@ -94,6 +98,8 @@ class Instance:
         if self.executing == 0 and self.state is InstanceState.BUSY:
             self._move(InstanceState.IDLE, InstanceState.BUSY)
             self.idle_since = time.monotonic()
+            if self.charge is not None:
+                self.charge.rest()
 
     def stop(self) -> None:
         """No more slots from here on."""
@@ -136,7 +142,8 @@ class Instance:
         limit = self.revision.spec.memory_bytes
         init, self.init_seconds = self.init_seconds, None  # billed once
         peak = limit if isinstance(error, OutOfMemory) else min(self._peak_bytes, limit)
-        report = Report(seconds, metering.billed(seconds, init), limit, peak, init)
+        failed = isinstance(error, FaasError) or bool(error_type)
+        report = Report(seconds, metering.billed(seconds, init), limit, peak, init, failed)
         self._end_lines(request_id, report, error, error_type)
         return report
 
@@ -153,7 +160,8 @@ class Instance:
         elif error_type:
             status = "error"
         lines.append(f"END RequestId: {request_id}")
-        lines.append(metering.report_line(request_id, report, status, error_type or ""))
+        start = self.cold_start.path if self.cold_start is not None else ""
+        lines.append(metering.report_line(request_id, report, status, error_type or "", start))
         self._unsettled.append(lines)
         if not isinstance(error, TimedOut | InstanceExited):  # else when it is dead and its pipes have ended
             asyncio.get_running_loop().call_soon(self._settle_in, SETTLE_ITERATIONS - 1, SETTLE_SLICES)

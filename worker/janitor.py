@@ -10,6 +10,7 @@ from collections.abc import Callable
 from faas.background import Background
 from worker.drivers.base import Driver, Sandbox
 from worker.instance import Instance
+from worker.output import Output
 from worker.sandbox_spec import INIT_CPUS
 
 log = logging.getLogger("worker.janitor")
@@ -47,7 +48,18 @@ class Janitor:
 
     def remove(self, instance: Instance, gone: Callable[[], None]) -> None:
         """Kill and delete `instance`, which is STOPPING; `gone` is called when nothing of it is left."""
+        if instance.charge is not None:
+            instance.charge.leave()
         self._work.start(self._remove(instance, gone), f"removal of {instance.id}")
+
+    async def discard(self, sandbox_id: str, sandbox: Sandbox | None, output: Output) -> None:
+        """End a sandbox that is no function's instance, whole; None: it was not made."""
+        if sandbox is not None:
+            await self._kill(sandbox)
+            await output.drained(LAST_WORDS_SECONDS)
+        await output.close()
+        await self._delete(sandbox_id)
+        self._known.pop(sandbox_id, None)
 
     async def _remove(self, instance: Instance, gone: Callable[[], None]) -> None:
         try:
@@ -62,8 +74,12 @@ class Janitor:
             if instance.api is not None:
                 instance.api.close()
             instance.died()
+            if instance.charge is not None and (instance.sandbox is None or instance.sandbox.exited.done()):
+                instance.charge.release()
             gone()
         await self._delete(instance.id)
+        if instance.charge is not None:
+            instance.charge.release()  # late, where it did not die of the kill
         self._known.pop(instance.id, None)
 
     async def _kill(self, sandbox: Sandbox) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 
 from faas.errors import Unavailable
 from faas.protocol import ColdStart, Revision
 from faas.spec import Interface
 from worker import sandbox_spec
-from worker.drivers.base import Driver
+from worker.drivers.base import Driver, PreparedImage
 from worker.http import HttpClient
 from worker.instance import Instance
 from worker.readiness import Readiness
@@ -22,6 +23,7 @@ from worker.sandbox_spec import RUNTIME_API_PORT
 PREPARE_SECONDS = 300.0  # an image of some GB, unpacked for the first time
 CREATE_SECONDS = 30.0
 START_SECONDS = 30.0
+KNOWN_IMAGES = 4096
 IDLE_CONNECTIONS = 64  # kept per instance of an http function
 
 
@@ -30,7 +32,19 @@ class Launcher:
 
     def __init__(self, driver: Driver, at_once: int) -> None:
         self._driver = driver
+        self._known: OrderedDict[str, PreparedImage] = OrderedDict()  # those that stay, the latest last
         self._turns = asyncio.Semaphore(at_once)  # for what ends soon; an image or an init may take minutes
+
+    async def prepare(self, reference: str) -> PreparedImage:
+        """Bring `repository@digest` here. Raises ImageUnusable, Unavailable."""
+        async with within(PREPARE_SECONDS, "the image could not be made ready in time"):
+            image = await self._driver.prepare(reference)
+        if image.stays:
+            self._known[reference] = image
+            self._known.move_to_end(reference)
+            if len(self._known) > KNOWN_IMAGES:
+                self._known.popitem(last=False)
+        return image
 
     async def launch(
         self, instance: Instance, on_begin: Callable[[Instance], None], on_exit: Callable[[Instance], None]
@@ -40,8 +54,7 @@ class Launcher:
         revision, driver = instance.revision, self._driver
         clock = time.perf_counter
         began = clock()
-        async with within(PREPARE_SECONDS, "the image could not be made ready in time"):
-            image = await driver.prepare(revision.image)
+        image = self._known.get(revision.image) or await self.prepare(revision.image)
         prepared = clock() - began
         spec = sandbox_spec.sandbox_spec(revision, image, instance.id, now=time.time())
         async with self._turns:
@@ -67,7 +80,7 @@ class Launcher:
             with contextlib.suppress(OSError):  # it has just ended: `on_exit` says so
                 await driver.set_cpus(sandbox, sandbox_spec.cpus(revision))
         phases = (after - before for before, after in itertools.pairwise(times))
-        instance.cold_start = ColdStart("cold", prepared, *phases)
+        instance.cold_start = ColdStart(sandbox.path, prepared, *phases)
         instance.init_seconds = instance.cold_start.init
         instance.ready(found, revision.spec.concurrency if found is Interface.HTTP else 1)
 

@@ -242,3 +242,4 @@ class PoolLease:
             pool.succeeded()
         pool.recent_peak.add(report.max_memory_bytes, time.monotonic())
         pool.billed.inc(metering.gb_seconds(report))
+        pool.reporting.ended(instance.revision.key, report)

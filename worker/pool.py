@@ -10,32 +10,40 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from pathlib import Path
 
 from faas.background import Background
-from faas.errors import ShuttingDown
+from faas.errors import ShuttingDown, SpecError
 from faas.metrics import Metrics
 from faas.protocol import (
     CheckReport,
+    Ended,
     InstanceStatus,
     Invocation,
+    Kind,
     LogQuery,
     LogRecord,
     Revision,
     RevisionKey,
     RevisionStats,
+    Running,
+    WorkerUsage,
 )
-from worker import sandbox_spec
+from worker import budget, sandbox_spec
 from worker.drivers.base import Driver
 from worker.instance import Instance, InstanceState
 from worker.janitor import Janitor
-from worker.launch import PREPARE_SECONDS, Launcher, within
+from worker.launch import Launcher
 from worker.lease import PoolLease
+from worker.ledger import Ledger
 from worker.logs import LogStore
-from worker.metering import Sampler
-from worker.revision_pool import Parts, RevisionPool
+from worker.metering import Reporting, Sampler
+from worker.parts import Parts
+from worker.revision_pool import RevisionPool
+from worker.run import running
+from worker.usage import UsageMeter
 
 REMOVAL_SECONDS = 20.0  # at the end: for instances to be killed and deleted
 SETTLE_SECONDS = 0.6  # the last lines of an invocation that has just ended are worth this wait to a reader
@@ -45,18 +53,28 @@ GAUGED = (InstanceState.STARTING, InstanceState.IDLE, InstanceState.BUSY, Instan
 
 
 class Pool:
-    """Owns `driver`: `open` opens it and `close` closes it. `logs_dir` holds the functions' logs."""
+    """Owns `driver`: `open` opens it and `close` closes it. `logs_dir` holds the functions' logs.
 
-    def __init__(self, driver: Driver, logs_dir: Path, metrics: Metrics) -> None:
+    `memory_bytes` is what all instances may have together; None: the machine's memory, less a reserve.
+    """
+
+    def __init__(self, driver: Driver, logs_dir: Path, metrics: Metrics, *, memory_bytes: int | None = None) -> None:
         self._driver = driver
         self._metrics = metrics
+        if memory_bytes is None:
+            memory_bytes = budget.budget(0, budget.machine_memory())
+        self._ledger = Ledger(memory_bytes, metrics)
+        self._meter = UsageMeter(driver, self._ledger)
         self._logs = LogStore(logs_dir)
         self._sampler = Sampler()
         self._janitor = Janitor(driver)
         self._background = Background()
         at_once = 2 * (os.cpu_count() or 1) + 2  # launches are mostly waiting for the kernel and the function's init
         launcher = Launcher(driver, at_once)
-        self._parts = Parts(driver, launcher, self._janitor, self._sampler, self._logs, metrics, at_once)
+        self._reporting = Reporting()
+        self._parts = Parts(
+            driver, launcher, self._janitor, self._sampler, self._logs, metrics, at_once, self._reporting, self._ledger
+        )
         self._pools: dict[RevisionKey, RevisionPool] = {}
         self._closing = False
 
@@ -72,6 +90,7 @@ class Pool:
         pools = list(self._pools.values())
         for pool in pools:
             pool.refuse_waiters(ShuttingDown())
+        self._ledger.close(ShuttingDown())
         await asyncio.gather(*(pool.drain(grace_seconds) for pool in pools))
         await self._background.cancel()
         await self._janitor.close(REMOVAL_SECONDS)
@@ -82,9 +101,9 @@ class Pool:
     # Worker
 
     async def prepare(self, revision: Revision) -> None:
-        """The image's layers, unpacked, and whether it can be run at all. Raises ImageUnusable, Unavailable."""
-        async with within(PREPARE_SECONDS, "the image could not be made ready in time"):
-            image = await self._driver.prepare(revision.image)
+        """The image's layers, unpacked, and whether it can ever run. Raises SpecError, ImageUnusable, Unavailable."""
+        self._check_memory(revision)
+        image = await self._parts.launcher.prepare(revision.image)
         sandbox_spec.sandbox_spec(revision, image, "check", now=time.time())
 
     async def check(self, revision: Revision) -> CheckReport:
@@ -100,6 +119,21 @@ class Pool:
         instance.output.take_now()
         warnings = await self._warnings(revision, instance, cold.init)
         return CheckReport(instance.interface, cold.init, instance.output.tail(), warnings)
+
+    def _check_memory(self, revision: Revision) -> None:
+        """Refuse what could never start: a deploy is the moment to hear of it."""
+        spec, most = revision.spec, self._ledger.budget // budget.MEGABYTE
+        if spec.memory > most:
+            key, wanted = "memory", f"{spec.memory} MB"
+        elif spec.memory * spec.scale.min > most:
+            key, wanted = "scale.min", f"{spec.scale.min} instances of {spec.memory} MB"
+        else:
+            return
+        raise SpecError(
+            f"{key}: {wanted} can never run here: all instances may have {most} MB together",
+            key=key,
+            hint=f"lower {key}, or raise the server's memory_budget",
+        )
 
     async def _warnings(self, revision: Revision, instance: Instance, init_seconds: float) -> tuple[str, ...]:
         spec = revision.spec
@@ -126,6 +160,19 @@ class Pool:
     async def retire(self, key: RevisionKey) -> None:
         if (pool := self._pools.get(key)) is not None:
             pool.retire()
+
+    def report_to(self, ended: Ended) -> None:
+        self._reporting.ended = ended
+
+    @contextlib.asynccontextmanager
+    async def run(self, revision: Revision, kind: Kind, *, wait_seconds: float) -> AsyncIterator[Running]:
+        if self._closing:
+            raise ShuttingDown
+        async with running(self._parts, self._background, revision, kind, wait_seconds) as started:
+            yield started
+
+    async def usage(self) -> WorkerUsage:
+        return await self._meter.usage(self._pools.values())
 
     def stats(self, key: RevisionKey) -> RevisionStats:
         pool = self._pools.get(key)

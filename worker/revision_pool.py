@@ -8,42 +8,24 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown
-from faas.metrics import Metrics
 from faas.protocol import InstanceStatus, Revision, RevisionStats
-from worker.drivers.base import Driver
+from worker.backoff import Backoff
 from worker.instance import Instance, InstanceState
-from worker.janitor import Janitor
-from worker.launch import Launcher
-from worker.logs import LogStore
-from worker.metering import RecentPeak, Sampler
+from worker.ledger import Charge
+from worker.metering import RecentPeak
 from worker.output import Output
+from worker.parts import Parts
+from worker.revision_memory import RevisionMemory
 from worker.sandbox_spec import label
 from worker.waiters import Waiters
 
 log = logging.getLogger("worker.pool")
 
-BACKOFF_FIRST_SECONDS = 1.0
-BACKOFF_MOST_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What all revisions' pools share."""
-
-    driver: Driver
-    launcher: Launcher
-    janitor: Janitor
-    sampler: Sampler
-    logs: LogStore
-    metrics: Metrics
-    at_once: int  # launches of one revision, their inits included
-
 
 class RevisionPool:
-    """`on_empty` is called when nothing is left of a revision that should have no instances."""
+    """An `Owner` of memory. `on_empty` is called when nothing is left of a revision that should have no instances."""
 
     def __init__(self, revision: Revision, parts: Parts, on_empty: Callable[[RevisionPool], None]) -> None:
         self.revision = revision
@@ -52,6 +34,7 @@ class RevisionPool:
         self.retired = False
         self.recent_peak = RecentPeak()
         self.billed = parts.metrics.billed_gb_seconds.labels(self.label)
+        self.reporting = parts.reporting
         self._parts = parts
         self._on_empty = on_empty
         self._starting: dict[Instance, asyncio.Future[None]] = {}  # resolves when it is ready
@@ -65,10 +48,9 @@ class RevisionPool:
         self._removing: set[Instance] = set()  # of them those that the janitor has
         self._busy = 0
         self._executing = 0
-        self._waiters = Waiters(lambda: len(self._starting) * revision.spec.concurrency)
-        self._failures = 0  # launches that failed and idle instances that died, since the last success
-        self._not_before = 0.0  # the loop's clock: no start without a waiter earlier
-        self._retry: asyncio.TimerHandle | None = None
+        self._waiters = Waiters(self._coming, lambda waited: self._memory.refusal(waited))
+        self._memory = RevisionMemory(parts.ledger, self, revision.spec.memory_bytes, self._waiters.expire)
+        self._backoff = Backoff(self._reconcile)  # launches that failed, and idle instances that died
         self._quiet: asyncio.Event | None = None
 
     # Slots
@@ -95,6 +77,8 @@ class RevisionPool:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.release(future.result())  # it came together with the cancellation
             raise
+        finally:
+            self._forgo()
 
     def _newest(self) -> Instance | None:
         """The most recently used instance with a free slot."""
@@ -127,8 +111,12 @@ class RevisionPool:
                 self.destroy(instance)
                 return
             self._free.setdefault(instance)
+            ledger = self._parts.ledger
+            if ledger.overdue:
+                ledger.settle()  # those of others that wait for so long come before our own
             self._serve()
             self._reconcile()
+            ledger.settle()
         elif instance.executing == 0 and instance in self._stopping:
             self._remove(instance)
 
@@ -138,8 +126,7 @@ class RevisionPool:
 
     def succeeded(self) -> None:
         """An invocation went well: whatever failed before is over."""
-        self._failures = 0
-        self._not_before = 0.0
+        self._backoff.succeeded()
 
     # How many
 
@@ -158,6 +145,7 @@ class RevisionPool:
 
     def _reconcile(self) -> None:
         """Bring what there is to what there should be."""
+        self._forgo()
         surplus = len(self._starting) + len(self._ready) - self.desired
         if surplus < 0:
             self._start_missing(-surplus)
@@ -165,34 +153,37 @@ class RevisionPool:
         if surplus and not len(self._waiters):
             self._stop_surplus()
         if not (self.desired or self._ready or self._starting or self._stopping or len(self._waiters)):
-            self._cancel_retry()
+            self._backoff.cancel()
             self._on_empty(self)
 
     def _start_missing(self, missing: int) -> None:
-        loop = asyncio.get_running_loop()
-        held_back = self._not_before - loop.time()
-        if held_back > 0:
+        if self._backoff.pausing:
             # What fails again and again is retried slowly, but for whoever waits at once.
             missing = min(missing, max(0, self._needed - len(self._starting)))
-            if self._retry is None:
-                self._retry = loop.call_later(held_back, self._retry_now)
+            self._backoff.retry_later()
         for _ in range(missing):
-            self.start()
+            if len(self._starting) < self._wanted:
+                self.start()
+                continue
+            # Nobody waits for this one: it takes memory that is free, and makes nobody else's instance go.
+            if (charge := self._memory.charge_now()) is None:
+                return
+            self.start(charge)
 
     @property
     def _needed(self) -> int:
         """So many instances would serve all who wait."""
         return -(-len(self._waiters) // self.revision.spec.concurrency)
 
-    def _retry_now(self) -> None:
-        self._retry = None
-        self._not_before = 0.0
-        self._reconcile()
+    @property
+    def _wanted(self) -> int:
+        """So many of the starting ones are worth others' idle ones: for who waits, and what is provisioned."""
+        return max(self._needed, self.provisioned - len(self._ready))
 
-    def _cancel_retry(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+    @property
+    def provisioned(self) -> int:
+        """`scale.min`, while the gateway keeps it."""
+        return min(self.revision.spec.scale.min, self.desired)
 
     def _stop_surplus(self) -> None:
         self._call_off(len(self._starting) + len(self._ready) - self.desired)
@@ -205,19 +196,33 @@ class RevisionPool:
         """Call off launches, `most` at most, that have no sandbox yet: it costs nothing."""
         idle = self._queued - self._checking
         for instance in [instance for instance in self._starting if instance in idle][: max(0, most)]:
-            self._queued.discard(instance)
-            del self._starting[instance]
-            self._launches[instance].cancel()
+            self._cancel(instance)
+
+    def _forgo(self) -> None:
+        """Call off launches that wait for memory where whoever needed them has been served, or has gone."""
+        if not (asking := self._memory.asking):
+            return
+        needless = len(self._starting) - len(self._checking) - self._wanted
+        for instance in asking:
+            if needless > 0 and instance in self._starting and instance not in self._checking:
+                self._cancel(instance)
+                needless -= 1
+
+    def _cancel(self, instance: Instance) -> None:
+        self._queued.discard(instance)
+        del self._starting[instance]
+        self._launches[instance].cancel()
 
     # Launching
 
-    def start(self, *, checking: bool = False) -> tuple[Instance, asyncio.Future[None]]:
-        """Launch one more; the future resolves when it is ready, or with what its launch failed with."""
+    def start(self, charge: Charge | None = None, *, checking: bool = False) -> tuple[Instance, asyncio.Future[None]]:
+        """Launch one more, with memory or to wait for it; the future resolves when it is ready, or with its failure."""
         parts, revision = self._parts, self.revision
         instance_id = secrets.token_hex(8)
         function_log = parts.logs.of(revision.key.namespace, revision.key.function)
         output = Output(function_log, revision.key.number, instance_id)
         instance = Instance(instance_id, revision, parts.driver, output, parts.sampler)
+        instance.charge = charge
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._starting[instance] = ready
         if checking:
@@ -231,7 +236,14 @@ class RevisionPool:
 
     async def _launch(self, instance: Instance) -> None:
         async with self._turns:
+            if instance.charge is None:  # an invocation's wait ends by itself, and its launch with it
+                wait_seconds = self.revision.spec.queue_timeout if instance in self._checking else None
+                instance.charge = await self._memory.charge(instance, wait_seconds)
             await self._parts.launcher.launch(instance, self._queued.discard, self._exited)
+
+    def _coming(self) -> int:
+        """Slots that are on their way."""
+        return (len(self._starting) - self._memory.stuck) * self.revision.spec.concurrency
 
     def _launched(self, instance: Instance, ready: asyncio.Future[None], task: asyncio.Task[None]) -> None:
         """A launch is over, one way or the other."""
@@ -270,13 +282,15 @@ class RevisionPool:
             self.desired = max(self.desired, 1)  # kept, until somebody says otherwise
         self._ready[instance] = None
         self._free[instance] = None
+        self._memory.may_be_evicted(instance, lambda: self.destroy(instance))
         self._serve()
         self._waiters.expire()
         self._reconcile()
+        self._parts.ledger.settle()
 
     def _failed(self, instance: Instance, failure: FaasError, *, checked: bool) -> None:
         self._stop(instance)
-        self._hold_back()
+        self._backoff.failed()
         told = len(self._waiters) > 0
         if isinstance(failure, InitFailed) or self._ready:
             self._waiters.fail_oldest(failure)
@@ -288,12 +302,6 @@ class RevisionPool:
         self._waiters.expire()
         self._reconcile()
 
-    def _hold_back(self) -> None:
-        self._failures += 1
-        pause = min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(self._failures - 1, 10))
-        self._not_before = asyncio.get_running_loop().time() + pause
-        self._cancel_retry()
-
     # Ending
 
     def _exited(self, instance: Instance) -> None:
@@ -302,7 +310,7 @@ class RevisionPool:
             return  # its launch sees it, or we did it
         if instance.state is InstanceState.IDLE:
             log.info("an idle instance ended: %s", instance.outcome, extra={"instance": instance.id})
-            self._hold_back()
+            self._backoff.failed()
         self.destroy(instance)
 
     def destroy(self, instance: Instance) -> None:
@@ -345,7 +353,7 @@ class RevisionPool:
         for task in launches:
             task.cancel()
         await asyncio.gather(*launches, return_exceptions=True)
-        self._cancel_retry()
+        self._backoff.cancel()
         self._reconcile()
         if self._executing:
             self._quiet = asyncio.Event()
@@ -372,7 +380,11 @@ class RevisionPool:
 
     def instances(self) -> list[InstanceStatus]:
         now = time.monotonic()
-        return [instance.status(now) for instance in (*self._starting, *self._ready, *self._stopping)]
+        return [instance.status(now) for instance in self.every_instance]
+
+    @property
+    def every_instance(self) -> tuple[Instance, ...]:
+        return (*self._starting, *self._ready, *self._stopping)
 
     def count(self, state: InstanceState) -> int:
         return {

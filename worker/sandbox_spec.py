@@ -23,6 +23,16 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UID_MAX = 2**31 - 2  # above it some runtimes wrap around to root (CVE-2024-40635)
 TEXT_BYTES = 131_072  # one argument or variable (execve(2), MAX_ARG_STRLEN)
 TOTAL_BYTES = 1_048_576  # all of them: half of the kernel's bound
+DEFAULTS = {  # of the environment: the image's and the user's variables win
+    "PATH": PATH,
+    "HOME": "/tmp",  # noqa: S108 - the only folder that can be written
+    "LANG": "C.UTF-8",
+    "TZ": ":UTC",
+    "AWS_REGION": REGION,
+    "AWS_DEFAULT_REGION": REGION,
+    "LAMBDA_TASK_ROOT": "/var/task",
+    "LAMBDA_RUNTIME_DIR": "/var/runtime",
+}
 REFUSED_FOLDERS = ("/proc", "/sys", "/dev")  # how runc's leaked descriptors were reached (CVE-2024-21626)
 
 
@@ -87,16 +97,7 @@ def command_line(revision: Revision, image: PreparedImage) -> tuple[str, ...]:
 def environment(revision: Revision, image: PreparedImage, instance_id: str, *, now: float) -> dict[str, str]:
     """Weakest first: defaults, the image's, the user's; last what the contract with the container rests on."""
     spec, key = revision.spec, revision.key
-    env = {
-        "PATH": PATH,
-        "HOME": "/tmp",  # noqa: S108 - the only folder that can be written
-        "LANG": "C.UTF-8",
-        "TZ": ":UTC",
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "LAMBDA_TASK_ROOT": "/var/task",
-        "LAMBDA_RUNTIME_DIR": "/var/runtime",
-    }
+    env = dict(DEFAULTS)
     variables = (variable.partition("=")[::2] for variable in image.config.env)
     env.update({name: value for name, value in variables if name})  # without a name the runtime refuses it
     env.update(spec.env)

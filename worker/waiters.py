@@ -27,11 +27,12 @@ class Waiter:
 
 
 class Waiters:
-    """`coming` says how many slots are on their way."""
+    """`coming` says how many slots are on their way, `refusal` what is said after a wait of so many seconds."""
 
-    def __init__(self, coming: Callable[[], int]) -> None:
+    def __init__(self, coming: Callable[[], int], refusal: Callable[[float], Throttled]) -> None:
         self._queue: deque[Waiter] = deque()
         self._coming = coming
+        self._refusal = refusal
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -78,12 +79,7 @@ class Waiters:
             if waiter.overdue and position >= coming:
                 self._queue.remove(waiter)
                 if not waiter.future.done():
-                    waiter.future.set_exception(
-                        Throttled(
-                            f"no instance was free within {waiter.wait_seconds:g} s",
-                            hint="try again, or raise scale.max or queue_timeout",
-                        )
-                    )
+                    waiter.future.set_exception(self._refusal(waiter.wait_seconds))
 
     def _over(self, waiter: Waiter) -> None:
         waiter.overdue = True

@@ -23,7 +23,7 @@ from faas.build.fingerprint import fingerprint
 from faas.build.interpreter import Node, Python, find_node, find_python
 from faas.build.layer import Layer, Member, pack
 from faas.errors import InvalidInput, NotFound
-from faas.oci import media_types
+from faas.oci import labels, media_types
 from faas.oci.client import RegistryClient
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
@@ -31,8 +31,8 @@ from faas.oci.manifest import CONFIG_BYTES, ImageConfig, Manifest
 from faas.oci.platform import architecture
 from faas.protocol import RuntimeBase
 
-INPUTS_LABEL = "faas.base.inputs"
-BUILDER = "4"  # changes when the same inputs would give another base
+STEM_LANGUAGES = ("python", "node")  # whose clients can wait for their function
+BUILDER = "5"  # changes when the same inputs would give another base
 NAME = re.compile(r"(python|node|provided)(\d+(?:\.\d+)?)?")
 _ENV = ("PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt")
 
@@ -154,7 +154,7 @@ class Bases:
         if manifest.config is None:
             return None
         config = ImageConfig.parse(await client.read_blob(made.repository, manifest.config.digest, CONFIG_BYTES))
-        return manifest if config.labels.get(INPUTS_LABEL) == made.digest else None
+        return manifest if config.labels.get(labels.BASE_INPUTS) == made.digest else None
 
     async def _build(self, client: RegistryClient, made: Recipe) -> Manifest:
         with rootfs.work_folder() as work:
@@ -165,7 +165,7 @@ class Bases:
                 entrypoint=made.entrypoint,
                 env=_ENV,
                 workdir="/var/task",
-                labels={INPUTS_LABEL: made.digest},
+                labels=_labels(made),
             ).to_json()
             for layer in layers:
                 if not await client.has_blob(made.repository, layer.digest):
@@ -176,6 +176,11 @@ class Bases:
         manifest = Manifest.image(descriptor, [layer.descriptor for layer in layers])
         await client.put_manifest(made.repository, made.tag, manifest)
         return manifest
+
+
+def _labels(made: Recipe) -> dict[str, str]:
+    stem = {labels.BASE_STEM: labels.STEM_PROTOCOL} if made.language in STEM_LANGUAGES else {}
+    return {labels.BASE_INPUTS: made.digest, **stem}
 
 
 def _layers(made: Recipe, work: Path) -> list[Layer]:

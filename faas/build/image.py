@@ -11,7 +11,7 @@ from pathlib import Path
 from faas.build.layer import Layer
 from faas.build.progress import Progress
 from faas.errors import SpecError
-from faas.oci import media_types
+from faas.oci import labels, media_types
 from faas.oci.client import RegistryClient
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
@@ -31,8 +31,8 @@ class PushedImage:
     manifest: Manifest
 
 
-def function_config(base: ImageConfig, spec: FunctionSpec, layers: Sequence[Layer]) -> ImageConfig:
-    """The base's config with the function's handler or app, and its layers on top."""
+def function_config(base: ImageConfig, spec: FunctionSpec, layers: Sequence[Layer], reference: str) -> ImageConfig:
+    """The base's config with the function's handler or app, and its layers on top; `reference` is the base's."""
     env = {name: value for name, _, value in (row.partition("=") for row in base.env)}
     if spec.runtime.startswith("node"):
         env["NODE_PATH"] = "/opt/nodejs/node_modules"
@@ -47,7 +47,7 @@ def function_config(base: ImageConfig, spec: FunctionSpec, layers: Sequence[Laye
         diff_ids=(*base.diff_ids, *(layer.digest for layer in layers)),
         env=tuple(f"{name}={value}" for name, value in sorted(env.items())),
         workdir="/var/task",
-        labels={},
+        labels={labels.BASE: reference},
     )
 
 
@@ -68,7 +68,7 @@ class ImagePush:
         manifest = await self._client.get_manifest(reference.repository, reference.target)
         assert manifest.config is not None
         raw = await self._client.read_blob(reference.repository, manifest.config.digest, CONFIG_BYTES)
-        config = function_config(ImageConfig.parse(raw), spec, layers).to_json()
+        config = function_config(ImageConfig.parse(raw), spec, layers, base.reference).to_json()
         for descriptor in manifest.layers:
             await self._mount(descriptor, reference.repository)
         await self._upload(layers)

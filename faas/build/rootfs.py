@@ -149,11 +149,13 @@ def python_files(python: Python, work: Path) -> list[Member]:
     rules = ("lib-dynload/*.so",)
     rows = list(members(copy, inside, rules))
     rows += [Member(f"usr/bin/{name}", link=f"python{python.version}") for name in ("python3", "python")]
+    rows.append(Member("opt/python"))  # where dependencies are mounted into a runtime that runs already
     return rows + with_libraries(binaries, work)
 
 
 def node_files(node: Node, work: Path) -> list[Member]:
     rows = with_libraries({"usr/bin/node": node.executable, **shell()}, work)
+    rows.append(Member("opt/nodejs"))  # as `opt/python`
     for part in _node_parts(node):
         rows += members(part, f"usr/share/nodejs/{part.name}", _NODE_LEFT_OUT)
     return rows

@@ -157,6 +157,15 @@ async def ticking(display: Display) -> AsyncIterator[None]:
         await asyncio.gather(ticks, return_exceptions=True)
 
 
+@asynccontextmanager
+async def staged(session: Session, name: str) -> AsyncIterator[Display]:
+    """One stage of work, whose clock runs on a terminal, and which is a line when it has ended."""
+    with display_of(session) as display:
+        display.stage(name)
+        async with ticking(display):
+            yield display
+
+
 def _bar(layer: _Layer) -> str:
     if layer.state not in _MOVED:
         return "already there"

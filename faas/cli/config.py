@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +20,7 @@ COLUMNS: tuple[Column, ...] = (
     ("SOURCE", lambda s: s["source"]),
 )
 HIDDEN = "(hidden)"
+_LOGIN_IN_URL = re.compile(r"(?<=://)[^/@,\s]*@")
 
 
 def server_settings(data: Path | None) -> list[Json]:
@@ -32,7 +34,8 @@ def server_settings(data: Path | None) -> list[Json]:
 
 
 def _plain(value: object) -> object:
-    return value if isinstance(value, bool | int) else str(value)
+    """Who writes a login into a URL is refused by the server, and must not be betrayed here."""
+    return value if isinstance(value, bool | int) else _LOGIN_IN_URL.sub(f"{HIDDEN}@", str(value))
 
 
 def client_settings(session: Session) -> list[Json]:

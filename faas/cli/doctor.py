@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from faas.cli.output import as_json, output_option, size
 from faas.cli.session import Session, Target
 from faas.errors import FaasError
 from faas.settings import Address, default_data
-from worker.drivers.oci import mounts, runtime
+from worker.drivers.oci import attachment, mounts, runtime
 from worker.network import programs
 
 FREE_BYTES = 1_073_741_824  # below it a base image and a few functions no longer fit
@@ -66,6 +67,8 @@ def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]
         yield finding(tool, bool(path), path or "none", f"apt-get install {package}", needed)
     loop = sys.platform == "linux" and mounts.loop_devices()
     yield finding("loop devices", loop, _there(loop), "modprobe loop", needed)
+    if oci:
+        yield _stems(program, finding)
     yield _disk(data, finding)
     yield from _ports(finding) if not running else ()
     yield finding(
@@ -95,6 +98,13 @@ def cgroup_version() -> str:
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return "v2"
     return "v1" if Path("/sys/fs/cgroup/memory").exists() else "none"
+
+
+def _stems(program: str, finding: Callable[..., Finding]) -> Finding:
+    """Whether runtimes can wait for their function."""
+    with tempfile.TemporaryDirectory(prefix="faas-doctor-") as work:
+        missing = attachment.missing(program, Path(work))
+    return finding("stems", not missing, missing or "possible", "Linux 5.8 or newer, with runc or crun", needed=False)
 
 
 def _disk(data: Path, finding: Callable[..., Finding]) -> Finding:

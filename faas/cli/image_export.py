@@ -23,7 +23,7 @@ from faas.oci.digest import Digest
 from faas.oci.layout import Json, Layout, entry, open_layout
 from faas.oci.manifest import CONFIG_BYTES, ImageConfig, Manifest
 from faas.oci.platform import Platform
-from faas.oci.reference import Reference, is_made_tag, made_tag
+from faas.oci.reference import Reference, companion_of, referrers_tag
 
 AT_ONCE = 4  # blobs; more gain nothing on a disk or a loopback
 
@@ -108,9 +108,9 @@ class Planner:
 
     async def _add_signature_tags(self, repository: str, subjects: Iterable[Digest]) -> None:
         """Before there were referrers, signatures got tags made of what they sign: `sha256-….sig`."""
-        made = {made_tag(digest) for digest in subjects}
+        about = {referrers_tag(digest) for digest in subjects}
         for tag in await self._images.tags(repository):
-            if is_made_tag(tag) and tag.partition(".")[0] in made:
+            if companion_of(tag) and tag.partition(".")[0] in about:
                 manifest = await self._images.get_manifest(repository, tag)
                 await self._add(repository, manifest)
                 self.plan.add(manifest.descriptor(), f"{repository}:{tag}")

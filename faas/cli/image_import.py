@@ -20,7 +20,7 @@ from faas.oci.contents import Contents, Fetch, same_size
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import Manifest
-from faas.oci.reference import REPOSITORY_PATTERN, TAG_PATTERN, Reference, is_made_tag
+from faas.oci.reference import BASES, TAG_PATTERN, Reference, companion_of, is_repository
 
 AT_ONCE = 4  # blobs
 
@@ -65,11 +65,16 @@ def placed(image: NamedManifest, repository: str, tag: str) -> Place:
             written = Reference.parse(image.name)
         except ValueError as error:
             raise InvalidInput(f"the archive's name {image.name[:160]!r}: {error}") from None
-    kept = is_made_tag(written.tag)  # a signature is found by it
+    kept = companion_of(written.tag)  # a signature is found by it
     found = Place(repository or written.repository, written.tag if kept else tag or written.tag, image.manifest)
     if not found.repository:
         called = f"names its image only {found.tag!r}" if found.tag else "does not name its image"
         raise InvalidInput(f"the archive {called}, without a repository", hint="pass --repository NAME")
+    if found.repository.startswith(BASES) and not repository:  # every push of a function builds on them
+        raise InvalidInput(
+            f"the archive names its image {found}, one of the runtime bases",
+            hint=f"pass --repository {found.repository}",
+        )
     if not (found.tag or written.digest):
         raise InvalidInput("the archive does not name its image", hint="pass --tag TAG")
     return found
@@ -84,7 +89,7 @@ async def planned(bundle: Bundle, repository: str, tag: str) -> Plan:
     following = [image.manifest for image in bundle.images if not image.name and image.manifest.subject]
     named = [image for image in bundle.images if image.name or not image.manifest.subject]
     plan = Plan([placed(image, repository, tag) for image in named])
-    plan.places.sort(key=lambda place: not is_made_tag(place.tag))  # an image's signatures are there before its tag
+    plan.places.sort(key=lambda place: not companion_of(place.tag))  # an image's signatures are there before its tag
     _refuse_two_of_a_name(plan.places)
     for place in plan.places:
         await plan.contents.setdefault(place.repository, Contents()).add(place.manifest, fetch)
@@ -214,7 +219,7 @@ def import_(session: Session, source: Path, repository: str, tag: str) -> None:
 
     Everything is checked against its digest. Tags are written last: what fails before leaves them as they were.
     """
-    if repository and not REPOSITORY_PATTERN.fullmatch(repository):
+    if repository and not is_repository(repository):
         raise click.BadParameter(f"{repository!r} is no repository name", param_hint="--repository")
     if tag and not TAG_PATTERN.fullmatch(tag):
         raise click.BadParameter(f"{tag!r} is no tag", param_hint="--tag")

@@ -59,7 +59,8 @@ async def _scrub(session: Session, display: Display, *, begin: bool) -> Json:
             return found
         display.stage("scrub")
         while found["pass"]["ended_at"] is None:
-            display.layer("blobs", "blobs", found["pass"]["checked_bytes"], found["pass"]["bytes"], "downloading")
+            if found["pass"]["bytes"]:  # until it has looked, nobody knows how many
+                display.layer("blobs", "blobs", found["pass"]["checked_bytes"], found["pass"]["bytes"], "downloading")
             await asyncio.sleep(POLL_SECONDS)
             found = await images.scrub(begin=False)
             if found["pass"] is None:

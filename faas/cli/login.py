@@ -16,8 +16,8 @@ import click
 
 from faas.cli.options import pass_session
 from faas.cli.output import at_terminal, note
-from faas.cli.registry import registry_host, registry_url
-from faas.cli.session import Session, config_file
+from faas.cli.registry import described, registry_host, registry_url
+from faas.cli.session import Session, Target, config_file
 from faas.client import Client
 from faas.errors import FaasError, InvalidInput, Unauthenticated
 from faas.settings import environment_for
@@ -34,7 +34,8 @@ REGISTRY_SECONDS = 10.0
 def login(session: Session, url: str | None, token_stdin: bool, user: str, no_docker: bool) -> None:
     """Check a token with the server at URL (its API listener) and remember both.
 
-    The token comes by prompt or standard input, never as an argument. On the server's own host URL may be left out.
+    The token comes by prompt or standard input, never as an argument. On the server's own host URL may be left
+    out. Of a registry that runs alone URL is its address, and a user's password is the token.
     """
     address = (url or session.target.url).rstrip("/")
     if "://" not in address:
@@ -66,7 +67,7 @@ def _token(from_stdin: bool) -> str:
 async def _verify(address: str, token: str, user: str) -> tuple[dict[str, Any], bool | None]:
     """The server's info, and whether its registry takes user and token (None: it could not be asked)."""
     async with Client(address, token) as client:
-        info = await client.info()
+        info = await described(client, Target(address, token, user))
     if not info.get("registry"):
         return info, None
     timeout = aiohttp.ClientTimeout(total=REGISTRY_SECONDS)

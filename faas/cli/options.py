@@ -13,6 +13,7 @@ from faas.cli.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPLETION_SECONDS = 1.0  # a shell that waits longer feels broken
+UNSAID = object()  # an option that is not there, where None is what the word `none` means
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
 

@@ -102,8 +102,8 @@ def log_time(value: object) -> str:
 
 def size(count: float) -> str:
     """`12 B`, `3.4 KB`, `120 MB` (1,024 each)."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1024 or unit == "GB":
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if count < 1024 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError

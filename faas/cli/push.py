@@ -176,9 +176,9 @@ async def _deploy(
         display.line(f"warning: {warning}")
     revision = f"v{function['revision']}"
     try:
-        await _tag(images, place, display, pushed, str(function["image"]), ("latest", revision))
+        await _tag(images, place, display, pushed, str(function["image"]), (revision, "latest"))
     except FaasError as error:
-        display.line(f"warning: deployed, but not tagged {revision}: {error}")
+        display.line(f"warning: deployed, but not tagged: {error}")
     if not function.get("public"):
         display.line("it is not public: a call needs a token (or push it with --public)")
     return function

@@ -1,4 +1,5 @@
-"""The registry of the server that the command speaks to: where it is, as the server says it (`/v1/info`)."""
+"""The registry that the command speaks to: where it is, as the server says it (`/v1/info`), or the address itself where
+a registry runs alone there."""
 
 from __future__ import annotations
 
@@ -7,21 +8,32 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from faas.cli.session import Session, Target
-from faas.client import Client
-from faas.errors import FaasError
+from faas.client import Client, Json
+from faas.errors import FaasError, NotFound
 from faas.oci.client import RegistryClient
 
 
 @asynccontextmanager
 async def open_registry(client: Client, target: Target) -> AsyncIterator[tuple[RegistryClient, str]]:
     """A client of it, with the target's own credentials, and its `host:port`."""
-    info = await client.info()
+    info = await described(client, target)
     registry = str(info.get("registry") or "")
     if not registry:
         raise FaasError("the server does not say where its registry is", hint="update the server")
     user = str(info.get("user") or target.user)
     async with RegistryClient(registry_url(registry, target.url), user, target.token) as images:
         yield images, registry_host(registry)
+
+
+async def described(client: Client, target: Target) -> Json:
+    """What the server says of itself; of a registry that runs alone only where that is."""
+    try:
+        return await client.info()
+    except NotFound:
+        async with RegistryClient(target.url, target.user, target.token) as images:
+            if not await images.is_there():
+                raise
+    return {"registry": target.url}
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("logs", "Print what a function wrote."),
         "rm": ("functions", "Delete a function."),
         "scale": ("functions", "Set the number of instances now."),
+        "top": ("top", "Show what functions use now, live."),
     },
     "Revisions": {
         "versions": ("revisions", "List a function's revisions."),
@@ -36,8 +37,12 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "trigger": ("trigger", "Watched folders: ls."),
         "dlq": ("dlq", "Events that were given up: ls, show, retry, rm."),
     },
+    "Usage": {
+        "usage": ("usage", "Show what functions used, and what that would cost."),
+        "budget": ("budget", "How much may be used in a month: ls, set, rm."),
+    },
     "Images": {
-        "image": ("image", "Images in the registry: ls, describe, export, import, rm, gc."),
+        "image": ("image", "Images: ls, describe, rm, export, import, policy, retention, quota, scrub, gc."),
     },
     "Server": {
         "serve": ("serve", "Run the server."),
@@ -53,8 +58,6 @@ NOT_BUILT = {
     "user": "users",
     "route": "routes",
     "key": "API keys",
-    "usage": "usage plans",
-    "top": "a live view",
     "dev": "deploying on save",
     "backup": "backups",
     "restore": "backups",

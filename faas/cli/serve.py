@@ -33,7 +33,14 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _metavar(name: str) -> str:
     if name.endswith("listen"):
         return "HOST:PORT"
-    known = {"data": "DIR", "trigger_roots": "DIR:DIR", "tls_cert": "FILE", "tls_key": "FILE", "processes": "N"}
+    known = {
+        "data": "DIR",
+        "trigger_roots": "DIR:DIR",
+        "tls_cert": "FILE",
+        "tls_key": "FILE",
+        "processes": "N",
+        "stems": "N",
+    }
     return known.get(name, "URL" if name.endswith("url") else "VALUE")
 
 

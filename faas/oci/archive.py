@@ -29,7 +29,7 @@ from faas.oci.platform import architecture
 
 CHUNK = 1 << 20
 LAYER_BYTES = 10 << 30  # of one layer, as it is stored
-_DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
+_DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError, OverflowError)
 _ABOUT_THE_NEXT = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -72,12 +72,14 @@ class Files:
         try:
             try:
                 tar = tarfile.open(path, "r:", tarinfo=_Header)  # noqa: SIM115 - closed by `close`
-            except tarfile.ReadError:
-                tar = tarfile.open(path, "r:*", tarinfo=_Header)  # noqa: SIM115
+            except tarfile.ReadError as error:
+                try:
+                    tar = tarfile.open(path, "r:*", tarinfo=_Header)  # noqa: SIM115
+                except tarfile.ReadError:  # lists what it tried, for a developer of tarfile
+                    raise error from None
                 self.compressed = True
         except _DAMAGED as error:
-            words = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")  # tarfile says all that it tried
-            raise InvalidInput(f"{path} is no image archive: {words}", hint=_ARCHIVES) from None
+            raise InvalidInput(f"{path} is no image archive: {error}", hint=_ARCHIVES) from None
         try:
             with _reading("its list of files"):
                 for member in tar:
@@ -152,7 +154,7 @@ class Files:
             member = self._open(name)
         if member is None:
             hint = "docker save and skopeo copy write whole images; docker export writes only the files of one"
-            raise InvalidInput(f"the archive has no file {name}", hint=hint)
+            raise InvalidInput(f"the archive has no file {_shown(name)}", hint=hint)
         size = 0
         with member:
             while True:
@@ -162,8 +164,13 @@ class Files:
                     return
                 size += len(chunk)
                 if size > limit:
-                    raise InvalidInput(f"{name} is larger than {limit} bytes")
+                    raise InvalidInput(f"{_shown(name)} is larger than {limit} bytes")
                 yield chunk
+
+
+def _shown(name: str) -> str:
+    """What an archive calls its files is not for a terminal to obey."""
+    return name if name.isprintable() else ascii(name)
 
 
 @contextlib.contextmanager
@@ -171,7 +178,7 @@ def _reading(name: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        raise InvalidInput(f"the archive is damaged or cut off at {name}: {error}", hint=_WHOLE) from None
+        raise InvalidInput(f"the archive is damaged or cut off at {_shown(name)}: {error}", hint=_WHOLE) from None
 
 
 @dataclass(slots=True)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from faas.errors import ImageUnusable
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
-from faas.oci.manifest import Manifest
+from faas.oci.manifest import INDEX_DEPTH, Manifest
 
-DEPTH = 8  # indexes within indexes; builders write one level
 MANIFESTS = 10_000  # in all
 MANIFESTS_BYTES = 64 << 20  # of all manifests: they are held in memory
 
@@ -35,8 +34,8 @@ class Contents:
     async def _add(self, manifest: Manifest, fetch: Fetch, depth: int) -> None:
         if manifest.digest in self.manifests:
             return
-        if depth > DEPTH:
-            raise ImageUnusable(f"indexes are nested more than {DEPTH} deep")
+        if depth > INDEX_DEPTH:
+            raise ImageUnusable(f"indexes are nested more than {INDEX_DEPTH} deep")
         self._raw_bytes += len(manifest.raw)
         if len(self.manifests) >= MANIFESTS or self._raw_bytes > MANIFESTS_BYTES:
             raise ImageUnusable(f"more than {MANIFESTS} manifests, or {MANIFESTS_BYTES} bytes of them")

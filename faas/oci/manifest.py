@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -13,7 +14,10 @@ from faas.oci.digest import Digest
 
 MANIFEST_BYTES = 4 * 1024 * 1024  # the spec's least upper limit; ours too
 CONFIG_BYTES = 4 * 1024 * 1024
+SMALL_BYTES = 65_536  # are parsed in milliseconds; the largest take a good part of a second
+VALUES = 200_000  # 48 for each child; while they are read nothing else of this process runs
 CHILDREN = 4096  # layers of an image, or entries of an index
+INDEX_DEPTH = 8  # indexes below one another; builders write one level, clients follow one or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,13 @@ class Manifest:
         """Raises ValueError on what is no manifest; `content_type` is the header's, without parameters."""
         if len(raw) > MANIFEST_BYTES:
             raise ValueError(f"a manifest has at most {MANIFEST_BYTES} bytes")
+        if sum(map(raw.count, (b"[", b"{", b","))) > VALUES:
+            raise ValueError(f"a manifest has at most {VALUES} values")
         try:
-            value = json.loads(raw)
-            canonical_json(value)  # a lone surrogate is JSON, but no text that can be stored
+            text = raw.decode()
+            value = json.loads(text)
+            if "\\u" in text:  # a lone surrogate is JSON, but no text that can be stored
+                canonical_json(value)
         except (ValueError, RecursionError):
             raise ValueError("a manifest must be JSON") from None
         if not isinstance(value, dict) or value.get("schemaVersion") != 2:
@@ -94,6 +102,13 @@ class Manifest:
 
     def descriptor(self) -> Descriptor:
         return Descriptor(self.media_type, self.digest, len(self.raw))
+
+
+async def parsed(raw: bytes, content_type: str = "", algorithm: str = "sha256") -> Manifest:
+    """`Manifest.parse`, beside the event loop where it takes long."""
+    if len(raw) <= SMALL_BYTES:
+        return Manifest.parse(raw, content_type, algorithm)
+    return await asyncio.to_thread(Manifest.parse, raw, content_type, algorithm)
 
 
 def _optional(value: dict[str, Any], key: str, default: object) -> Any:

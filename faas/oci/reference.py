@@ -11,7 +11,7 @@ from faas.settings import Address
 REPOSITORY_PATTERN = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 TAG_PATTERN = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 HOST_PATTERN = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9.-]*|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
-_MADE_TAG = re.compile(r"sha(256|512)-[0-9a-f]{64}(\..*)?")
+_COMPANION = re.compile(r"(sha256|sha512)-([0-9a-f]{64})(?:\.[a-z]+)?")
 REPOSITORY_LENGTH = 255
 BASES = "runtime/"  # begins the repositories of the runtime bases, which belong to no namespace
 
@@ -83,12 +83,14 @@ class Reference:
         return f"{host}{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
 
 
-def made_tag(digest: Digest) -> str:
-    """The tag by which clients find what refers to a manifest where a registry cannot list it (distribution-spec,
-    "Referrers Tag Schema")."""
-    return f"{digest.algorithm}-{digest.hex[:64]}"
+def referrers_tag(subject: Digest) -> str:
+    """The tag under which clients keep what refers to a manifest where a registry cannot list it (distribution-spec,
+    "Referrers Tag Schema"): the algorithm, and 64 characters of what it encodes."""
+    return f"{subject.algorithm}-{subject.hex[:64]}"
 
 
-def is_made_tag(tag: str) -> bool:
-    """Whether it is such a tag, or one with an ending that says what it holds, as signatures have: `sha256-….sig`."""
-    return _MADE_TAG.fullmatch(tag) is not None
+def companion_of(tag: str) -> str:
+    """The digest, or its beginning, of the image that a tag is about: a referrers tag, or one with an ending that says
+    what it holds, as cosign's `.sig`, `.att` and `.sbom`. "" for any other tag."""
+    match = _COMPANION.fullmatch(tag)
+    return f"{match[1]}:{match[2]}" if match else ""

@@ -11,22 +11,26 @@ await database.ask(work)                 the same for reading
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from faas.background import to_its_end
 from faas.errors import Conflict, FaasError, StorageFull, Unavailable
 from faas.state import engine, schema
 
 Transaction = AsyncConnection
 T = TypeVar("T")
+TOGETHER = 64  # changes of one transaction
 
 
 class Database:
@@ -35,6 +39,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._reader, self._writer = engine.create(url)
         self._asker, self._changer = engine.create_blocking(url)
+        self._waiting: list[Change] = []
         self._threads = ThreadPoolExecutor(engine.READERS + 1, thread_name_prefix="database")
         self._turn = asyncio.Lock()  # SQLite has one writer; waiting here is fair, waiting in SQLite is not
 
@@ -81,29 +86,93 @@ class Database:
             raise _translated(error) from error
 
     async def change(self, work: Callable[[Connection], T]) -> T:
-        """Goes on to its end where the caller is cancelled. Raises what `work` does (and nothing has changed then),
-        Conflict, Unavailable."""
-        async with self._turn:
-            return await self._in_thread(self._changer, work)
+        """Goes on to its end where the caller is cancelled. Raises what `work` does (and nothing of it has changed
+        then), Conflict, Unavailable.
+
+        Who comes while another one is at it goes along in the next transaction: many wait for one fsync.
+        """
+        ours = Change(work, asyncio.get_running_loop().create_future())
+        self._waiting.append(ours)
+        try:
+            async with self._turn:
+                if not ours.done.done():  # nobody has taken it along
+                    some, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+                    try:
+                        await self._in_thread(lambda: _changed(self._changer, some))
+                    finally:  # also where we are cancelled: the others are not
+                        for one in some:
+                            one.tell()
+        finally:
+            if ours in self._waiting:
+                self._waiting.remove(ours)
+            if ours.done.done():
+                ours.done.exception()  # heard, also where we are cancelled
+        return cast("T", await ours.done)
 
     async def ask(self, work: Callable[[Connection], T]) -> T:
         """Raises Unavailable."""
-        return await self._in_thread(self._asker, work)
 
-    async def _in_thread(self, source: Engine, work: Callable[[Connection], T]) -> T:
         def run() -> T:
-            try:
-                with source.begin() as connection:
-                    return work(connection)
-            except SQLAlchemyError as error:
-                raise _translated(error) from error
+            with _translating(), self._asker.begin() as connection:
+                return work(connection)
 
-        task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._threads, run))
+        return await self._in_thread(run)
+
+    async def _in_thread(self, run: Callable[[], T]) -> T:
+        # To its end: while its transaction is open it is nobody else's turn.
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(self._threads, run))
+
+
+@dataclass(slots=True, eq=False)
+class Change:
+    """Work that waits for its turn, and what became of it."""
+
+    work: Callable[[Connection], object]
+    done: asyncio.Future[object]
+    result: object = None
+    error: BaseException | None = field(default_factory=lambda: Unavailable("the database is closed"))
+
+    def run(self, connection: Connection) -> None:
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait((task,))  # its transaction is still open: nobody else's turn yet
+            with _translating():
+                self.result = self.work(connection)
+            self.error = None
+        except BaseException as error:
+            self.error = error
             raise
+
+    def tell(self) -> None:
+        if self.done.cancelled():
+            return
+        if self.error is None:
+            self.done.set_result(self.result)
+        else:
+            self.done.set_exception(self.error)
+
+
+def _changed(source: Engine, changes: Sequence[Change]) -> None:
+    """All in one transaction, each undone by itself where it fails; where the commit fails, all have failed."""
+    try:
+        with _translating(), source.begin() as connection:
+            for change in changes:
+                try:
+                    with connection.begin_nested():
+                        change.run(connection)
+                except Unavailable:  # SQLite may have undone the whole transaction
+                    raise
+                except Exception:  # noqa: S112 - its own affair, and told to its caller
+                    continue
+    except BaseException as error:
+        for change in changes:
+            change.error = error
+
+
+@contextlib.contextmanager
+def _translating() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise _translated(error) from error
 
 
 def _translated(error: SQLAlchemyError) -> FaasError:

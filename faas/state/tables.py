@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKeyConstraint,
@@ -226,4 +227,33 @@ trigger_files = Table(
         ["triggers.namespace", "triggers.function", "triggers.watch", "triggers.pattern"],
         ondelete="CASCADE",
     ),
+)
+
+# What each function used: a row an hour, and a row a day once it is old. It outlives the function: it is the bill.
+usage = Table(
+    "usage",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # its start
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("cold_starts", BigInteger, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("billed_ms", BigInteger, nullable=False),
+    Column("mb_ms", BigInteger, nullable=False),  # memory size in MB times billed milliseconds
+    Column("max_memory_bytes", BigInteger, nullable=False),
+    Index(None, "hour"),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    _name("namespace", key=True),
+    _name("name", key=True),
+    _name("function"),  # "" for the whole namespace
+    Column("unit", String(16), nullable=False),  # cost | gb_seconds | requests
+    Column("amount", Text, nullable=False),  # a decimal number, exactly as it was given
+    Column("warn", Integer, nullable=False),  # percent
+    Column("throttle", Boolean, nullable=False),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from faas.oci import media_types
 from faas.oci.digest import Digest
@@ -59,8 +59,3 @@ class Copies:
         async with self.database.read() as tx:
             row = (await tx.execute(query.limit(1))).first()
         return None if row is None else StoredManifest(Digest.parse(row.digest), row.media_type, row.raw)
-
-    async def forget(self, expired_before: float) -> int:
-        """Drop the tags that ran out before then and that nobody asked for since; how many."""
-        async with self.database.write() as tx:
-            return int((await tx.execute(delete(tags).where(tags.c.expires_at < expired_before))).rowcount)

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from sqlalchemy import Select, Table, func, literal, select
 
+from faas.oci.manifest import INDEX_DEPTH
 from registry.index.tables import children
-
-DEPTH = 8  # indexes below one another; clients follow one or two
 
 
 def here(table: Table, repository: str, digests: Iterable[str]) -> Select[str]:
@@ -23,6 +22,6 @@ def depth(repository: str, entries: Iterable[str]) -> Select[int | None]:
     below = select(children.c.child, literal(1).label("level")).where(mine, children.c.manifest.in_(list(entries)))
     level = below.cte("below", recursive=True)
     deeper = select(children.c.child, level.c.level + 1).where(
-        mine, children.c.manifest == level.c.child, level.c.level <= DEPTH
+        mine, children.c.manifest == level.c.child, level.c.level <= INDEX_DEPTH
     )
     return select(func.max(level.union(deeper).c.level))

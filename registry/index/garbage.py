@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from dataclasses import dataclass
 from itertools import groupby
 
-from sqlalchemy import ColumnElement, Table, and_, delete, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Table, and_, delete, exists, or_, select, true, tuple_, update
 
 from faas.oci.digest import Digest
 from faas.state.session import Transaction
 from registry import rules
-from registry.index.retention import Expiry
+from registry.index.expiry import Expiry
 from registry.index.simulation import AT_ONCE, Transactions
 from registry.index.tables import blobs, children, manifests, repositories, repository_blobs, tags
 from registry.rules import Rule, Untagged
@@ -48,6 +48,17 @@ class Garbage:
 
     # --- tags and manifests
 
+    async def forget_copies(self) -> AsyncIterator[list[Gone]]:
+        """Take the tags of copies from an upstream that have been of no use for long."""
+        key = (tags.c.repository, tags.c.tag)
+        old = tags.c.expires_at < self.now - rules.FORGET_SECONDS
+        async for rows in self._paged(tags, key, and_(old, self._mine(tags.c.repository))):
+            these = and_(tuple_(*key).in_(rows), old)
+            async with self.transactions.write() as tx:
+                found = (await tx.execute(select(tags).where(these))).all()
+                await tx.execute(delete(tags).where(these))
+            yield [Gone(t.repository, t.tag, t.digest, rules.why_forgotten(t.expires_at, self.now)) for t in found]
+
     async def expire_tags(self) -> AsyncIterator[list[Gone]]:
         """Take the tags that go by their repository's rule, repository by repository."""
         async for repository in self._repositories():
@@ -74,9 +85,7 @@ class Garbage:
     async def _repositories(self) -> AsyncIterator[str]:
         last = ""
         while True:
-            query = select(repositories.c.name).where(repositories.c.name > last)
-            if self.namespace is not None:
-                query = query.where(repositories.c.namespace == self.namespace)
+            query = select(repositories.c.name).where(repositories.c.name > last, self._mine(repositories.c.name))
             async with self.transactions.read() as tx:
                 names = (await tx.execute(query.order_by(repositories.c.name).limit(AT_ONCE))).scalars().all()
             for name in names:
@@ -84,6 +93,12 @@ class Garbage:
             if len(names) < AT_ONCE:
                 return
             last = names[-1]
+
+    def _mine(self, repository: ColumnElement[str]) -> ColumnElement[bool]:
+        """Whether it is one to look in."""
+        if self.namespace is None:
+            return true()
+        return repository.in_(select(repositories.c.name).where(repositories.c.namespace == self.namespace))
 
     async def _overdue(self, tx: Transaction, repository: str, rule: Rule, last: str) -> Sequence[str]:
         """Manifests after `last` that have had their time and have no tag; something else may keep them."""
@@ -145,8 +160,7 @@ class Garbage:
         b = repository_blobs.c
         needed = exists().where(children.c.repository == b.repository, children.c.child == b.digest)
         unneeded = and_(b.leased_until <= self.now, ~needed)
-        mine = select(repositories.c.name).where(repositories.c.namespace == self.namespace)
-        scope = unneeded if self.namespace is None else and_(unneeded, b.repository.in_(mine))
+        scope = and_(unneeded, self._mine(b.repository))
         async for rows in self._paged(repository_blobs, (b.repository, b.digest), scope):
             async with self.transactions.write() as tx:
                 for repository, group in groupby(rows, lambda row: row[0]):
@@ -159,9 +173,8 @@ class Garbage:
         r = repositories.c
         holding = (tags.c.repository, manifests.c.repository, repository_blobs.c.repository)
         empty: ColumnElement[bool] = ~or_(*(exists().where(column == r.name) for column in holding))
-        scope = empty if self.namespace is None else and_(empty, r.namespace == self.namespace)
         dropped = 0
-        async for rows in self._paged(repositories, (r.name,), scope):
+        async for rows in self._paged(repositories, (r.name,), and_(empty, self._mine(r.name))):
             async with self.transactions.write() as tx:
                 names = [row[0] for row in rows]
                 dropped += (await tx.execute(delete(repositories).where(r.name.in_(names), empty))).rowcount

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Table, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from faas.errors import Unavailable
 from faas.oci.digest import Digest
-from faas.oci.manifest import Manifest
-from faas.oci.reference import namespace_of
+from faas.oci.manifest import INDEX_DEPTH, Manifest
 from faas.state.session import Database, Transaction
 from faas.turns import Turns
 from registry.index import edges, outbox, seen
@@ -95,13 +96,17 @@ class Index:
 
     async def mount(self, repository: str, digest: Digest, source: str, promised: int = 0) -> bool:
         """Make a blob that `source` sees visible in `repository`. Whether `source` did see it. Raises OverQuota."""
-        async with self.database.write() as tx:
-            if await _missing(tx, repository_blobs, source, [digest]) is not None:
+        now, name = time.time(), str(digest)
+
+        def work(tx: Connection) -> bool:
+            if seen.size_of(tx, source, name) is None:
                 return False
-            await _repository(tx, repository)
-            await _link(tx, repository, digest)
-            await tx.run_sync(self.quotas.check, repository, promised)
-        return True
+            seen.add_repository(tx, repository, now)
+            seen.link(tx, repository, name, now, now + LEASE_SECONDS)
+            self.quotas.check(tx, repository, promised)
+            return True
+
+        return await self.database.change(work)
 
     async def seen_by(self, digest: Digest) -> list[str]:
         """Repositories that see this blob, a bounded number of them: an empty config is in every image."""
@@ -122,7 +127,8 @@ class Index:
         """A client is about to be told that this blob is here, and will not bring it: keep it for a while.
 
         False: a collection has taken it meanwhile. Written only where half of the time is over, since clients ask far
-        more often than they push.
+        more often than they push; and where that cannot be, as on a full disk, they are answered all the same: a pull
+        must work there, and a collection, which would have to write too, takes nothing.
         """
         return await self._lease(seen.BLOB, repository, digest)
 
@@ -135,7 +141,11 @@ class Index:
         until = await self.database.ask(lambda tx: kind.leased_until(tx, repository, name))
         if until is None or until >= now + LEASE_SECONDS / 2:
             return until is not None
-        return await self.database.change(lambda tx: kind.lease(tx, repository, name, now + LEASE_SECONDS))
+        try:
+            return await self.database.change(lambda tx: kind.lease(tx, repository, name, now + LEASE_SECONDS))
+        except Unavailable as error:
+            log.warning("%s@%s is not leased: %s", repository, name, error.message)
+            return True
 
     async def remove_blob(self, repository: str, digest: Digest) -> bool:
         """Take a blob from this repository; the file stays for the others. Whether it was there. Raises Needed."""
@@ -185,35 +195,23 @@ class Index:
                 missing = None if sparse else await _missing(tx, table, repository, needed)
                 if missing is not None:
                     return missing
-            if entries and ((await tx.execute(edges.depth(repository, map(str, entries)))).scalar() or 0) > edges.DEPTH:
-                raise TooDeep(f"at most {edges.DEPTH} indexes may stand below one another")
-            await _repository(tx, repository)
-            now = time.time()
-            values = {
-                "repository": repository,
-                "digest": str(manifest.digest),
-                "media_type": manifest.media_type,
-                "raw": manifest.raw,
-                "subject": str(manifest.subject.digest) if manifest.subject else "",
-                "artifact_type": manifest.artifact_type or (manifest.config.media_type if manifest.config else ""),
-                "annotations": json.dumps(manifest.annotations),
-                "created_at": now,
-                "leased_until": now + LEASE_SECONDS,
-                "untagged_at": now,
-            }
+            if entries and ((await tx.execute(edges.depth(repository, map(str, entries)))).scalar() or 0) > INDEX_DEPTH:
+                raise TooDeep(f"at most {INDEX_DEPTH} indexes may stand below one another")
+            now, name = time.time(), str(manifest.digest)
+            await tx.run_sync(seen.add_repository, repository, now)
+            values = _row(repository, manifest, now)
             again = {key: values[key] for key in AGAIN}
             written = insert(manifests).values(**values)
             await tx.execute(written.on_conflict_do_update(index_elements=["repository", "digest"], set_=again))
-            edge = {"repository": repository, "manifest": str(manifest.digest)}
+            edge = {"repository": repository, "manifest": name}
             if rows := [{**edge, "child": child} for child in sorted({str(d) for d in (*blobs_needed, *entries)})]:
                 await tx.execute(insert(children).on_conflict_do_nothing(), rows)
-                await tx.run_sync(seen.needed, repository, str(manifest.digest))
+                await tx.run_sync(seen.needed, repository, name)
             await tx.run_sync(self.quotas.check, repository, promised)
-            name = str(manifest.digest)
             moved = [tag for tag in wanted if await point(tx, repository, tag, name, now, expires_at, stays)]
             if self.tag_moved is not None and expires_at is None:
                 for tag in moved:
-                    await outbox.add(tx, repository, tag, str(manifest.digest), now)
+                    await outbox.add(tx, repository, tag, name, now)
         if moved and self.tag_moved is not None and expires_at is None:
             self.tag_moved()
         return None
@@ -269,19 +267,20 @@ class Index:
             return [row[0] for row in await tx.execute(query.order_by(tags.c.tag).limit(limit))]
 
 
-async def _repository(tx: Transaction, name: str) -> None:
-    row = {"name": name, "namespace": namespace_of(name), "created_at": time.time()}
-    await tx.execute(insert(repositories).values(**row).on_conflict_do_nothing())
-
-
-async def _link(tx: Transaction, repository: str, digest: Digest) -> None:
-    """The repository sees the blob from here on; a manifest that needs it has the lease's time to come."""
-    now = time.time()
-    row = {"repository": repository, "digest": str(digest), "created_at": now, "leased_until": now + LEASE_SECONDS}
-    row["awaited"] = True
-    linked = insert(repository_blobs).values(**row)
-    renewed = {"leased_until": row["leased_until"]}
-    await tx.execute(linked.on_conflict_do_update(index_elements=["repository", "digest"], set_=renewed))
+def _row(repository: str, manifest: Manifest, now: float) -> dict[str, Any]:
+    """Of a manifest that is pushed now."""
+    return {
+        "repository": repository,
+        "digest": str(manifest.digest),
+        "media_type": manifest.media_type,
+        "raw": manifest.raw,
+        "subject": str(manifest.subject.digest) if manifest.subject else "",
+        "artifact_type": manifest.artifact_type or (manifest.config.media_type if manifest.config else ""),
+        "annotations": json.dumps(manifest.annotations, ensure_ascii=False, separators=(",", ":")),
+        "created_at": now,
+        "leased_until": now + LEASE_SECONDS,
+        "untagged_at": now,
+    }
 
 
 async def point(

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import ColumnElement, Connection, exists, func, or_, select
 
 from faas.oci.reference import namespace_of
 from faas.state.session import Database
+from registry.index.remembered import Remembered
 from registry.index.tables import blobs, children, manifests, quotas, repositories, repository_blobs
 
 KINDS = ("logical", "physical")
@@ -58,34 +58,14 @@ class OverQuota(Exception):
         self.namespace, self.kind, self.limit, self.used = namespace, kind, limit, used
 
 
-class Quotas:
-    """Limits are answered from memory: where there is none, nothing is asked. `load` before use."""
+class Quotas(Remembered[Quota]):
+    """By namespace. Where there is none, nothing is added up."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-        self._known: dict[str, Quota] = {}
-
-    async def load(self) -> None:
-        rows = await self._database.ask(lambda tx: tx.execute(select(quotas)).all())
-        self._known = {row.namespace: Quota(row.logical_bytes, row.physical_bytes) for row in rows}
-
-    def all(self) -> dict[str, Quota]:
-        return dict(self._known)
+        super().__init__(database, quotas, lambda row: Quota(row.logical_bytes, row.physical_bytes), asdict)
 
     def of(self, namespace: str) -> Quota | None:
         return self._known.get(namespace)
-
-    async def put(self, namespace: str, quota: Quota) -> None:
-        row = insert(quotas).values(namespace=namespace, **asdict(quota))
-        await self._database.change(
-            lambda tx: tx.execute(row.on_conflict_do_update(index_elements=["namespace"], set_=asdict(quota)))
-        )
-        self._known[namespace] = quota
-
-    async def remove(self, namespace: str) -> bool:
-        """Whether it was there."""
-        await self._database.change(lambda tx: tx.execute(delete(quotas).where(quotas.c.namespace == namespace)))
-        return self._known.pop(namespace, None) is not None
 
     def check(self, tx: Connection, repository: str, promised: int) -> None:
         """Called with the new rows written, so that they are taken back where they are too much. Raises OverQuota.

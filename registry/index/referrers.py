@@ -6,17 +6,17 @@ without this API, and they come along when images are copied from there.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from sqlalchemy import and_, func, or_, select
 
 from faas.oci.digest import Digest
 from faas.oci.manifest import MANIFEST_BYTES
+from faas.oci.reference import referrers_tag
 from faas.state.session import Database
 from registry.index.tables import children, manifests, tags
 
-ENTRY_BYTES = 1024  # at most, of an entry without its annotations and the artifact type
+ENTRY_BYTES = 1024  # at most, of an entry without what its manifest says
 PAGE_BYTES = MANIFEST_BYTES  # of a whole answer: clients read no larger index
 
 
@@ -28,12 +28,7 @@ class Referrer:
     media_type: str
     size: int
     artifact_type: str
-    annotations: dict[str, str]
-
-
-def fallback_tag(subject: Digest) -> str:
-    """The referrers tag schema: the algorithm, and 64 characters of what it encodes."""
-    return f"{subject.algorithm[:32]}-{subject.hex[:64]}"
+    annotations: str  # as JSON
 
 
 def fitting(sizes: list[int]) -> int:
@@ -55,12 +50,11 @@ async def page_of_referrers(
     listed = (
         select(children.c.child)
         .join(tags, and_(tags.c.repository == children.c.repository, tags.c.digest == children.c.manifest))
-        .where(tags.c.repository == repository, tags.c.tag == fallback_tag(subject))
+        .where(tags.c.repository == repository, tags.c.tag == referrers_tag(subject))
     )
     about = or_(m.subject == str(subject), and_(m.subject == "", m.digest.in_(listed)))
-    query = select(m.digest, (func.length(m.annotations) + func.length(m.artifact_type)).label("size")).where(
-        m.repository == repository, m.digest > last, about
-    )
+    # The annotations are shorter than the manifest, whose bytes SQLite can count without reading them.
+    query = select(m.digest, func.length(m.raw).label("size")).where(m.repository == repository, m.digest > last, about)
     if artifact_type:
         query = query.where(m.artifact_type == artifact_type)
     async with database.read() as tx:
@@ -70,7 +64,5 @@ async def page_of_referrers(
         row_query = select(m.digest, m.media_type, func.length(m.raw).label("size"), m.artifact_type, m.annotations)
         row_query = row_query.where(m.repository == repository, m.digest.in_(wanted)).order_by(m.digest)
         rows = (await tx.execute(row_query)).all() if wanted else []
-    found = [
-        Referrer(row.digest, row.media_type, row.size, row.artifact_type, json.loads(row.annotations)) for row in rows
-    ]
+    found = [Referrer(row.digest, row.media_type, row.size, row.artifact_type, row.annotations) for row in rows]
     return found, len(sizes) > count > 0

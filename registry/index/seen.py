@@ -50,6 +50,7 @@ def add_repository(connection: Connection, repository: str, now: float) -> None:
 
 
 def link(connection: Connection, repository: str, digest: str, now: float, leased_until: float) -> None:
+    """The repository sees the blob from here on; a manifest that needs it has the lease's time to come."""
     row = {"repository": repository, "digest": digest, "created_at": now, "leased_until": leased_until, "awaited": True}
     connection.execute(_LINK, row)
 

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from faas.background import to_its_end
 from faas.oci.digest import ALGORITHMS, Digest
 from registry.storage.base import Condition, DigestMismatch, Disk, Quarantined, SizeExceeded, UploadGone
 
@@ -69,7 +70,7 @@ class FileUpload:
         return b"".join(pending)
 
     async def _flush(self, data: bytes) -> None:
-        await whole(self._store.run(lambda: self._write(data)))
+        await to_its_end(self._store.run(lambda: self._write(data)))
 
     def _write(self, data: bytes) -> None:
         """File, size and hash move together: what was written of a batch that failed (disk full) is taken back."""
@@ -102,7 +103,7 @@ class FileUpload:
 
     async def commit(self, digest: Digest, tail: bytes = b"") -> int:
         try:
-            await whole(self._store.run_commit(lambda: self._commit(digest, tail)))
+            await to_its_end(self._store.run_commit(lambda: self._commit(digest, tail)))
         finally:
             if self._ended:
                 self.end()
@@ -146,16 +147,6 @@ class FileUpload:
     def end(self) -> None:
         self._ended = True
         self._store.forget(self.id)
-
-
-async def whole(work: Awaitable[T]) -> T:
-    """What runs in a thread, to its end: also where the client has gone nobody else may come in between."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait((task,))
-        raise
 
 
 def _mark(repository: str) -> str:
@@ -263,7 +254,7 @@ class FileBlobStore:
     async def check(self, digest: Digest, size: int, pace: Callable[[int], Awaitable[None]]) -> Condition:
         """In a thread that steps back for everybody; around the page cache, which would only say what was written."""
         try:
-            file = await whole(self._run_check(lambda: os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)))
+            file = await to_its_end(self._run_check(lambda: os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)))
         except FileNotFoundError:
             return Condition.ABSENT
         except OSError:
@@ -272,7 +263,7 @@ class FileBlobStore:
             if os.fstat(file).st_size != size:
                 return Condition.DAMAGED
             hasher, offset = digest.hasher(), 0
-            while count := await whole(self._run_check(partial(_hash_piece, file, offset, hasher))):
+            while count := await to_its_end(self._run_check(partial(_hash_piece, file, offset, hasher))):
                 offset += count
                 await pace(count)
             return Condition.WHOLE if hasher.hexdigest() == digest.hex else Condition.DAMAGED
@@ -282,7 +273,7 @@ class FileBlobStore:
             os.close(file)
 
     async def quarantine(self, digest: Digest) -> None:
-        await whole(self.run(lambda: self._quarantine(digest)))
+        await to_its_end(self.run(lambda: self._quarantine(digest)))
 
     def _quarantine(self, digest: Digest) -> None:
         source = self.path(digest)

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from faas.background import Background
+from faas.errors import Unavailable
 from faas.metrics import Metrics
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
-from faas.oci.manifest import Manifest
+from faas.oci.manifest import parsed
 from faas.turns import Turns
 from registry.index.cache import CopiedTag, Copies
 from registry.index.index import Index, StoredManifest, TooDeep
@@ -32,7 +33,6 @@ from registry.upstream.upstream import Copied, Upstreams
 
 log = logging.getLogger("registry.upstream")
 
-FORGET_SECONDS = 30 * 86_400.0  # a tag that nobody asked for so long after it expired goes
 DOWNLOADS = 16  # blobs on their way at once
 QUEUE_SECONDS = 60.0  # to wait for one of those places
 
@@ -80,10 +80,6 @@ class Cache:
         for client in self._clients.values():
             await client.close()
 
-    async def forget(self) -> int:
-        """Drop tags that have been of no use for long; what they led to is the garbage collection's."""
-        return await self._copies.forget(time.time() - FORGET_SECONDS)
-
     # --- manifests
 
     async def manifest(self, repository: str, reference: str) -> Copy | None:
@@ -106,7 +102,7 @@ class Cache:
     async def _by_tag(self, copied: Copied, name: str) -> Copy:
         tag = await self._copies.tag(copied.repository, name)
         try:
-            if tag is not None and await self._still(copied, name):
+            if tag is not None and await self._still(copied, name, tag.digest):
                 stored = await self._index.manifest(copied.repository, name)
                 if stored is not None:
                     return Copy(stored)
@@ -121,13 +117,18 @@ class Cache:
                 raise
             return Copy(stored, _stale(copied, tag))
 
-    async def _still(self, copied: Copied, tag: str) -> bool:
-        """Whether the upstream says that `tag` names a manifest which is here: then it needs no bytes."""
+    async def _still(self, copied: Copied, tag: str, known: str) -> bool:
+        """Whether the upstream says that `tag` names a manifest which is here: then it needs no bytes. `known` is the
+        digest that it named the last time."""
         try:
             digest = await self._client(copied).digest(copied.name, tag)
         except Untrusted:  # an upstream without HEAD
             return False
-        return digest is not None and await self._copies.confirm(copied.repository, tag, digest, _expiry(copied))
+        try:
+            return digest is not None and await self._copies.confirm(copied.repository, tag, digest, _expiry(copied))
+        except Unavailable as error:  # as on a full disk: what has not changed is served, and asked for again
+            log.warning("%s:%s is not confirmed: %s", copied.repository, tag, error.message)
+            return digest == known
 
     async def _fetch(self, copied: Copied, reference: str, tag: str | None) -> Copy:
         manifest = await self._client(copied).manifest(copied.name, reference)
@@ -166,7 +167,7 @@ class Cache:
         stored = None if copied is None else await self._copies.naming(copied.repository, digest)
         if stored is None:
             return None
-        manifest = Manifest.parse(stored.raw, stored.media_type, stored.digest.algorithm)
+        manifest = await parsed(stored.raw, stored.media_type, stored.digest.algorithm)
         return next((descriptor for descriptor in manifest.blobs if descriptor.digest == digest), None)
 
     async def download(self, repository: str, digest: Digest) -> Download | None:

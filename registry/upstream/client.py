@@ -22,7 +22,7 @@ from faas.addresses import public_socket
 from faas.oci.client import ACCEPT
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
-from faas.oci.manifest import MANIFEST_BYTES, Manifest
+from faas.oci.manifest import MANIFEST_BYTES, Manifest, parsed
 from faas.oci.reference import TAG_PATTERN
 from registry.upstream.errors import Busy, Denied, Missing, TooSlow, Unreachable, Untrusted
 from registry.upstream.login import Login
@@ -89,7 +89,7 @@ class Client:
         wanted = reference if ":" in reference else said
         try:
             algorithm = Digest.parse(wanted).algorithm if wanted else "sha256"
-            manifest = Manifest.parse(raw, content_type, algorithm)
+            manifest = await parsed(raw, content_type, algorithm)
         except ValueError as error:
             raise Untrusted(f"{self._name} sends no manifest that can be used: {str(error)[:200]}") from None
         if wanted and str(manifest.digest) != wanted:

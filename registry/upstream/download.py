@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
+from faas.background import to_its_end
 from faas.errors import FaasError
 from faas.oci.descriptor import Descriptor
 from registry.errors import RegistryError
@@ -133,11 +134,4 @@ class Download:
 
 async def _opened(path: Path) -> int:
     """A descriptor, which is not lost where nobody waits for it any more."""
-    task = asyncio.ensure_future(asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait((task,))
-        if task.exception() is None:
-            os.close(task.result())
-        raise
+    return await to_its_end(asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC), undo=os.close)

@@ -20,7 +20,8 @@ ROUNDS = 15
 PAUSE_SECONDS = 0.4  # after each measurement: removals and pools that are filled again must not run into the next
 METHOD = (
     "Every method once per round, each round beginning with another. Ours: a new function per round from an image"
-    " whose layers are unpacked, its interface declared, network outbound, 128 MB; connect → whole answer. Docker: the"
+    " whose layers are unpacked, its interface declared, network outbound, 128 MB; connect → whole answer. oci: with"
+    " --stems 0; stem: with a stem ready, and taken. Docker: the"
     " same image with a bare-socket server of the same language; `docker run -d -p`, then asked every ms. One request"
     " at a time."
 )
@@ -41,14 +42,43 @@ class Functions:
         self._running.faas("push", folder, *flags, "--no-check")
         return str(machine.described(self._running, folder.name)["image"])
 
-    def first(self, image: str, **spec: Any) -> float:
+    def first(self, image: str, path: str = "cold", **spec: Any) -> float:
+        """Fails where the instance did not start on this path."""
         name = f"{self._mark}-{next(self._numbers)}"
         machine.deploy(self._running, name, image, spec)
         began = time.perf_counter()
         first_answer(address_of(self._running.public), f"/function/{name}")
         taken = time.perf_counter() - began
+        starts = f'faas_cold_starts_total{{function="{name}",path="{path}"}} 1.0'
+        if starts not in self._metrics():
+            raise RuntimeError(f"{name} did not start on the path {path}")
         machine.delete(self._running, name)
         return taken * 1000
+
+    def from_stem(self, image: str, base: str, **spec: Any) -> float:
+        """With a stem of `base` ready beforehand; the first one is made because something needed it."""
+        deadline = time.monotonic() + machine.READY_SECONDS
+        if not self._stems(base):
+            self._needed(image, spec)
+        while not self._stems(base):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"there is no stem of {base}")
+            time.sleep(0.05)
+        time.sleep(PAUSE_SECONDS)
+        return self.first(image, "stem", **spec)
+
+    def _needed(self, image: str, spec: dict[str, Any]) -> None:
+        name = f"{self._mark}-{next(self._numbers)}"
+        machine.deploy(self._running, name, image, spec)
+        first_answer(address_of(self._running.public), f"/function/{name}")
+        machine.delete(self._running, name)
+
+    def _stems(self, base: str) -> int:
+        rows = [row for row in self._metrics().splitlines() if row.startswith(f'faas_stems{{runtime="{base}:')]
+        return sum(int(float(row.split()[-1])) for row in rows)
+
+    def _metrics(self) -> str:
+        return self._running.get("/metrics", api=True).text
 
 
 def settled(method: Callable[[], float]) -> Callable[[], float]:
@@ -65,12 +95,27 @@ def measure(rounds: int | None) -> Report:
         work = stack.enter_context(machine.work_folder())
         engine = Engine()
         stack.callback(engine.close)
-        ours = stack.enter_context(machine.server("--driver", "oci"))
+        ours = stack.enter_context(machine.server("--driver", "oci", "--stems", "0"))
+        with_stems = stack.enter_context(machine.server("--driver", "oci"))
         through_engine = stack.enter_context(machine.server("--driver", "docker"))
-        found = interleaved(_methods(work, engine, ours, through_engine), rounds or ROUNDS)
+        found = interleaved(_methods(work, engine, ours, with_stems, through_engine), rounds or ROUNDS)
     rows = {name: Row(name, values) for name, values in found.items()}
     docker, static = rows["Python: docker run -d"], rows["C: docker run -d"]
     figures = [
+        ratio(
+            "Python hello from a stem ÷ docker run -d to its first answer",
+            rows["Python: faas stem"],
+            docker,
+            0.05,
+            0.02,
+        ),
+        ratio(
+            "Node hello from a stem ÷ docker run -d to its first answer",
+            rows["Node: faas stem"],
+            rows["Node: docker run -d"],
+            0.05,
+            0.02,
+        ),
         ratio("Python hello ÷ docker run -d to its first answer", rows["Python: faas oci"], docker, 0.5, 0.2),
         ratio(
             "Node hello ÷ docker run -d to its first answer", rows["Node: faas oci"], rows["Node: docker run -d"], 0.5
@@ -86,21 +131,20 @@ def measure(rounds: int | None) -> Report:
 
 
 def _methods(
-    work: Path, engine: Engine, ours: RunningServer, through_engine: RunningServer
+    work: Path, engine: Engine, ours: RunningServer, with_stems: RunningServer, through_engine: RunningServer
 ) -> dict[str, Callable[[], float]]:
     mark, programs = engine.mark, machine.PROGRAMS
     oci, by_docker = Functions(ours, f"{mark}-o"), Functions(through_engine, f"{mark}-d")
+    stems = Functions(with_stems, f"{mark}-s")
     samples = machine.SAMPLES
-    python = oci.push(
-        machine.folder_of(
-            work, f"{mark}-py", _toml(PYTHON), app=samples / "hello" / "app.py", server=programs / "server.py"
-        )
+    python_folder = machine.folder_of(
+        work, f"{mark}-py", _toml(PYTHON), app=samples / "hello" / "app.py", server=programs / "server.py"
     )
-    node = oci.push(
-        machine.folder_of(
-            work, f"{mark}-js", _toml(NODE), index=samples / "hello-node" / "index.js", server=programs / "server.js"
-        )
+    node_folder = machine.folder_of(
+        work, f"{mark}-js", _toml(NODE), index=samples / "hello-node" / "index.js", server=programs / "server.js"
     )
+    python, node = oci.push(python_folder), oci.push(node_folder)
+    stem_python, stem_node = stems.push(python_folder), stems.push(node_folder)
     (work / "static").mkdir()
     program = machine.compiled(work / "static")
     static = engine.build(program)
@@ -113,8 +157,10 @@ def _methods(
     methods: dict[str, Callable[[], float]] = {
         "Python: faas oci": lambda: oci.first(python, **PYTHON, interface="lambda"),
         "Python: faas oci, undeclared": lambda: oci.first(python, **PYTHON),
+        "Python: faas stem": lambda: stems.from_stem(stem_python, "python", **PYTHON, interface="lambda"),
         "Python: docker run -d": lambda: engine.run_to_answer(python_image, *server_py),
         "Node: faas oci": lambda: oci.first(node, **NODE, interface="lambda"),
+        "Node: faas stem": lambda: stems.from_stem(stem_node, "node", **NODE, interface="lambda"),
         "Node: docker run -d": lambda: engine.run_to_answer(node_image, *server_js),
         "C: faas oci": lambda: oci.first(in_oci, interface="http"),
         "C: docker run -d": lambda: engine.run_to_answer(static),

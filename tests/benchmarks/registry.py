@@ -187,9 +187,9 @@ def measure(rounds: int | None) -> Report:
         servers = {"faas": ours.host, "docker-registry": theirs}
         methods: dict[str, Callable[[], float]] = {"push large: openssl + cp": partial(hash_and_copy, blobs, work)}
         for name, host in servers.items():
-            methods[f"push large: {name}"] = lambda host=host: push(host, blobs.fresh(LARGE, 1))
-            methods[f"push small: {name}"] = lambda host=host: push(host, blobs.fresh(SMALL, COUNT))
-            methods[f"push small, 4 connections: {name}"] = lambda host=host: push_parallel(
+            methods[f"push large: {name}"] = lambda host=host: push(host, blobs.fresh(LARGE, 1))  # type: ignore[misc]
+            methods[f"push small: {name}"] = lambda host=host: push(host, blobs.fresh(SMALL, COUNT))  # type: ignore[misc]
+            methods[f"push small, 4 connections: {name}"] = lambda host=host: push_parallel(  # type: ignore[misc]
                 host, blobs.fresh(SMALL, COUNT)
             )
         for name, host in {**servers, "nginx": static}.items():

@@ -145,9 +145,13 @@ def test_a_port_that_is_taken_is_said_with_its_holder(project_root: Path, tmp_pa
     assert f"pid {os.getpid()}" in done.stderr
 
 
-def test_the_readmes_own_function_works_as_written(server: RunningServer, project_root: Path, tmp_path: Path) -> None:
-    commands = blocks((project_root / "README.md").read_text())[1].strip().splitlines()
-    assert [c.split()[0] for c in commands] == ["faas", "faas", "curl", "faas"]
+def test_the_readmes_own_function_and_its_images_work_as_written(
+    server: RunningServer, project_root: Path, tmp_path: Path
+) -> None:
+    _, own, images = (block.strip().splitlines() for block in blocks((project_root / "README.md").read_text()))
+    commands = [*own, *images]
+    assert [c.split()[0] for c in own] == ["faas", "faas", "curl", "faas"]
+    assert {tuple(c.split()[:2]) for c in images} == {("faas", "image"), ("faas", "push")}
     env = {**os.environ, "FAAS_URL": server.api, "FAAS_TOKEN": server.token, "NO_COLOR": "1"}
     for command in commands:
         words = command.replace("localhost:8080", server.public)

@@ -293,7 +293,7 @@ def test_the_container_template_is_pushed_as_it_is_and_the_engine_keeps_one_imag
 ) -> None:
     def untagged() -> set[str]:
         found = engine.images.list(filters={"dangling": True})
-        return {image.id for image in found if image.attrs["Config"]["WorkingDir"] == "/srv"}
+        return {str(image.id) for image in found if image.attrs["Config"]["WorkingDir"] == "/srv"}
 
     folder, before = tmp_path / "boxed", untagged()
     server.faas("new", folder, "--runtime", "container")

@@ -37,6 +37,7 @@ CALLS, FAILURES, REFUSED, DEAD, RUNNING, PAIRS = 20, 10, 4, 3, 2, 4
 SLEEP, SLOW = 0.3, 2.0  # seconds in the handler: 0.3 is far from the bounds of its bucket, 0.25 and 0.5
 HELD = 100  # MiB
 BLOBS, BLOB_BYTES = 4, 1_500_000
+BUDGET = 1000  # requests of `panel`
 
 CODE = """
 import time
@@ -186,6 +187,7 @@ def test_every_panel_shows_what_was_sent(
     server, prometheus = watched
     for name, (code, toml) in FUNCTIONS.items():
         server.push_code(tmp_path, name, code, toml)
+    server.faas("budget", "set", "most", "--requests", str(BUDGET), "--function", "panel")
     expressions = panels(project_root)
 
     def shown(title: str, at: float, function: str = ".*") -> list[Rows]:
@@ -221,6 +223,7 @@ def test_every_panel_shows_what_was_sent(
     checks.invocations()
     checks.times(bounds(page, "faas_duration_seconds"), bounds(page, "faas_overhead_seconds"))
     checks.instances()
+    checks.budgets()
     checks.events()
     checks.registry(stored_before=of(shown("Stored bytes", began)[0]))
     assert checks.shown == {}, "a panel without a check"
@@ -290,11 +293,22 @@ class Panels:
         running, limit = self.shown.pop("Running now, of the limit")
         assert (of(running, function="panel"), of(running, function="late")) == (0, RUNNING)
         assert (of(limit, function="panel"), of(limit, function="late")) == (1, 3)
+        charged, budget = self.shown.pop("Memory charged, of the budget")
+        functions = self.sent.server.get("/v1/functions", api=True).json()["functions"]
+        limits = sum(f["memory"] * sum(f["instances"].values()) for f in functions)
+        assert of(charged, kind="invoked") == close(limits * 2**20)
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert of(budget) == close(machine - max(machine / 10, 512 * 2**20))
+        assert set(self.one("Idle instances evicted per second").values()) == {0}  # there is room for all
         base = self.sent.reports("hold", 0)[0]["Max Memory Used"]  # before it held anything
         assert of(self.one("Most memory used"), function="hold") == close((base + HELD) * 2**20)
         billed = sum(report["Billed Duration"] for report in self.sent.reports("panel", self.sent.began)) / 1000
         assert billed == close(sum(amount for amount, _ in self.sent.answered))
         assert self.counted("Billed GB-seconds per second", function="panel") == close(billed * 128 / 1024)
+
+    def budgets(self) -> None:
+        ran = len(self.sent.reports("panel", 0))
+        assert of(self.one("Budget used this month"), budget="most") == close(ran / BUDGET)
 
     def events(self) -> None:
         backlog = self.one("Asynchronous invocations not ended")

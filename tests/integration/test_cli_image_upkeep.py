@@ -1,4 +1,4 @@
-"""`faas image quota` and `faas image scrub` against a real registry; the control API beside it is a fake."""
+"""`faas image quota`, `scrub` and `retention` against a real registry; the control API beside it is a fake."""
 
 from __future__ import annotations
 
@@ -46,10 +46,14 @@ def test_a_quota_is_set_seen_enforced_and_taken_away(faas: CommandLine, registry
     assert row.split() == ["team", "1000", "B", "of", "2.0", "KB", "1000", "B", "of", "1.0", "KB"]
     assert faas("image", "quota", "ls", "-o", "name").out == "team\n"
     assert json.loads(faas("image", "quota", "ls", "-o", "json").out)[0]["logical_bytes"] == 2048
-    faas("image", "quota", "set", "team", "--logical", "1GiB")
+    faas("image", "quota", "set", "team", "--logical", "1TiB")
     (row,) = faas("image", "quota", "ls").out.splitlines()[1:]
-    assert "1000 B of 1.0 GB" in row
-    assert "1000 B of any" in row
+    assert "1000 B of 1.0 TB" in row
+    assert "1000 B of 1.0 KB" in row, "what is not said stays as it is"
+    faas("image", "quota", "set", "team", "--physical", "none")
+    assert "1000 B of any" in faas("image", "quota", "ls").out
+    assert "quota rm team" in faas("image", "quota", "set", "team", "--logical", "none", code=2).err
+    assert "such as team" in faas("image", "quota", "set", "team/app", "--logical", "1G", code=2).err
     faas("image", "quota", "rm", "team")
     assert "2.0 KB" not in faas("image", "quota", "ls").out
     faas("image", "quota", "rm", "team", code=3)
@@ -71,3 +75,39 @@ def test_a_scrub_says_what_is_damaged_and_which_images_need_it(faas: CommandLine
     assert json.loads(faas("image", "scrub", "--status", "-o", "json", code=1).out)["pass"]["damaged"] == 1
     registry.push_blob("team/app", layer)
     faas("image", "scrub", "--status")
+
+
+def test_retention_rules_are_set_seen_and_taken_away(faas: CommandLine) -> None:
+    retention = ("image", "retention")
+    assert faas(*retention, "set", "app", "--keep-last", "2", "--keep-days", "1.5").out == "app\n"
+    faas(*retention, "set", "app", "--keep-last", "none", "--immutable", "--movable", "latest", "--movable", "dev-*")
+    faas(*retention, "set", "team/*", "--keep-last", "5", "--keep-days", "30", "--untagged-days", "7")
+    lines = faas(*retention, "ls").out.splitlines()
+    assert lines[0].split() == ["PATTERN", "TAGS", "KEPT", "UNTAGGED", "IMMUTABLE"]
+    assert lines[1].split() == ["app", "1.5", "days", "default", "all", "but", "latest,", "dev-*"]
+    assert lines[2].split() == ["team/*", "the", "last", "5", "and", "30", "days", "7", "days", "no"]
+    assert faas(*retention, "ls", "-o", "name").out == "app\nteam/*\n"
+    faas(*retention, "set", "app", "--no-immutable")
+    assert json.loads(faas(*retention, "ls", "-o", "json").out)[0]["movable"] == []
+    assert faas(*retention, "rm", "team/*").out == "team/*\n"
+    faas(*retention, "rm", "team/*", code=3)
+    for wrong in ([], ["--keep-last", "few"], ["--keep-last", "0"], ["--movable", "latest"]):
+        faas(*retention, "set", "other", *wrong, code=2)
+
+
+def test_a_retention_preview_says_what_a_run_then_takes(faas: CommandLine, registry: RegistryProcess) -> None:
+    old, _ = registry.push_image("app", "v1", b"the old layer")
+    new, _ = registry.push_image("app", "v2", b"the new layer")
+    faas("image", "retention", "set", "app", "--keep-last", "1", "--untagged-days", "0")
+    preview = faas("image", "retention", "preview")
+    assert preview.out.splitlines()[1].split()[:3] == ["app", "v1", old[:19]]
+    assert preview.out.endswith("  1 newer tags, the last 1 are kept\n")
+    assert "1 tags, 0 images, 0 blobs; would free 0 B" in preview.err  # a client was told a moment ago that it is here
+    assert json.loads(faas("image", "retention", "preview", "-o", "json").out)["counts"]["tags"] == 1
+    assert faas("image", "retention", "preview", "-o", "name").out == "app:v1\n"
+    ran = faas("image", "retention", "run")
+    assert ran.out == "freed 0 B\n"
+    assert ran.err.endswith("1 tags, 0 images, 0 blobs\n")
+    assert registry.call("GET", "/v2/app/tags/list").json()["tags"] == ["v2"]
+    assert registry.call("HEAD", f"/v2/app/manifests/{new}").status == 200
+    assert json.loads(faas("image", "retention", "run", "-o", "json").out)["tags"] == 0

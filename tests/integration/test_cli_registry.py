@@ -163,7 +163,7 @@ async def test_a_base_that_is_not_mounted_passes_through_without_being_held_in_m
     descriptor = Descriptor(OCI_LAYER, digest, 48 << 20)
     async with RegistryClient(f"http://{registry}", "admin", TOKEN) as client:
         await client.upload_blob("runtime/python", tmp_path / "layer", digest)
-        client.mount_blob = never  # type: ignore[method-assign]
+        client.mount_blob = never  # type: ignore[assignment]
         tracemalloc.start()
         try:
             await ImagePush(client, "hello", Silent())._mount(descriptor, "runtime/python")

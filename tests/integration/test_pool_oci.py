@@ -19,7 +19,18 @@ from faas.build.base import recipe
 from faas.build.layer import pack
 from faas.errors import InitFailed, InstanceExited, OutOfMemory, TimedOut
 from faas.metrics import Metrics
-from faas.protocol import HttpRequest, Invocation, InvocationResult, LogQuery, LogRecord, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    HttpRequest,
+    Invocation,
+    InvocationResult,
+    Kind,
+    LogQuery,
+    LogRecord,
+    Outcome,
+    Revision,
+    RevisionKey,
+    Trigger,
+)
 from faas.spec import Interface, parse
 from tests.support.fake_driver import eventually
 from tests.support.images import MemoryImages, tar_of
@@ -172,6 +183,7 @@ async def test_a_python_function_from_cold_start_to_report(world: World) -> None
     assert await world.invoke(hello, mode="x", n=1) == {"mode": "x", "n": 1}
     first = world.report
     assert first is not None
+    assert first.init_seconds is not None
     assert first.init_seconds == pytest.approx(report.init_seconds)
     assert first.billed_seconds >= first.init_seconds + first.duration_seconds
     assert 1_000_000 < first.max_memory_bytes < 100_000_000
@@ -327,3 +339,23 @@ async def test_a_burst_starts_many_and_scale_to_zero_leaves_none(world: World) -
     await eventually(lambda: world.pool.stats(hello.key).idle == 8, 20)
     await world.pool.scale(hello, 0)
     await eventually(lambda: not world.driver._sandboxes, 20)
+
+
+async def test_a_job_runs_to_its_exit_and_a_service_is_kept_beside_a_function(world: World) -> None:
+    python = world.bench.python
+    hello = world.revision()
+    await world.pool.check(hello)
+    service = world.revision(entrypoint=[python, "-I", "-c", "import time; print('up', flush=True); time.sleep(600)"])
+    job = world.revision(entrypoint=[python, "-I", "-c", "print('at work'); raise SystemExit(3)"])
+    hog = world.revision(entrypoint=[python, "-I", "-c", "hog = bytearray(200 << 20)"])
+    async with world.pool.run(service, Kind.SERVICE, wait_seconds=5) as kept:
+        for ends, outcome in ((job, Outcome(3)), (hog, Outcome(137, 9, out_of_memory=True))):
+            async with world.pool.run(ends, Kind.JOB, wait_seconds=5) as running, asyncio.timeout(20):
+                usage = await world.pool.usage()
+                assert usage.charged_bytes[Kind.SERVICE] == usage.charged_bytes[Kind.INVOKED] == 128 << 20
+                assert await running.outcome() == outcome
+        assert await world.invoke(hello, mode="fine") == {"mode": "fine"}
+        assert kept.instance_id in await world.driver.ids()
+    assert (await kept.outcome()).signal == 9
+    assert kept.instance_id not in await world.driver.ids()
+    assert {"at work", "up"} <= {record.message for record in await world.lines()}

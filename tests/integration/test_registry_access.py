@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +32,13 @@ from faas.state.session import Database
 from gateway.credentials import TokenStore
 from registry import user
 from registry.access import TOKEN_SECONDS, Caller, Signer
-from registry.app import OWN, ROUTES, create_app
+from registry.app import OWN, create_app
+from registry.routes import ROUTES
 from registry.service import Registry
 from registry.users import read
 from tests.support.commands import run
 from tests.support.control import serving
 from tests.support.registry import ROOT, RegistryProcess, Reply, registry_process
-from tests.support.samples import Samples
 
 DIGEST = "sha256:" + "0" * 64
 EMPTY = str(Digest.of(b""))
@@ -149,8 +149,7 @@ async def door_of(folder: Path, *, token_flow: bool = False) -> AsyncIterator[Do
     database = await Database.open(f"sqlite+aiosqlite:///{folder / 'faas.db'}")
     store = TokenStore(database)
     url = f"sqlite+aiosqlite:///{folder / 'registry.db'}"
-    registry = await Registry.open(folder, url, authenticator=store, metrics=Metrics("1"))
-    registry.token_flow = token_flow
+    registry = await Registry.open(folder, url, accounts=store, metrics=Metrics("1"), token_flow=token_flow)
     try:
         async with serving(create_app(registry)) as address, ClientSession() as session:
             tokens = {who: await store.create(one) for who, (one, _) in CALLERS.items() if one}
@@ -314,7 +313,7 @@ async def test_a_blob_is_mounted_only_from_where_the_caller_may_pull(door: Door,
 
 async def test_tokens_say_what_was_asked_for_and_allowed_and_are_offered_more_where_pull_was(door: Door) -> None:
     async def scopes(who: str, *asked: str) -> set[tuple[str, str]]:
-        caller = door.registry.signer.read(await door.token(who, *asked))
+        caller = door.registry.access.signer.read(await door.token(who, *asked))
         assert caller is not None
         assert caller.scopes is not None
         return set(caller.scopes)
@@ -393,9 +392,10 @@ async def test_after_five_wrong_logins_the_address_waits_but_a_right_token_opens
 
 async def test_a_token_that_is_over_is_no_failed_login(door: Door) -> None:
     """Clients hear of it by a 401, several at once, and of a restart as well."""
-    caller = Caller(Principal("deployer", Role.DEPLOYER), frozenset({("team/app", "pull")}))
-    over = door.registry.signer.issue(caller, frozenset({("team/app", "pull")}), now=time.time() - TOKEN_SECONDS - 1)
-    for bearer in (over, Signer().issue(caller, frozenset({("team/app", "pull")}))):
+    scopes = frozenset({("team/app", "pull")})
+    caller = Caller(Principal("deployer", Role.DEPLOYER), scopes)
+    over = door.registry.access.signer.issue(caller, scopes, now=time.time() - TOKEN_SECONDS - 1)
+    for bearer in (over, Signer().issue(caller, scopes)):
         for _ in range(8):
             reply = await door.call("GET", "/v2/team/app/tags/list", bearer=bearer)
             assert (reply.status, reply.code) == (401, "UNAUTHORIZED")
@@ -478,7 +478,7 @@ def test_the_users_file_holds_no_password_and_is_its_owners_alone(tmp_path: Path
     assert text.count("$argon2id$v=19$m=65536,t=3,p=4$") == 2
     assert [row["name"] for row in json.loads(text)["users"]] == ["a", "b"]
     assert command("rm", "a") == (0, "")
-    assert command("rm", "a") == (1, "error: there is no user a\n")
+    assert command("rm", "a") == (1, "error: there is no user a\n  python -m registry user ls\n")
     assert command("ls") == (0, "b viewer *\n")
     assert {path.name for path in tmp_path.iterdir()} == {"users", "users.lock"}
 
@@ -548,61 +548,3 @@ def test_a_guessed_password_is_locked_for_its_name_alone(tmp_path: Path, command
         assert as_user(registry, "vic", "correct horse").status == 200
         assert registry.call("GET", "/v2/").status == 200
         within(65, lambda: as_user(registry, "vera", "correct horse").status == 200)
-
-
-# Real clients, without a login
-
-
-@pytest.fixture(params=["basic", "token", "none"])
-def public_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[RegistryProcess, Path]]:
-    """`free/app` is public, `team/app` is not; and an OCI layout with an image."""
-    samples = Samples()
-    layout = samples.layout(tmp_path / "layout", samples.image())
-    with registry_process(tmp_path / "registry", request.param) as registry:
-        creds = ["--dest-creds", f"admin:{registry.token}"] if request.param != "none" else []
-        for name in ("free/app", "team/app"):
-            target = f"docker://{registry.host}/{name}:v1"
-            run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", *creds, f"oci:{layout}:v1", target)
-        assert registry.call("PUT", "/v2/_faas/policies/free/*", b'{"public": true}').status == 204
-        yield registry, tmp_path
-
-
-@pytest.mark.skopeo
-def test_skopeo_pulls_what_is_public_without_a_login(public_registry: tuple[RegistryProcess, Path]) -> None:
-    registry, folder = public_registry
-    skopeo = ("skopeo", "--insecure-policy")
-    for name, may in (("free/app", True), ("team/app", registry.auth == "none")):
-        source = f"docker://{registry.host}/{name}:v1"
-        target = f"oci:{folder}/{name.partition('/')[0]}:v1"
-        words = (*skopeo, "copy", "--src-tls-verify=false", "--src-no-creds", source, target)
-        assert ("Writing manifest" in run(*words, check=may)) == may
-        listed = run("skopeo", "list-tags", "--tls-verify=false", "--no-creds", source.removesuffix(":v1"), check=may)
-        assert ('"v1"' in listed) == may
-    refused = run(*skopeo, "copy", "--dest-tls-verify=false", "--dest-no-creds", f"oci:{folder}/free:v1",
-                  f"docker://{registry.host}/free/app:v2", check=registry.auth == "none")  # fmt: skip
-    assert (registry.call("GET", "/v2/free/app/manifests/v2").status == 200) == (registry.auth == "none"), refused
-
-
-@pytest.mark.docker
-@pytest.mark.skopeo
-def test_docker_pulls_what_is_public_without_a_login_and_pushes_with_one(
-    public_registry: tuple[RegistryProcess, Path],
-) -> None:
-    registry, folder = public_registry
-    docker = ("docker", "--config", folder / "config")
-    free, closed = f"{registry.host}/free/app:v1", f"{registry.host}/team/app:v1"
-    try:
-        run(*docker, "pull", free)
-        run("docker", "tag", free, f"{registry.host}/free/app:v2")
-        if registry.auth == "none":
-            return
-        assert "pull access denied" in run(*docker, "pull", closed, check=False)
-        assert "denied" in run(*docker, "push", f"{registry.host}/free/app:v2", check=False)
-        assert registry.call("GET", "/v2/free/app/manifests/v2").status == 404
-        login = (*docker, "login", "-u", "admin", "--password-stdin", registry.host)
-        assert "unauthorized" in run(*login, stdin="wrong", check=False)
-        assert "Login Succeeded" in run(*login, stdin=registry.token)
-        run(*docker, "push", f"{registry.host}/free/app:v2")
-        run(*docker, "pull", closed)
-    finally:
-        run("docker", "rmi", "-f", free, closed, f"{registry.host}/free/app:v2", check=False)

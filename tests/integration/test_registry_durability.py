@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -263,12 +263,18 @@ def test_a_full_disk_refuses_before_it_takes_and_all_goes_on_when_there_is_room(
             assert shutil.disk_usage(tmp_path).free == free
         small = registry.push_blob("full", os.urandom(1 << 20))  # what fits is taken
 
+        with closing(sqlite3.connect(tmp_path / "data" / "registry.db", timeout=10)) as database, database:
+            database.execute("UPDATE manifests SET leased_until = 0")  # as if a day had gone by
+            database.execute("UPDATE repository_blobs SET leased_until = 0")
+
         fill(tmp_path / "rest")
         assert registry.call("POST", "/v2/full/blobs/uploads/").status == 507
         annotated = json.dumps({**json.loads(raw), "annotations": {"why": "x" * 3_000_000}}).encode()
         refused = registry.call("PUT", "/v2/full/manifests/v2", annotated, PUSHED)
         assert (refused.status, refused.code) == (507, "DENIED"), refused.body
         assert "full" in refused.json()["errors"][0]["message"]
+        for path in (f"manifests/{kept}", "manifests/v1", f"blobs/{small}"):  # a pull works
+            assert registry.call("HEAD", f"/v2/full/{path}").status == 200
         assert registry.call("GET", f"/v2/full/manifests/{kept}").body == raw
         assert registry.call("GET", "/v2/full/manifests/v2").status == 404
 
@@ -299,7 +305,7 @@ def test_chunks_that_do_not_follow_are_refused_and_the_session_goes_on(tmp_path:
 @pytest.fixture
 async def inside(tmp_path: Path) -> AsyncIterator[Registry]:
     url = f"sqlite+aiosqlite:///{tmp_path / 'registry.db'}"
-    registry = await Registry.open(tmp_path, url, authenticator=None, metrics=Metrics("test"))
+    registry = await Registry.open(tmp_path, url, accounts=None, metrics=Metrics("test"))
     yield registry
     await registry.close()
 

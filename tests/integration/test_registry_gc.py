@@ -15,17 +15,20 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from faas.errors import NotFound
 from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import Manifest, canonical_json
+from registry import service
 from registry.app import create_app
 from registry.gc import Collected
-from registry.index import garbage
+from registry.index import expiry, garbage
 from registry.index import index as index_module
 from registry.rules import DAY, Rule
 from registry.source import LocalImageSource
 from tests.conftest import SOAK
+from tests.support.control import until
 from tests.support.garbage import CONFIG, Bench, opened, reference
 from tests.support.registry import ROOT
 
@@ -203,6 +206,45 @@ async def test_a_deploy_that_has_found_its_image_finds_it_until_it_says_so_itsel
     assert (await bench.collect(now=time.time() + 3601)).manifests == 1
 
 
+async def test_a_deploy_that_comes_while_a_delete_asks_who_needs_the_image_finds_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would go live without its image: nobody said yet that it is needed when that was asked."""
+    digest = await bench.image("a", b"deployed and deleted", "v1")
+    monkeypatch.setattr(index_module, "LEASE_SECONDS", 3600.0)
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def held() -> Mapping[str, Sequence[str]]:
+        asked.set()
+        await answered.wait()
+        return {}
+
+    monkeypatch.setattr(bench.holders, "held", held)
+    async with TestClient(TestServer(create_app(bench.registry))) as client, asyncio.TaskGroup() as tasks:
+        deleting = tasks.create_task(client.delete(f"/v2/a/manifests/{digest}"))
+        await asked.wait()
+        deploying = asyncio.ensure_future(LocalImageSource(bench.registry).manifest(f"a@{digest}", "amd64"))
+        await asyncio.wait((deploying,), timeout=0.2)
+        answered.set()
+        assert (await deleting).status == 202
+        with pytest.raises(NotFound):
+            await deploying
+
+
+async def test_a_registry_that_starts_anew_collects_before_an_hour_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "LEASE_SECONDS", -1.0)
+    async with opened(tmp_path) as bench:
+        await bench.image("a", b"forgotten")
+        await bench.change("UPDATE manifests SET untagged_at = 0")
+    monkeypatch.setattr(service, "FIRST_SECONDS", (0.0, 0.1))
+    async with opened(tmp_path) as bench:
+        file = bench.registry.blobs.path(Digest.of(b"forgotten"))
+        assert file.exists()
+        await until(lambda: not file.exists())
+
+
 async def test_an_index_about_one_of_its_own_entries_keeps_neither(bench: Bench) -> None:
     """Each lives by the other: only a way from a tag counts."""
     image = await bench.image("a", b"an entry, and what the index is about")
@@ -235,7 +277,7 @@ async def test_exactly_what_is_reached_stays_in_repositories_of_any_shape(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Indexes, subjects, tags, holders, leases and ages at random, in pages of three, against the plain definition."""
-    for module in (garbage, sys.modules["registry.index.retention"]):
+    for module in (garbage, expiry):
         monkeypatch.setattr(module, "AT_ONCE", 3)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -330,6 +372,21 @@ async def test_a_preview_names_what_goes_and_changes_nothing(bench: Bench, tmp_p
     assert {gone.why for gone in found.manifests} == {"without a tag for 0 hours, 0 days are kept"}
     assert [await bench.ask(f"SELECT * FROM {table}") for table in tables] == before
     assert sorted(path.name for path in (tmp_path / "blobs").rglob("*")) == files
+
+
+async def test_a_preview_takes_the_tags_of_old_copies_as_a_collection_does(bench: Bench) -> None:
+    """A namespace's collection leaves those of others alone."""
+    manifest = Manifest.parse(canonical_json({"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": []}))
+    now = time.time()
+    for repository, expired_at in (("one.example/app", now - 31 * DAY), ("two.example/app", now - 29 * DAY)):
+        await bench.registry.index.put_manifest(repository, manifest, ["v1"], sparse=True, expires_at=expired_at)
+    assert (await bench.preview(namespace="two.example")).counts == Collected()
+    found = await bench.preview()
+    assert [(gone.repository, gone.tag) for gone in found.tags] == [("one.example/app", "v1")]
+    assert found.tags[0].why == "a copy that nobody asked for since it expired 31 days ago"
+    taken = await bench.collect()
+    assert taken == found.counts
+    assert (taken.tags, taken.manifests, taken.repositories) == (1, 1, 1)
 
 
 async def test_a_file_that_cannot_be_deleted_holds_up_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

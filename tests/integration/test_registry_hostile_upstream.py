@@ -11,14 +11,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from aiohttp import ClientPayloadError, ClientSession, web
 
 from faas.auth import ANONYMOUS, ROOT, Principal, Role
+from faas.errors import StorageFull
 from faas.metrics import Metrics
 from registry.access import ACTIONS, Caller
 from registry.app import create_app
+from registry.index import cache
 from registry.index.policies import Policy
 from registry.index.quotas import Quota
 from registry.service import Registry
@@ -64,7 +67,7 @@ async def pulling_through(tmp_path: Path, options: str = "") -> AsyncIterator[Th
         registry = await Registry.open(
             data,
             f"sqlite+aiosqlite:///{data}/registry.db",
-            authenticator=None,
+            accounts=None,
             metrics=Metrics("test"),
             upstreams=configured.parse(f"{NAME}={upstream.url}{options}"),
         )
@@ -361,6 +364,19 @@ async def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert await through.get(f"app/blobs/{layer}") == (200, BIG)
 
 
+async def test_a_copy_is_served_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database's disk is full, and the tag is to be asked for again."""
+    async with pulling_through(tmp_path, ",expire=0s") as through:
+        through.upstream.image("app", "v1", b"layer")
+        good = await through.get("app/manifests/v1")
+
+        def full(*_: object) -> NoReturn:
+            raise StorageFull("the database's disk is full")
+
+        monkeypatch.setattr(cache, "point", full)
+        assert await through.get("app/manifests/v1") == good
+
+
 async def test_a_quota_holds_for_copies_too(tmp_path: Path) -> None:
     async with pulling_through(tmp_path) as through:
         _, layer = through.upstream.image("app", "v1", BIG)
@@ -496,7 +512,11 @@ async def test_copies_are_for_all_who_may_pull_and_nobody_to_push(tmp_path: Path
 
         def may(principal: Principal, scopes: frozenset[tuple[str, str]] | None = None) -> list[str]:
             caller = Caller(principal, scopes)
-            return [action for action, permission in ACTIONS.items() if through.registry.may(caller, permission, copy)]
+            return [
+                action
+                for action, permission in ACTIONS.items()
+                if through.registry.access.may(caller, permission, copy)
+            ]
 
         assert may(Principal("vic", Role.VIEWER, "team")) == ["pull"]
         assert may(Principal("dora", Role.DEPLOYER, NAME)) == ["pull"]

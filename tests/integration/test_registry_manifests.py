@@ -12,8 +12,7 @@ import pytest
 
 from faas.oci import media_types
 from faas.oci.digest import Digest
-from faas.oci.manifest import CHILDREN, MANIFEST_BYTES
-from registry.index.edges import DEPTH
+from faas.oci.manifest import CHILDREN, INDEX_DEPTH, MANIFEST_BYTES
 from registry.manifests import TAGS_AT_ONCE
 from tests.support.registry import RegistryProcess, registry_process
 from tests.support.spec_client import SpecClient
@@ -221,7 +220,7 @@ def test_indexes_go_so_deep_and_no_deeper(registry: RegistryProcess) -> None:
         if replies[-1].status != 201:
             break
         entry = descriptor(raw, media_types.OCI_INDEX)
-    assert len(replies) == DEPTH + 1
+    assert len(replies) == INDEX_DEPTH + 1
     assert (replies[-1].status, replies[-1].code) == (400, "MANIFEST_INVALID")
 
 

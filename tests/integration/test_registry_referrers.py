@@ -13,7 +13,7 @@ from faas.oci.digest import Digest
 from registry.index.referrers import PAGE_BYTES, fitting
 from tests.support.registry import RegistryProcess, registry_process
 
-SUBJECT = {"mediaType": media_types.OCI_MANIFEST, "digest": str(Digest.of(b"a subject")), "size": 9}
+SUBJECT: dict[str, Any] = {"mediaType": media_types.OCI_MANIFEST, "digest": str(Digest.of(b"a subject")), "size": 9}
 CONFIG = b'{"kind":"config"}'
 THING = "application/vnd.example.thing"
 

@@ -18,9 +18,6 @@ from faas.oci.digest import Digest
 from registry.app import create_app
 from registry.index import index as index_module
 from registry.rules import DAY, Rule
-from tests.support.cli import CommandLine
-from tests.support.fake_api import INFO, TOKEN, FakeApi
-from tests.support.fake_api import Reply as ApiReply
 from tests.support.garbage import Bench, opened, reference
 from tests.support.registry import RegistryProcess, Reply, registry_process
 
@@ -29,10 +26,7 @@ WEEK = Rule(keep_days=7, untagged_days=0)
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[RegistryProcess]:
-    data = tmp_path / "registry"
-    data.mkdir()
-    (data / "admin-token").write_text(TOKEN)
-    with registry_process(data, "basic") as running:
+    with registry_process(tmp_path / "registry", "basic") as running:
         yield running
 
 
@@ -322,52 +316,3 @@ async def test_through_a_year_of_daily_pushes_exactly_what_the_rule_says_is_left
         days = [int(json.loads(annotations)["day"]) for _, _, annotations in rows]
         assert sorted(days) == sorted([*tagged, *tagged])  # the image and its signature
         assert {subject for _, subject, _ in rows if subject} == {images[old] for old in tagged}
-
-
-# The command line
-
-
-@pytest.fixture
-def faas(
-    tmp_path: Path, registry: RegistryProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[CommandLine]:
-    with FakeApi() as api:
-        api.replies["GET", "/v1/info"] = ApiReply({**INFO, "registry": registry.host})
-        yield CommandLine(api, tmp_path, capsys, monkeypatch)
-
-
-def test_rules_on_the_command_line(faas: CommandLine) -> None:
-    retention = ("image", "retention")
-    assert faas(*retention, "set", "app", "--keep-last", "2", "--keep-days", "1.5").out == "app\n"
-    faas(*retention, "set", "app", "--keep-last", "none", "--immutable", "--movable", "latest", "--movable", "dev-*")
-    faas(*retention, "set", "team/*", "--keep-last", "5", "--keep-days", "30", "--untagged-days", "7")
-    lines = faas(*retention, "ls").out.splitlines()
-    assert lines[0].split() == ["PATTERN", "TAGS", "KEPT", "UNTAGGED", "IMMUTABLE"]
-    assert lines[1].split() == ["app", "1.5", "days", "default", "all", "but", "latest,", "dev-*"]
-    assert lines[2].split() == ["team/*", "the", "last", "5", "and", "30", "days", "7", "days", "no"]
-    assert faas(*retention, "ls", "-o", "name").out == "app\nteam/*\n"
-    faas(*retention, "set", "app", "--no-immutable")
-    assert json.loads(faas(*retention, "ls", "-o", "json").out)[0]["movable"] == []
-    assert faas(*retention, "rm", "team/*").out == "team/*\n"
-    faas(*retention, "rm", "team/*", code=3)
-    for wrong in ([], ["--keep-last", "few"], ["--keep-last", "0"], ["--movable", "latest"]):
-        faas(*retention, "set", "other", *wrong, code=2)
-
-
-def test_a_preview_and_a_run_on_the_command_line(faas: CommandLine, registry: RegistryProcess) -> None:
-    old = push(registry, "v1", b"the old layer").headers["Docker-Content-Digest"]
-    new = push(registry, "v2", b"the new layer").headers["Docker-Content-Digest"]
-    registry.call("DELETE", "/v2/app/manifests/dev-made")
-    faas("image", "retention", "set", "app", "--keep-last", "1", "--untagged-days", "0")
-    preview = faas("image", "retention", "preview")
-    assert preview.out.splitlines()[1].split()[:3] == ["app", "v1", old[:19]]
-    assert preview.out.endswith("  1 newer tags, the last 1 are kept\n")
-    assert "1 tags, 0 images, 0 blobs; would free 0 B" in preview.err  # a client was told a moment ago that it is here
-    assert json.loads(faas("image", "retention", "preview", "-o", "json").out)["counts"]["tags"] == 1
-    assert faas("image", "retention", "preview", "-o", "name").out == "app:v1\n"
-    ran = faas("image", "retention", "run")
-    assert ran.out == "freed 0 B\n"
-    assert ran.err.endswith("1 tags, 0 images, 0 blobs\n")
-    assert registry.call("GET", "/v2/app/tags/list").json()["tags"] == ["v2"]
-    assert registry.call("HEAD", f"/v2/app/manifests/{new}").status == 200
-    assert json.loads(faas("image", "retention", "run", "-o", "json").out)["tags"] == 0

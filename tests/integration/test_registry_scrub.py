@@ -170,7 +170,7 @@ class opened:
     async def __aenter__(self) -> Registry:
         url = f"sqlite+aiosqlite:///{self.data / 'registry.db'}"
         self.registry = await Registry.open(
-            self.data, url, authenticator=None, metrics=Metrics("test"), holders=self.holders
+            self.data, url, accounts=None, metrics=Metrics("test"), holders=self.holders
         )
         return self.registry
 

@@ -24,10 +24,10 @@ from faas.oci.digest import Digest
 from faas.oci.manifest import Manifest
 from faas.protocol import RuntimeBase
 from faas.state.session import Database
+from faas.web import RUNNER_OPTIONS
 from gateway.app import api_app, public_app
 from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
-from gateway.public import RUNNER_OPTIONS
 from gateway.retries import RetryRules
 from tests.support.fake_worker import FakeWorker
 
@@ -122,8 +122,9 @@ class Control:
         async with self.session.request(method, url, headers=sent, **options) as response:
             return Answered(response.status, response.headers, await response.read())
 
-    async def deploy(self, name: str = "hello", *, namespace: str = "", **spec: Any) -> Any:
-        """Deploy with `faas.toml`'s keys as keywords; the answer."""
+    async def deploy(self, name: str = "hello", /, *, namespace: Any = "", **spec: Any) -> Any:
+        """Deploy with `faas.toml`'s keys as keywords; the answer. `namespace` is a str: to the type checker it may be
+        what stands in `**{"async": …}`."""
         path = f"/v1/functions/{name}" + (f".{namespace}" if namespace else "")
         repository = f"{namespace}/{name}" if namespace else name
         body = {"spec": {"name": name, "public": True, **spec}, "image": f"{repository}@{DIGEST}"}

@@ -65,6 +65,7 @@ class FakeSandbox:
     process: asyncio.subprocess.Process | None = None
     servers: list[asyncio.Server] = field(default_factory=list)
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    path = "cold"
 
     def __post_init__(self) -> None:
         self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()

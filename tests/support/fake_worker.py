@@ -7,29 +7,37 @@ first served, busy instances finish before they go, a wait that is over raises T
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from faas.errors import InitFailed, Throttled
+from faas.errors import FunctionError, InitFailed, NotOffered, Throttled
 from faas.protocol import (
     CheckReport,
     ColdStart,
+    Ended,
     HttpRequest,
     HttpResponse,
     InstanceStatus,
     Invocation,
     InvocationResult,
+    Kind,
     LogQuery,
     LogRecord,
     Report,
     Revision,
     RevisionKey,
     RevisionStats,
+    RevisionUsage,
+    Running,
+    WorkerUsage,
 )
 from faas.spec import Interface
 
+MB = 1_048_576
 OnInvoke = Callable[[Revision, bytes], Awaitable[InvocationResult]]
 OnRequest = Callable[[Revision, HttpRequest], Awaitable[HttpResponse]]
 
@@ -80,6 +88,8 @@ class FakeWorker:
         self.forgotten: list[tuple[str, str]] = []
         self.records: list[LogRecord] = []
         self.invocations: list[Invocation] = []
+        self.looks = 0  # at the usage
+        self.ended: Ended = lambda key, report: None
         self._slots: dict[RevisionKey, _Slots] = {}
 
     # The port
@@ -118,12 +128,31 @@ class FakeWorker:
             slots.desired = 0
             slots.ready = min(slots.ready, slots.executing)
 
+    def report_to(self, ended: Ended) -> None:
+        self.ended = ended
+
     def stats(self, key: RevisionKey) -> RevisionStats:
         slots = self._slots.get(key)
         if slots is None:
             return RevisionStats()
         busy = min(slots.executing, slots.ready)
         return RevisionStats(slots.starting, slots.ready - busy, busy, slots.executing, len(slots.waiters))
+
+    async def usage(self) -> WorkerUsage:
+        """Each instance is charged 128 MB and uses 10."""
+        self.looks += 1
+        revisions = tuple(
+            RevisionUsage(key, stats, stats.instances * 10 * MB, stats.instances * 128 * MB, 0.25)
+            for key in self._slots
+            if (stats := self.stats(key)).instances
+        )
+        charged = {**dict.fromkeys(Kind, 0), Kind.INVOKED: sum(one.charged_bytes for one in revisions)}
+        return WorkerUsage(time.time(), 1024 * MB, charged, 0, 3, revisions)
+
+    @asynccontextmanager
+    async def run(self, revision: Revision, kind: Kind, *, wait_seconds: float) -> AsyncIterator[Running]:
+        raise NotOffered("the gateway runs no jobs yet")
+        yield
 
     def instances(self, key: RevisionKey) -> list[InstanceStatus]:
         stats = self.stats(key)
@@ -218,7 +247,9 @@ class FakeLease:
     ) -> None:
         self._worker._give_back(self._revision)
         memory = self._revision.spec.memory_bytes
-        self.report = Report(self._duration, self._duration, memory, memory // 2)
+        failed = isinstance(error, FunctionError)
+        self.report = Report(self._duration, self._duration, memory, memory // 2, failed=failed)
+        self._worker.ended(self._revision.key, self.report)
 
     async def invoke(self, event: bytes) -> InvocationResult:
         began = asyncio.get_running_loop().time()

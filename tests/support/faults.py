@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def _kind(path: str) -> str:
 
 async def opened(data: Path) -> Registry:
     url = f"sqlite+aiosqlite:///{data / 'registry.db'}"
-    return await Registry.open(data, url, authenticator=None, metrics=Metrics("test"))
+    return await Registry.open(data, url, accounts=None, metrics=Metrics("test"))
 
 
 async def push(client: TestClient[Any, Any]) -> None:
@@ -167,7 +167,7 @@ async def found_wrong(data: Path, answered: bool) -> list[str]:
 
 async def _rows_without_files(registry: Registry) -> list[str]:
     async with registry.index.database.read() as tx:
-        rows = (await tx.exec_driver_sql("SELECT digest, size FROM blobs")).all()
+        rows: Sequence[Any] = (await tx.exec_driver_sql("SELECT digest, size FROM blobs")).all()
     wrong = []
     for name, size in rows:
         path = registry.blobs.path(Digest.parse(name))

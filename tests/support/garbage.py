@@ -114,7 +114,7 @@ def reference(digest: str) -> dict[str, Any]:
 @asynccontextmanager
 async def opened(data: Path) -> AsyncIterator[Bench]:
     url, holders = f"sqlite+aiosqlite:///{data / 'registry.db'}", Held()
-    registry = await Registry.open(data, url, authenticator=None, metrics=Metrics("test"), holders=holders)
+    registry = await Registry.open(data, url, accounts=None, metrics=Metrics("test"), holders=holders)
     try:
         yield Bench(registry, holders)
     finally:

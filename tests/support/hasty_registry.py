@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import runpy
-from functools import partial
 
-from registry import gc, rules, service
+from registry import gc, rules
 from registry.index import index
 from tests.support.registry import RegistryProcess
 
@@ -19,5 +18,5 @@ class HastyRegistry(RegistryProcess):
 if __name__ == "__main__":
     index.LEASE_SECONDS = LEASE_SECONDS
     rules.UNTAGGED_DAYS = 0.0
-    service.Collection = partial(gc.Collection, stray_seconds=0.1)  # type: ignore[misc, assignment]
+    gc.STRAY_SECONDS = 0.1
     runpy.run_module("registry", run_name="__main__")

@@ -136,7 +136,7 @@ class RunningServer:
                 return Answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, error.headers, error.read())
+                return Answer(error.code, dict(error.headers), error.read())
         except urllib.error.URLError as error:
             return Answer(0, {}, str(error.reason).encode())
 

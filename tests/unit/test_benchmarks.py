@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_each_round_runs_every_method_once_and_begins_with_another() -> None:
         calls.append(name)
         return len(calls)
 
-    found = interleaved({name: lambda name=name: method(name) for name in "abc"}, rounds=3)
+    found = interleaved({name: partial(method, name) for name in "abc"}, rounds=3)
     assert "".join(calls) == "abcbcacababc"
     assert found == {"a": [6, 8, 10], "b": [4, 9, 11], "c": [5, 7, 12]}  # without the first round's
 

@@ -8,7 +8,7 @@ import pytest
 
 from faas.bodies import BODIES
 from faas.protocol import InvocationResult, Revision
-from gateway.public import RUNNER_OPTIONS
+from faas.web import RUNNER_OPTIONS
 from tests.support.control import until
 from tests.support.data_path import application
 from tests.support.fake_worker import FakeWorker

@@ -276,6 +276,10 @@ def test_config_shows_every_setting_with_its_source_and_no_token(faas: CommandLi
     assert rows["data"] == [str(faas.home / "data"), "FAAS_DATA"]
     assert rows["client.token"] == ["(hidden)", "FAAS_TOKEN"]
     assert "faas_test-token" not in done.out
+    faas.env["FAAS_REGISTRY_UPSTREAMS"] = "hub.example=https://user:geheim@hub.example,auth=https://geheim@auth.example"
+    written = faas("config").out
+    assert "geheim" not in written, "the server refuses this; but that is how it is noticed"
+    assert "hub.example=https://(hidden)@hub.example,auth=https://(hidden)@auth.example" in written
     faas.api.replies["GET", "/v1/settings"] = Reply({"driver": {"value": "oci", "source": "flag"}})
     assert json.loads(faas("config", "--running", "-o", "json").out) == [
         {"name": "driver", "value": "oci", "source": "flag"}

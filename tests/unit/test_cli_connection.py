@@ -8,6 +8,7 @@ import stat
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def faas(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         yield CommandLine(api, tmp_path, capsys, monkeypatch)
 
 
-def places(tmp_path: Path, **given: str) -> ClientSettings:
+def places(tmp_path: Path, **given: Any) -> ClientSettings:
     return ClientSettings(**given, config_home=tmp_path / "config", data=tmp_path / "data")
 
 

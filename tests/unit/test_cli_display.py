@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +37,8 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KB"), (200 * 1024, "200 KB"), (5 << 30, "5.0 GB")]
+    ("value", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KB"), (200 * 1024, "200 KB"), (5 << 30, "5.0 GB"), (1 << 40, "1.0 TB")],
 )
 def test_sizes(value: int, text: str) -> None:
     assert output.size(value) == text
@@ -127,9 +130,9 @@ def test_doctor_has_a_line_per_check_and_a_remedy_for_what_is_missing(faas: Comm
 def test_doctor_needs_nothing_on_a_machine_that_only_talks_to_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(doctor, "DOCKER_SOCKETS", (str(tmp_path / "none"),))
-    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     elsewhere = {f.check: f for f in doctor.host_findings(tmp_path, hosting=False, running=True)}
     assert {f.state for f in elsewhere.values()} <= {"ok", "note"}
     here = {f.check: f for f in doctor.host_findings(tmp_path, hosting=True, running=True)}
@@ -138,7 +141,7 @@ def test_doctor_needs_nothing_on_a_machine_that_only_talks_to_another_one(
 
 
 def test_doctor_takes_an_engine_instead_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(doctor, "_answers", lambda path: True)
     states = {f.check: f.state for f in doctor.host_findings(tmp_path, hosting=True, running=True)}
     assert (states["root"], states["engine"]) == ("note", "ok")

@@ -81,7 +81,7 @@ def test_tags_are_written_once_the_deploy_is_done(faas: CommandLine, registry: F
     assert deploy_of(faas)["spec"]["follow"] == "latest"
     puts = [seen.path for seen in faas.api.seen if seen.method == "PUT"]
     tagged = [path for path in puts if path.startswith("/v2/hello/manifests/") and "sha256" not in path]
-    assert tagged == ["/v2/hello/manifests/latest", "/v2/hello/manifests/v7"]
+    assert tagged == ["/v2/hello/manifests/v7", "/v2/hello/manifests/latest"]
     assert puts.index("/v1/functions/hello") < puts.index(tagged[0])
     registry.manifests.clear()
     registry.add_base()
@@ -194,17 +194,17 @@ def test_an_archive_named_in_the_file_is_relative_to_it(
 
 def oci_archive(donor: FakeRegistry, path: Path, prefix: str) -> None:
     """What skopeo writes for `oci-archive:`, its names after `prefix`."""
-    raw = donor.manifests["x", "3.11"]
+    raw, digest = donor.manifests["x", "3.11"], donor.digest("x", "3.11")
     descriptor = {
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "digest": donor.digest("x", "3.11"),
+        "digest": digest,
         "size": len(raw),
     }
     files = {
         "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
         "index.json": json.dumps({"schemaVersion": 2, "manifests": [descriptor]}).encode(),
-        "blobs/sha256/" + descriptor["digest"].partition(":")[2]: raw,
-        **{"blobs/sha256/" + digest.partition(":")[2]: data for (_, digest), data in donor.blobs.items()},
+        "blobs/sha256/" + digest.partition(":")[2]: raw,
+        **{"blobs/sha256/" + name.partition(":")[2]: data for (_, name), data in donor.blobs.items()},
     }
     with tarfile.open(path, "w") as archive:
         for name, data in files.items():

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gateway.public import RUNNER_OPTIONS
+from faas.web import RUNNER_OPTIONS
 from tests.support.data_path import application
 from tests.support.raw_http import serving, talk
 from tests.unit.test_public import GET, hello
@@ -29,7 +29,7 @@ async def test_out_of_descriptors_the_server_goes_on_and_answers_again() -> None
     program = """if True:
         import asyncio, resource, uvloop
         from aiohttp import web
-        from gateway.public import RUNNER_OPTIONS
+        from faas.web import RUNNER_OPTIONS
         async def main():
             runner = web.AppRunner(web.Application(), **RUNNER_OPTIONS)
             await runner.setup()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from faas.oci.manifest import Manifest
 from faas.protocol import InvocationResult, LogRecord, Revision
 from tests.support.control import DIGEST, Control, control, until
 from tests.support.fake_worker import FakeWorker
@@ -201,6 +202,24 @@ async def test_images_of_kept_revisions_are_held(server: Control) -> None:
     body = {"spec": {"name": "hello"}, "image": f"hello@{OTHER}"}
     await server.call("PUT", "/v1/functions/hello", body)
     assert await server.gateway.deployer.held() == {DIGEST: ["hello@v1"], OTHER: ["hello@v2"]}
+
+
+async def test_an_image_that_was_deleted_before_its_deploy_held_it_does_not_go_live(
+    server: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its digest and the deploy's turn a delete may come: nobody had said that it is needed."""
+    deployer, real = server.gateway.deployer, server.images.manifest
+
+    async def manifest(reference: str, architecture: str) -> Manifest:
+        if await deployer.held():  # from here on a delete is refused
+            server.images.gone.add("hello")
+        return await real(reference, architecture)
+
+    monkeypatch.setattr(server.images, "manifest", manifest)
+    refused = await server.call("PUT", "/v1/functions/hello", {"spec": {"name": "hello"}, "image": f"hello@{DIGEST}"})
+    assert (refused.status, refused.json()["error"]["code"]) == (400, "ImageUnusable")
+    assert server.gateway.router.state("default", "hello") is None
+    assert await deployer.held() == {}
 
 
 async def test_environment_values_are_the_administrators(server: Control) -> None:

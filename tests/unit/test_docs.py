@@ -13,7 +13,7 @@ RUN_BY = {
     "README.md": "tests/e2e/test_deploy.py",
     "CONTRIBUTING.md": "tests/unit/test_docs.py",
     "deploy/README.md": "tests/e2e/test_metrics.py",
-    "registry/README.md": "tests/support/registry.py",
+    "registry/README.md": "tests/integration/test_registry_page.py",
 }
 FOLDERS = "faas|registry|gateway|worker|deploy|tests"
 
@@ -53,6 +53,15 @@ def test_a_file_that_a_packages_page_names_is_in_that_package(project_root: Path
     named -= {name for name in named if (project_root / name).exists()}
     assert named
     assert [name for name in named if not list(folder.rglob(name))] == []
+
+
+def test_the_registrys_page_has_a_row_for_each_of_its_files_and_folders(project_root: Path) -> None:
+    package = project_root / "registry"
+    there = {p.name for p in package.iterdir() if p.suffix == ".py" and p.name != "__init__.py"}
+    there |= {f"{p.name}/" for p in package.iterdir() if (p / "__init__.py").exists()}
+    rows = re.findall(r"^\| (`[^|]*) \|", (package / "README.md").read_text(), re.M)
+    named = {name for row in rows for name in re.findall(r"`(\w+(?:\.py|/))`", row)}
+    assert named == there
 
 
 def test_every_page_with_commands_has_a_test_that_runs_them(project_root: Path) -> None:

@@ -7,9 +7,8 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from faas import server
+from faas.doors import Doors
 from faas.listener import bound, listen
-from faas.server import Doors
 from faas.settings import Address
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -29,8 +28,8 @@ async def status(port: int) -> tuple[bytes, asyncio.StreamWriter]:
 async def test_a_connection_too_many_hears_503_and_the_next_one_is_served_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_SHARE", 0.0)
-    monkeypatch.setattr(server, "LEAST_CONNECTIONS", 2)
+    monkeypatch.setattr("faas.doors.CONNECTIONS_SHARE", 0.0)
+    monkeypatch.setattr("faas.doors.LEAST_CONNECTIONS", 2)
     app = web.Application()
     app.router.add_get("/", hello)
     doors = Doors({"public": app}, None)

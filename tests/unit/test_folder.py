@@ -68,7 +68,7 @@ def dirs(tmp_path: Path) -> tuple[Path, Path]:
     return data, watched
 
 
-async def deployed(server: Control, watched: Path, pattern: str = "*.jpg", **spec: Any) -> Any:
+async def deployed(server: Control, watched: Path, pattern: str = "*.jpg", /, **spec: Any) -> Any:
     return await server.deploy("photo", trigger=[{"watch": str(watched), "pattern": pattern}], **spec)
 
 

@@ -19,7 +19,7 @@ from faas.errors import (
     TimedOut,
 )
 from faas.metrics import Metrics
-from faas.protocol import HttpRequest, HttpResponse, InvocationResult, Revision, Trigger
+from faas.protocol import NO_MEMORY, HttpRequest, HttpResponse, InvocationResult, Revision, Trigger
 from faas.spec import Interface
 from gateway.data_path import DataPath
 from gateway.invoke import SYNC_PAYLOAD_BYTES
@@ -92,6 +92,23 @@ async def test_an_init_that_fails_is_an_invocation_and_an_error() -> None:
         await call(path)
     assert ran(metrics, "error") == 1
     assert sample(metrics, "faas_errors_total", function="hello", kind="init") == 1
+
+
+async def test_a_revision_whose_check_finds_no_memory_is_throttled_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = FakeWorker()
+
+    async def full(revision: Revision) -> None:
+        raise Throttled("no memory was free", reason=NO_MEMORY)
+
+    monkeypatch.setattr(worker, "check", full)
+    path, metrics = data_path(worker)
+    put(path, revision(interface=Interface.AUTO))
+    with pytest.raises(Throttled):
+        await call(path)
+    assert sample(metrics, "faas_throttles_total", function="hello", reason=NO_MEMORY) == 1
+    assert path.invoker.tallies()["hello"].refused == 1
 
 
 async def test_throttled_calls_are_no_invocations() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from faas import errors
 from faas.metrics import Metrics
-from faas.protocol import Trigger
+from faas.protocol import NO_MEMORY, Trigger
 from gateway.counters import KINDS, RouteCounters
 from gateway.router import Route
+from gateway.spending import REASON as BUDGET
 from tests.support.data_path import revision
 
 FUNCTION = ("function",)
@@ -28,7 +29,11 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "faas_concurrency_limit": ("gauge", FUNCTION),
     "faas_instances": ("gauge", ("function", "state")),
     "faas_billed_gb_seconds_total": ("counter", FUNCTION),
+    "faas_budget_used_ratio": ("gauge", ("budget",)),
     "faas_memory_max_bytes": ("gauge", FUNCTION),
+    "faas_memory_budget_bytes": ("gauge", ()),
+    "faas_memory_charged_bytes": ("gauge", ("kind",)),
+    "faas_memory_evictions_total": ("counter", ("kind",)),
     "faas_async_backlog": ("gauge", FUNCTION),
     "faas_async_event_age_seconds": ("histogram", ()),
     "faas_dead_letters_total": ("counter", FUNCTION),
@@ -75,12 +80,17 @@ def test_a_deleted_function_leaves_no_series_of_any_metric(name: str) -> None:
 
 
 def test_failures_of_every_kind_are_zeros_before_the_first_of_them() -> None:
-    classes = [errors.FunctionError, *errors.FunctionError.__subclasses__(), *errors.InstanceExited.__subclasses__()]
+    classes: list[type[errors.FunctionError]] = [
+        errors.FunctionError,
+        *errors.FunctionError.__subclasses__(),
+        *errors.InstanceExited.__subclasses__(),
+    ]
     assert {one.kind for one in classes} | {"handled"} == set(KINDS)
     metrics = Metrics("test")
     RouteCounters(metrics, Route(revision(), "live"), Trigger.HTTP)
     for kind in KINDS:
         assert metrics.registry.get_sample_value("faas_errors_total", {"function": "hello", "kind": kind}) == 0
-    reason = {"function": "hello", "reason": errors.Throttled().reason}
-    assert metrics.registry.get_sample_value("faas_throttles_total", reason) == 0
+    for reason in (errors.Throttled().reason, BUDGET, NO_MEMORY):
+        refused = {"function": "hello", "reason": reason}
+        assert metrics.registry.get_sample_value("faas_throttles_total", refused) == 0
     assert metrics.registry.get_sample_value("faas_dead_letters_total", {"function": "hello"}) == 0

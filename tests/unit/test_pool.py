@@ -412,6 +412,8 @@ async def test_a_caller_that_goes_keeps_the_slot_until_the_function_has_answered
         return event
 
     pool, hello = make(held=lambda_program(handler)), revision("held")
+    reported: list[tuple[RevisionKey, bool]] = []
+    pool.report_to(lambda key, report: reported.append((key, report.failed)))
     await pool.open()
     await pool.scale(hello, 1)
     call = asyncio.create_task(invoke(pool, hello, "held", "gone"))
@@ -424,6 +426,7 @@ async def test_a_caller_that_goes_keeps_the_slot_until_the_function_has_answered
     assert await invoke(pool, hello, "next") == "next"
     assert len(driver_of(pool).created) == 1
     assert (await lines(pool, request_id="gone"))[-1].message.startswith("REPORT")
+    assert reported == [(hello.key, False)] * 2
 
 
 async def test_an_event_that_an_ended_instance_never_took_goes_to_another(make: Callable[..., Pool]) -> None:
@@ -699,7 +702,7 @@ async def test_an_instance_that_ends_between_its_launch_and_its_first_use_is_not
         if launches == 1:
             instance.sandbox.ended(Exit(9))  # its callback runs between the task's last step and the task's callback
 
-    pool._parts.launcher.launch = unlucky  # type: ignore[method-assign]
+    pool._parts.launcher.launch = unlucky  # type: ignore[assignment]
     await pool.scale(hello, 1)
     with pytest.raises(InitFailed, match="ended right after its init: exit status 9"):
         await invoke(pool, hello, 1)

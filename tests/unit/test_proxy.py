@@ -13,7 +13,7 @@ from faas.errors import FaasError, InstanceExited, TimedOut
 from faas.metrics import Metrics
 from faas.protocol import HttpRequest, HttpResponse, Revision
 from faas.spec import Interface
-from gateway.public import RUNNER_OPTIONS
+from faas.web import RUNNER_OPTIONS
 from tests.support.data_path import TOKEN, application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker, OnRequest, stream
 from tests.support.raw_http import serving, talk

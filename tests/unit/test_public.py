@@ -17,9 +17,9 @@ from faas.auth import Principal, Role
 from faas.errors import InitFailed, OutOfMemory, TimedOut
 from faas.protocol import InvocationResult, Revision
 from faas.spec import Interface
+from faas.web import RUNNER_OPTIONS
 from gateway.data_path import DataPath
 from gateway.invoke import SYNC_PAYLOAD_BYTES
-from gateway.public import RUNNER_OPTIONS
 from tests.support.data_path import TOKEN, application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker
 from tests.support.raw_http import serving, talk

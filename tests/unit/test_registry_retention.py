@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from faas.oci.reference import companion_of
 from registry.errors import RegistryError
 from registry.retention import parse
-from registry.rules import DAY, Rule, Tag, Untagged, companion_of, expired, orphans, overdue, unreached
+from registry.rules import DAY, Rule, Tag, Untagged, expired, orphans, overdue, unreached
 
 NOW = 1_000 * DAY
 HEX = "ab" * 32

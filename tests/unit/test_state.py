@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -156,4 +156,73 @@ async def test_a_cancelled_writer_leaves_the_database_usable(database: Database)
     assert await names(database) == []
     async with database.write() as tx:
         await tx.execute(insert(functions).values(ROW))
+    assert await names(database) == ["hello"]
+
+
+async def test_changes_that_wait_together_are_committed_together_and_fail_alone(database: Database) -> None:
+    def add(name: str) -> Callable[[Connection], str]:
+        def work(tx: Connection) -> str:
+            tx.execute(insert(functions).values({**ROW, "name": name}))
+            if name == "raises":
+                raise ValueError(name)
+            return name
+
+        return work
+
+    wanted = [database.change(add(name)) for name in ("a", "b", "raises", "a", "c")]
+    done = await asyncio.gather(*wanted, return_exceptions=True)
+    assert [type(one) for one in done] == [str, str, ValueError, Conflict, str]
+    assert sorted(await names(database)) == ["a", "b", "c"]
+
+
+async def test_a_change_whose_caller_goes_away_is_whole_or_was_never_begun(database: Database) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(tx: Connection) -> None:
+        begun.set()
+        go_on.wait(10)
+        tx.execute(insert(functions).values({**ROW, "name": "begun"}))
+
+    first = asyncio.create_task(database.change(slow))
+    await asyncio.to_thread(begun.wait, 10)
+    second = asyncio.create_task(database.change(lambda tx: tx.execute(insert(functions).values(ROW))))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    second.cancel()
+    await asyncio.sleep(0.01)
+    assert not first.done()  # it has the turn until its end
+    go_on.set()
+    await asyncio.gather(first, second, return_exceptions=True)
+    assert first.cancelled()
+    assert second.cancelled()
+    assert await names(database) == ["begun"]
+    await database.change(lambda tx: tx.execute(insert(functions).values({**ROW, "name": "after"})))
+    assert sorted(await names(database)) == ["after", "begun"]
+
+
+async def test_who_goes_along_is_not_lost_with_the_one_that_led(database: Database) -> None:
+    gates = [threading.Event(), threading.Event()]
+    begun = [threading.Event(), threading.Event()]
+
+    def slow(number: int) -> Callable[[Connection], None]:
+        def work(tx: Connection) -> None:
+            begun[number].set()
+            gates[number].wait(10)
+
+        return work
+
+    first = asyncio.create_task(database.change(slow(0)))
+    await asyncio.to_thread(begun[0].wait, 10)
+    leader = asyncio.create_task(database.change(slow(1)))
+    await asyncio.sleep(0)
+    along = asyncio.create_task(database.change(lambda tx: tx.execute(insert(functions).values(ROW)) and "done"))
+    await asyncio.sleep(0)
+    gates[0].set()
+    await asyncio.to_thread(begun[1].wait, 10)
+    leader.cancel()
+    gates[1].set()
+    async with asyncio.timeout(5):
+        assert await along == "done"
+    await asyncio.gather(first, leader, return_exceptions=True)
+    assert leader.cancelled()
     assert await names(database) == ["hello"]

@@ -81,7 +81,7 @@ def guarded() -> web.Application:
         def takes_password(self, user: str | None) -> bool:
             return False
 
-    app = web.Application(middlewares=[errors, authorization(Two())])
+    app = web.Application(middlewares=[errors, authorization(Two())])  # type: ignore[list-item]
     app.router.add_get("/read", read)
     app.router.add_get("/unmarked", unmarked)
     return app

@@ -144,7 +144,9 @@ def main() -> int:
         say("making a Debian 12")
         debian(root)
         furnish(root, sys.argv[1:])
-        kernel, initrd = (shutil.copy(next(root.glob(f"boot/{name}-*")), work) for name in ("vmlinuz", "initrd.img"))
+        kernel, initrd = (
+            Path(shutil.copy(next(root.glob(f"boot/{name}-*")), work)) for name in ("vmlinuz", "initrd.img")
+        )
         pack(root, work / "disk")
         shutil.rmtree(root)
         say("booting it")

@@ -33,11 +33,15 @@ class SandboxState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """An image whose files are here. `handle` is the driver's own (lower folders, an engine's image id)."""
+    """An image whose files are here. `handle` is the driver's own (lower folders, an engine's image id).
+
+    `stays`: they are here as long as the driver is open, whoever else removes images; it need not be prepared again.
+    """
 
     reference: str  # repository@digest
     config: ImageConfig
     handle: object
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,11 @@ class Sandbox(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def path(self) -> str:
+        """How it came to be: `cold`, or `stem`: from a runtime that was started ahead and waited for its function."""
+        ...
 
     @property
     def stdout(self) -> asyncio.StreamReader: ...

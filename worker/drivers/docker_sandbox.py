@@ -33,6 +33,7 @@ class DockerSandbox:
     unwanted: bool = False  # its removal was asked for
     listeners: list[socket.socket] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # making, starting, removing: one after the other
+    path = "cold"
 
     @property
     def id(self) -> str:

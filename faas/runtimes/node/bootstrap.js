@@ -1,16 +1,35 @@
 // The Runtime API client for Node handlers: what runs inside a function's sandbox.
 //
 // One keep-alive connection over a plain socket: `http` would cost 12 ms of every cold start. `_HANDLER` names the
-// handler as `file.export`; CommonJS and ES modules, async and callback style.
+// handler as `file.export`; CommonJS and ES modules, async and callback style. With `FAAS_STEM` it is started before it
+// is known for which function (`waitForAssignment`).
 "use strict";
 
 const net = require("node:net");
 const path = require("node:path");
 const fs = require("node:fs");
 
-const TASK = process.env.LAMBDA_TASK_ROOT || "/var/task";
+const STEM_CHANNEL = 3; // descriptor of the socket to the server, in a stem alone; closed before any of the function's code
 const PREFIX = "/2018-06-01/runtime/";
 const END = Buffer.from("\r\n\r\n");
+
+// From here on everything is as after an ordinary start: environment, module paths, working folder, open descriptors.
+async function waitForAssignment() {
+  // A first connection, which is refused, has Node load and compile what every later one needs: 8 ms.
+  await new Promise((resolve) => net.connect({ host: "127.0.0.1", port: 9, noDelay: true }).on("error", resolve));
+  fs.writeSync(STEM_CHANNEL, "[]\n"); // no file of a function's can take the place of a module of Node's own
+  const chunks = [];
+  for (let chunk = Buffer.alloc(1 << 18), size; (size = fs.readSync(STEM_CHANNEL, chunk)) > 0; ) {
+    chunks.push(Buffer.from(chunk.subarray(0, size)));
+  }
+  fs.closeSync(STEM_CHANNEL);
+  if (!chunks.length) process.exit(0); // the server has no use for it, or has ended
+  const told = JSON.parse(Buffer.concat(chunks));
+  for (const name of Object.keys(process.env)) delete process.env[name];
+  Object.assign(process.env, told.env);
+  require("node:module")._initPaths(); // NODE_PATH
+  process.chdir(told.workdir);
+}
 
 class RuntimeApi {
   constructor(address) {
@@ -64,7 +83,7 @@ class InitError extends Error {
 async function load(name) {
   const dot = name.lastIndexOf(".");
   if (dot <= 0) throw new InitError("Runtime.MalformedHandlerName", `the handler '${name}' is not FILE.EXPORT`);
-  const base = path.resolve(TASK, name.slice(0, dot));
+  const base = path.resolve(process.env.LAMBDA_TASK_ROOT || "/var/task", name.slice(0, dot));
   const file = [".js", ".cjs", ".mjs"].map((extension) => base + extension).find((candidate) => fs.existsSync(candidate));
   if (!file) throw new InitError("Runtime.ImportModuleError", `Cannot find module '${name.slice(0, dot)}'`);
   let loaded;
@@ -131,6 +150,7 @@ function errorBody(error) {
 }
 
 async function main() {
+  if (process.env.FAAS_STEM) await waitForAssignment();
   const api = new RuntimeApi(process.env.AWS_LAMBDA_RUNTIME_API);
   let handler;
   try {

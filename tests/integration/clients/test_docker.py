@@ -126,7 +126,7 @@ def test_another_repository_mounts_the_layers_and_gets_no_bytes(docker: Docker, 
     assert len([one for one in asked if one.method == "PATCH"]) == 1  # the config: docker never mounts that
 
 
-def test_what_is_public_is_pulled_without_a_login_and_not_pushed(
+def test_what_is_public_is_pulled_without_a_login_and_pushed_with_one(
     public_registry: RecordedRegistry, name: str, tmp_path: Path
 ) -> None:
     docker, samples = Docker(public_registry, tmp_path / "config"), Samples()
@@ -140,6 +140,10 @@ def test_what_is_public_is_pulled_without_a_login_and_not_pushed(
         assert "denied" in docker("pull", hidden, check=False)
         docker("tag", image, f"{image}-mine")
         assert "denied" in docker("push", f"{image}-mine", check=False)
+        assert public_registry.call("GET", f"/v2/public/{name}/tags/list").json()["tags"] == ["v1"]
+        docker.login()
+        docker("push", "--quiet", f"{image}-mine")
+        docker("pull", "--quiet", hidden)
     finally:
         docker.remove()
-    assert public_registry.call("GET", f"/v2/public/{name}/tags/list").json()["tags"] == ["v1"]
+    assert public_registry.call("GET", f"/v2/public/{name}/tags/list").json()["tags"] == ["v1", "v1-mine"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -23,7 +24,7 @@ from tests.support.image_cli import (
 from tests.support.registry import RegistryProcess
 from tests.support.samples import Samples
 
-Harm = Callable[[Path, Path], None]  # the layout's folder, and the file of a layer
+Harm = Callable[[Path, Path], object]  # the layout's folder, and the file of a layer
 
 
 def new_manifest(layout: Path, raw: bytes, media_type: str = media_types.OCI_MANIFEST) -> None:
@@ -95,6 +96,10 @@ HARMS: dict[str, tuple[Harm, str]] = {
         lambda f, _: rewritten(f, lambda row: row.update(annotations={REF_NAME: "../up:v1"})),
         "the archive's name",
     ),
+    "the name of a runtime base": (
+        lambda f, _: rewritten(f, lambda row: row.update(annotations={REF_NAME: "runtime/python:3.12"})),
+        "one of the runtime bases",
+    ),
     "an index that names itself": (itself, "not what its digest says"),
     "indexes in indexes": (nested, "nested more than"),
     "a manifest of a wrong type": (lambda f, _: new_manifest(f, b"{}"), "schemaVersion"),
@@ -143,10 +148,43 @@ def long_header(archive: tarfile.TarFile) -> None:
     entry.type, entry.size = tarfile.XHDTYPE, 4 << 30
     assert archive.fileobj is not None
     archive.fileobj.write(entry.tobuf(tarfile.USTAR_FORMAT))
-    os.ftruncate(archive.fileobj.fileno(), 4 << 30)  # type: ignore[union-attr]
+    os.ftruncate(archive.fileobj.fileno(), 4 << 30)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("harm", "words"), [(loop_of_links, "has no file"), (long_header, "a header of")])
+def no_size(archive: tarfile.TarFile) -> None:
+    """A member of 2⁷⁰ bytes, as GNU tar writes large numbers."""
+    entry = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT))
+    entry[124:136] = b"\x80" + (1 << 70).to_bytes(11, "big")
+    entry[148:156] = b" " * 8
+    entry[148:156] = b"%06o\0 " % sum(entry)
+    assert archive.fileobj is not None
+    archive.fileobj.write(bytes(entry))
+
+
+def sparse_without_a_map(archive: tarfile.TarFile) -> None:
+    entry = tarfile.TarInfo("x")
+    entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 50)}
+    entry.size = 512
+    archive.addfile(entry, io.BytesIO(b"9" * 512))
+
+
+def words_for_a_terminal(archive: tarfile.TarFile) -> None:
+    manifest = json.dumps([{"Config": "\x1b]0;owned\x07", "Layers": []}]).encode()
+    entry = tarfile.TarInfo("manifest.json")
+    entry.size = len(manifest)
+    archive.addfile(entry, io.BytesIO(manifest))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (loop_of_links, "has no file"),
+        (long_header, "a header of"),
+        (no_size, "damaged or cut off"),
+        (sparse_without_a_map, "no image archive"),
+        (words_for_a_terminal, r"has no file '\x1b]0;owned\x07'"),
+    ],
+)
 def test_a_tar_file_that_lies_is_refused(
     faas: CommandLine, tmp_path: Path, harm: Callable[[tarfile.TarFile], None], words: str
 ) -> None:

@@ -37,8 +37,12 @@ def test_a_list_shows_indexes_and_artifacts_as_they_are(faas: CommandLine, tmp_p
         assert registry.call("PUT", "/v2/listed/manifests/artifact", sent, headers).status == 201
         rows = {row["tag"]: row for row in json.loads(faas("image", "ls", "-o", "json").out)}
         assert rows["all"]["platforms"] == ["linux/amd64", "linux/arm64"]
-        assert rows["all"]["size"] > rows["all-amd64"]["size"] > 0
-        assert (rows["artifact"]["size"], rows["artifact"]["platforms"]) == (2, [])
+        assert rows["all"]["bytes"] > rows["all-amd64"]["bytes"] > 0
+        assert (rows["artifact"]["bytes"], rows["artifact"]["platforms"]) == (2 + len(sent), [])
+        described = json.loads(faas("image", "describe", "listed:all", "-o", "json").out)
+        assert {key: rows["all"][key] for key in ("bytes", "digest", "created_at")} == {
+            key: described[key] for key in ("bytes", "digest", "created_at")
+        }
         assert faas("image", "ls", "listed", "-o", "name").out.split() == [
             "listed:all", "listed:all-amd64", "listed:all-arm64", "listed:artifact",
         ]  # fmt: skip

@@ -43,10 +43,12 @@ def configuration(
     memory: dict[str, Any],
     seccomp: dict[str, Any],
     tmp: Path | None,
+    cpu_shares: int,
 ) -> dict[str, Any]:
     """The configuration of a sandbox whose root is mounted at `root` and whose network is at the path `namespace`.
 
-    No capability in any set, no new privileges, a numeric user. `memory` is the cgroups' part of the resources.
+    No capability in any set, no new privileges, a numeric user. `memory` is the cgroups' part of the resources,
+    `cpu_shares` its weight beside other instances.
     """
     mounts: list[dict[str, Any]] = [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
@@ -97,7 +99,7 @@ def configuration(
             "resources": {
                 "devices": [{"allow": False, "access": "rwm"}],
                 **memory,
-                "cpu": {"quota": quota(spec.cpus), "period": PERIOD_MICROSECONDS},
+                "cpu": {"quota": quota(spec.cpus), "period": PERIOD_MICROSECONDS, "shares": cpu_shares},
                 "pids": {"limit": spec.pids},
             },
             "seccomp": seccomp,

@@ -20,6 +20,7 @@ from worker.drivers.base import SandboxStats
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_MICROSECONDS = 100_000  # µs, the kernel's default: a handler of a few ms is seldom throttled within one
 CPU_QUOTA_LEAST = 1_000  # µs, the kernel's lower bound
+CPU_SHARES, CPU_WEIGHT = 1024, 100  # the kernel's defaults, v1 and v2
 V1_COUNTED = ("memory", "pids", "cpuacct", "cpu")
 REMOVE_SECONDS = 2.0  # a group is busy until the kernel has buried its last process
 SWEEP_SECONDS = 5.0
@@ -46,6 +47,10 @@ class Cgroups(Protocol):
     def oom_kills(self, sandbox_id: str) -> int: ...
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None: ...
+
+    def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
+        """Raise the memory limit, set the CPU limit, and give it its full share beside others. Raises OSError."""
+        ...
 
     def kill(self, sandbox_id: str) -> None:
         """SIGKILL to every process in it."""
@@ -186,6 +191,14 @@ class CgroupsV1:
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
         (self._folder("cpu", sandbox_id) / "cpu.cfs_quota_us").write_text(str(quota(cpus)))
 
+    def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
+        memory = self._folder("memory", sandbox_id)
+        for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):  # the first is never below the second
+            if (memory / name).exists():
+                (memory / name).write_text(str(memory_bytes))
+        (self._folder("cpu", sandbox_id) / "cpu.shares").write_text(str(CPU_SHARES))
+        self.set_cpus(sandbox_id, cpus)
+
     def kill(self, sandbox_id: str) -> None:
         _bury(_kill_all(self._folder("pids", sandbox_id)))
 
@@ -289,6 +302,12 @@ class CgroupsV2:
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
         (self._folder(sandbox_id) / "cpu.max").write_text(f"{quota(cpus)} {PERIOD_MICROSECONDS}")
+
+    def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
+        folder = self._folder(sandbox_id)
+        (folder / "memory.max").write_text(str(memory_bytes))
+        (folder / "cpu.weight").write_text(str(CPU_WEIGHT))
+        self.set_cpus(sandbox_id, cpus)
 
     def kill(self, sandbox_id: str) -> None:
         folder = self._folder(sandbox_id)

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from faas.errors import Conflict, FaasError, Unavailable
+from faas.metrics import Metrics
 from faas.oci.platform import architecture
 from faas.oci.source import ImageSource
 from faas.spec import Network
@@ -27,27 +27,28 @@ from worker.drivers.base import (
     SandboxState,
     SandboxStats,
 )
-from worker.drivers.oci import mounts, seccomp, workdir
+from worker.drivers.oci import attachment, machine, mounts, seccomp, workdir
 from worker.drivers.oci import runtime as runtimes
 from worker.drivers.oci.bundle import configuration
-from worker.drivers.oci.cgroups import for_machine
+from worker.drivers.oci.cgroups import CPU_SHARES, for_machine
 from worker.drivers.oci.furniture import Furniture
 from worker.drivers.oci.ownership import OwnedLayers
 from worker.drivers.oci.process import Process, become_subreaper, stream
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.drivers.oci.scratch import ScratchPool
+from worker.drivers.oci.standing import Standing
+from worker.drivers.oci.stems import Stems, Verbs
 from worker.layers.store import LayerStore, UnpackedImage
-from worker.network import programs
 from worker.network.egress import Egress
 from worker.network.pool import NamespacePool
 from worker.network.resolver import RESOLV_CONFS
 
 log = logging.getLogger("worker.drivers.oci")
 
-RUN = Path("/run/faas")
 THREADS = 8  # starts, mounts, clean-up at once; a start is CPU, so more would only make each slower
 UNPACKERS = 2  # layers unpacked at once, apart: they take seconds
 KILL_SECONDS = 5.0
+STEM_SHARES = 2  # of the CPU, as long as it serves nobody: everybody else comes first
 CLOSE_SECONDS = 20.0  # for the end of all sandboxes, and for each step after it: a thread may hang in the kernel
 T = TypeVar("T")
 
@@ -60,6 +61,7 @@ class OciDriver:
     """
 
     name = "oci"
+    missing = staticmethod(machine.missing)
 
     def __init__(
         self,
@@ -69,8 +71,10 @@ class OciDriver:
         runtime: str = "",
         subnet: str = "",
         resolvers: tuple[Path, ...] = RESOLV_CONFS,
+        stems: int = 0,
+        metrics: Metrics | None = None,
     ) -> None:
-        self._run = run = RUN / paths.server_id
+        self._run = run = machine.RUN / paths.server_id
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oci")
         self._unpackers = ThreadPoolExecutor(UNPACKERS, thread_name_prefix="layers")
         self._layers = LayerStore(paths.data / "layers", run / "l", source, architecture(), self._unpackers)
@@ -86,21 +90,8 @@ class OciDriver:
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._work: set[asyncio.Task[Any]] = set()
         self._seccomp: dict[str, Any] = seccomp.profile()
-
-    @staticmethod
-    def missing(runtime: str = "") -> list[str]:
-        """Why this driver cannot run here, in words; empty where it can."""
-        reasons = []
-        if os.geteuid() != 0:
-            reasons.append("not root")
-        if runtimes.find(runtime) is None:
-            reasons.append(f"{runtime or 'runc'} is not installed")
-        if not mounts.known("overlay"):
-            reasons.append("the kernel has no overlayfs (modprobe overlay)")
-        if not mounts.loop_devices():
-            reasons.append("the kernel has no loop devices (modprobe loop)")
-        reasons += [f"{tool} is not installed" for tool in ("nft", "ip", "mkfs.ext4") if not programs.find(tool)]
-        return reasons
+        verbs = Verbs(self._layers.image, self._in_thread, self._park, self._become, self._throw_away)
+        self._stems = Stems(stems, verbs, metrics or Metrics(""))
 
     async def open(self) -> None:
         program = runtimes.find(self._wanted_runtime)
@@ -110,47 +101,27 @@ class OciDriver:
         become_subreaper()
         self._runtime = runtimes.Runtime(program, self._run / "runtime")
         try:
-            await self._in_thread(lambda: self._prepare_machine(program))
+            await self._in_thread(lambda: self._prepare(program))
         except OSError as error:
             raise Unavailable(f"this machine cannot run sandboxes: {error}", hint="run faas doctor") from None
         await self._namespaces.open()
+        self._stems.open(await self._in_thread(lambda: attachment.missing(program, self._run / "probe")))
 
-    def _prepare_machine(self, program: str) -> None:
-        """Blocking. End and remove what a crashed server of this data folder left, then make everything anew."""
+    def _prepare(self, program: str) -> None:
+        """Blocking."""
         runtimes.warn_if_old(program)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self._cgroups.open()
-        self._leave_nothing()
-        self._cgroups.open()
-        self._run.mkdir(mode=0o700, parents=True)
-        # A file system of its own that passes no mount on: other mount namespaces never hold an instance's root.
-        mounts.mount("faas", self._run, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0700")
-        mounts.mount("", self._run, "", mounts.MS_PRIVATE)
-        for name in ("bundles", "runtime", "empty", "furniture"):
-            (self._run / name).mkdir(mode=0o711)
+        machine.prepare(self._run, self._cgroups)
         self._layers.open()
         self._scratch.open()
 
-    def _leave_nothing(self) -> None:
-        """Blocking. Processes, mounts, folders and groups of this server."""
-        self._cgroups.close()
-        for point in mounts.mounted_below(self._run):
-            try:
-                mounts.unmount(point)
-            except FaasError as error:
-                log.error("%s", error)
-        for folder in (self._run, RUN):
-            with contextlib.suppress(OSError):  # RUN may hold another server's
-                folder.rmdir()
-
     async def close(self) -> None:
         steps: tuple[Callable[[], Awaitable[None]], ...] = (
+            self._stems.close,
             self._layers.close,
             self._end_all,
             self._namespaces.close,
             self._scratch.close,
-            lambda: self._in_thread(self._leave_nothing),
+            lambda: self._in_thread(lambda: machine.leave_nothing(self._run, self._cgroups)),
         )
         for step in steps:  # whatever one of them meets, the others are taken
             try:
@@ -171,23 +142,41 @@ class OciDriver:
 
     async def prepare(self, reference: str) -> PreparedImage:
         image = await self._layers.image(reference)
-        return PreparedImage(reference, image.config, image)
+        await self._stems.know(image)
+        return PreparedImage(reference, image.config, image, stays=True)
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         if spec.id in self._sandboxes or spec.id in self._removals:
             raise Conflict(f"there is a sandbox {spec.id} already")
-        sandbox = OciSandbox(spec, self._run / "bundles" / spec.id, asyncio.get_running_loop().create_future())
-        self._sandboxes[spec.id] = sandbox
+        if (stem := self._stems.take(spec)) is not None:
+            stem.creating = assigning = self._own(self._assign(stem, spec))
+            try:
+                if await self._to_the_end(assigning):
+                    return stem
+            except asyncio.CancelledError:
+                assigning.add_done_callback(lambda _: self._throw_away(stem))
+                raise
+        return await self._new(self._sandbox(spec))
+
+    def _sandbox(self, spec: SandboxSpec) -> OciSandbox:
+        return OciSandbox(spec, self._run / "bundles" / spec.id, asyncio.get_running_loop().create_future())
+
+    async def _new(self, sandbox: OciSandbox) -> OciSandbox:
+        self._sandboxes[sandbox.id] = sandbox
         sandbox.creating = self._own(self._create(sandbox))
         try:
             await self._to_the_end(sandbox.creating)
         except asyncio.CancelledError:
-            self._removal(spec.id).add_done_callback(_unheard)
+            self._throw_away(sandbox)
             raise
         except BaseException:
-            await self.delete(spec.id)
+            await self.delete(sandbox.id)
             raise
         return sandbox
+
+    def _throw_away(self, sandbox: OciSandbox) -> None:
+        """Where nobody waits for its end."""
+        self._removal(sandbox.id).add_done_callback(_unheard)
 
     async def _create(self, sandbox: OciSandbox) -> None:
         spec = sandbox.spec
@@ -214,7 +203,8 @@ class OciDriver:
                 raise Unavailable("a writable root needs ephemeral_storage")
             layers, upper, owner = self._owned.layers(layers, spec.user), scratch.folder, spec.user
             os.chown(scratch.upper, *spec.user)
-        layers = (*layers, self._furniture.layer(spec.hostname, owner))
+        sandbox.furniture = self._furniture.layer(spec.hostname, owner)
+        layers = (*layers, sandbox.furniture)
         mounts.mount_root(layers, sandbox.root, upper, self._run / "empty")
         workdir.check(sandbox.root, spec.workdir)
         if spec.network is Network.OUTBOUND:
@@ -223,10 +213,11 @@ class OciDriver:
             spec,
             root=sandbox.root,
             namespace=sandbox.namespace.path,
-            cgroup=self._cgroups.path(spec.id),
+            cgroup=self._cgroups.path(sandbox.name),
             memory=self._cgroups.memory(spec.memory_bytes),
             seccomp=self._seccomp,
             tmp=scratch.tmp if scratch else None,
+            cpu_shares=STEM_SHARES if sandbox.is_parked else CPU_SHARES,
         )
         # It holds the function's environment: for root alone.
         with open(os.open(sandbox.bundle / "config.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
@@ -234,6 +225,9 @@ class OciDriver:
 
     async def start(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, OciSandbox)
+        if sandbox.is_assigned:
+            sandbox.begin()
+            return
         if sandbox.state is not SandboxState.CREATED or sandbox.starting:
             raise Conflict(f"the sandbox {sandbox.id} is not merely created")
         sandbox.starting = self._own(self._start(sandbox))
@@ -241,7 +235,8 @@ class OciDriver:
 
     async def _start(self, sandbox: OciSandbox) -> None:
         try:
-            pid = await self._in_thread(lambda: self._runtime.run(sandbox.id, sandbox.bundle, *sandbox.outputs))
+            streams = (*sandbox.outputs, *([sandbox.inside.fileno()] if sandbox.inside else []))
+            pid = await self._in_thread(lambda: self._runtime.run(sandbox.name, sandbox.bundle, *streams))
         finally:
             sandbox.close_outputs()
 
@@ -250,8 +245,44 @@ class OciDriver:
             if not sandbox.exited.done():  # cancelled together with somebody who waited for it
                 sandbox.exited.set_result(outcome)
 
-        sandbox.process = Process(pid, lambda: self._cgroups.oom_kills(sandbox.id), ended)
+        sandbox.process = Process(pid, lambda: self._cgroups.oom_kills(sandbox.name), ended)
         sandbox.state = SandboxState.RUNNING
+
+    # Stems
+
+    async def _park(self, spec: SandboxSpec) -> OciSandbox:
+        sandbox = self._sandbox(spec)
+        sandbox.park()
+        await self._new(sandbox)
+        try:
+            await self.start(sandbox)
+        except BaseException:
+            self._throw_away(sandbox)
+            raise
+        return sandbox
+
+    async def _assign(self, stem: OciSandbox, spec: SandboxSpec) -> bool:
+        if not await self._stems.assign(stem, spec):
+            return False
+        self._sandboxes.pop(stem.id, None)
+        stem.become(spec)
+        self._sandboxes[spec.id] = stem
+        return True
+
+    async def _become(self, stem: OciSandbox, spec: SandboxSpec, standing: Standing) -> None:
+        assert stem.process is not None
+        with stem.process.held() as process:
+            await self._in_thread(lambda: self._refurnish(stem, spec, standing, process))
+
+    def _refurnish(self, stem: OciSandbox, spec: SandboxSpec, standing: Standing, process: int) -> None:
+        """Blocking. The limits and the files of `spec`."""
+        if stem.furniture != self._furniture.layer(spec.hostname):
+            raise Unavailable("this machine's resolver has changed since it was started")
+        self._egress.follow_resolver()
+        self._cgroups.set_limits(stem.name, spec.memory_bytes, spec.cpus)
+        attachment.attach(standing.layers, standing.places, process, stem.bundle / "code", self._run / "empty")
+
+    # Their end
 
     async def kill(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, OciSandbox)
@@ -262,7 +293,7 @@ class OciDriver:
             return
         sandbox.process.kill()
         if not await _ended(sandbox):
-            await self._in_thread(lambda: self._cgroups.kill(sandbox.id))
+            await self._in_thread(lambda: self._cgroups.kill(sandbox.name))
             if not await _ended(sandbox):
                 raise Unavailable(f"the instance {sandbox.id} does not die")
 
@@ -289,7 +320,7 @@ class OciDriver:
                 stack.push_async_callback(self._namespaces.discard, sandbox.namespace)
             if sandbox.scratch is not None:
                 stack.push_async_callback(self._scratch.discard, sandbox.scratch)
-            stack.push_async_callback(self._in_thread, lambda: self._remove(sandbox.id))
+            stack.push_async_callback(self._in_thread, lambda: self._remove(sandbox.name))
             stack.callback(sandbox.close_sockets)
             stack.callback(sandbox.close_outputs)
             await self.kill(sandbox)
@@ -314,15 +345,19 @@ class OciDriver:
             raise Unavailable(f"the instance {sandbox_id} does not die")
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
+        assert isinstance(sandbox, OciSandbox)
         with contextlib.suppress(FileNotFoundError):  # it has ended
-            await self._in_thread(lambda: self._cgroups.set_cpus(sandbox.id, cpus))
+            await self._in_thread(lambda: self._cgroups.set_cpus(sandbox.name, cpus))
 
     def state(self, sandbox: Sandbox) -> SandboxState:
         assert isinstance(sandbox, OciSandbox)
         return sandbox.state
 
     async def ids(self) -> list[str]:
-        return sorted({*self._sandboxes, *await self._in_thread(self._on_this_machine)})
+        found = await self._in_thread(self._on_this_machine)
+        held = {sandbox.name: sandbox for sandbox in self._sandboxes.values()}
+        instances = {sandbox.id for sandbox in held.values() if not sandbox.is_parked}
+        return sorted({*instances, *(set(found) - held.keys())})
 
     def _on_this_machine(self) -> list[str]:
         """Blocking. What has a group or a bundle."""
@@ -330,7 +365,8 @@ class OciDriver:
         return [*self._cgroups.ids(), *(bundle.name for bundle in (bundles.iterdir() if bundles.is_dir() else ()))]
 
     def stats(self, sandbox: Sandbox) -> SandboxStats:
-        return self._cgroups.stats(sandbox.id)
+        assert isinstance(sandbox, OciSandbox)
+        return self._cgroups.stats(sandbox.name)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -6,7 +6,6 @@ what root owns there is its own. Kernels that cannot map an overlay's lower laye
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import shutil
@@ -15,27 +14,12 @@ import threading
 import time
 from pathlib import Path
 
+from worker.drivers.oci import trees
+
 log = logging.getLogger("worker.drivers.oci")
 
-# mount_setattr(2), open_tree(2), move_mount(2): glibc has no wrappers before 2.36
-SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
-AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
-OPEN_TREE_CLONE = 1
-MOVE_MOUNT_F_EMPTY_PATH = 4
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 0x1, 0x100000
 IDS = 2**32 - 1  # every id that a file can have: what is not mapped could not be copied up
 UNSHARE_SECONDS = 5.0
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _MountAttributes(ctypes.Structure):
-    _fields_ = (
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
-    )
 
 
 def swapped(user: int) -> str:
@@ -64,27 +48,16 @@ def _mapping(uid: int, gid: int) -> int:
         holder.wait()
 
 
-def _checked(result: int, name: str) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
-    return result
-
-
 def _mount_mapped(source: Path, target: Path, namespace: int) -> None:
-    flags = OPEN_TREE_CLONE | os.O_CLOEXEC
-    tree = _checked(_libc.syscall(SYS_OPEN_TREE, AT_FDCWD, str(source).encode(), flags), "open_tree")
+    folder = os.open(source, os.O_PATH | os.O_CLOEXEC)
     try:
-        attributes = _MountAttributes(MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY, 0, 0, namespace)
-        size = ctypes.sizeof(attributes)
-        _checked(
-            _libc.syscall(SYS_MOUNT_SETATTR, tree, b"", AT_EMPTY_PATH, ctypes.byref(attributes), size), "mount_setattr"
-        )
+        tree = trees.clone(folder)
+    finally:
+        os.close(folder)
+    try:
+        trees.map_owners(tree, namespace)
         target.mkdir(parents=True)
-        _checked(
-            _libc.syscall(SYS_MOVE_MOUNT, tree, b"", AT_FDCWD, str(target).encode(), MOVE_MOUNT_F_EMPTY_PATH),
-            "move_mount",
-        )
+        trees.attach(tree, str(target))
     finally:
         os.close(tree)
 

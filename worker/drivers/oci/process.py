@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from worker.drivers.base import Exit
 
@@ -44,6 +44,15 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._pidfd = os.pidfd_open(pid)
         self._loop.add_reader(self._pidfd, self._on_end)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[int]:
+        """A pidfd that stays open whatever happens to the process. Raises OSError where it has ended."""
+        descriptor = os.dup(self._pidfd)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def kill(self) -> None:
         """SIGKILL. With the first process of a PID namespace the kernel kills all the others."""

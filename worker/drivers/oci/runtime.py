@@ -82,17 +82,23 @@ class Runtime:
         self._program = program
         self._state = state
 
-    def run(self, sandbox_id: str, bundle: Path, stdout: int, stderr: int) -> int:
-        """Blocking. create + start, detached, with these descriptors as output; the first process's id.
+    def run(self, sandbox_id: str, bundle: Path, stdout: int, stderr: int, channel: int | None = None) -> int:
+        """Blocking. create + start, detached, with these descriptors as output, and `channel` as descriptor 3; the
+        first process's id.
 
         Raises ImageUnusable where the command cannot be executed, Unavailable where the runtime failed otherwise.
         """
         pid_file, log_file = bundle / "pid", bundle / "log"
         command = [self._program, "--root", str(self._state), "--log", str(log_file), "--log-format", "json"]
-        command += ["run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file), sandbox_id]
+        command += ["run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file)]
+        stdin = subprocess.DEVNULL
+        if channel is not None:  # runtimes hand on what begins at 3, and Popen keeps a descriptor's number
+            stdin = channel
+            command = ["/bin/sh", "-c", 'exec "$@" 3<&0 </dev/null', "sh", *command, "--preserve-fds", "1"]
+        command.append(sandbox_id)
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env)
+            process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=env)
         except OSError as error:
             raise Unavailable(f"{self._program}: {error}") from None
         try:

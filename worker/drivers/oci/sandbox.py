@@ -10,7 +10,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from faas.errors import Unavailable
 from worker.drivers.base import Exit, SandboxSpec, SandboxState
 from worker.drivers.oci.process import Process
 from worker.drivers.oci.scratch import Scratch
@@ -19,6 +21,7 @@ from worker.network.pool import NetworkNamespace
 
 CONNECT_SECONDS = 5.0
 BACKLOG = 128
+LAST_WORDS_BYTES = 4096  # of a stem that failed, for the log
 
 
 def _listener(port: int) -> Callable[[], socket.socket]:
@@ -38,7 +41,11 @@ def _connector() -> socket.socket:
 
 @dataclass(eq=False)
 class OciSandbox:
-    """Implements `worker.drivers.base.Sandbox`. `namespace` and the streams are there when `create` is through."""
+    """Implements `worker.drivers.base.Sandbox`. `namespace` and the streams are there when `create` is through.
+
+    `name` is what its group, bundle and record are called on this machine. It is the id, except where it was started
+    ahead, as a stem, and got the `spec` that it serves later (`worker.drivers.oci.stems`).
+    """
 
     spec: SandboxSpec
     bundle: Path
@@ -48,15 +55,24 @@ class OciSandbox:
     namespace: NetworkNamespace | None = None
     scratch: Scratch | None = None
     process: Process | None = None
-    creating: asyncio.Task[None] | None = None
+    creating: asyncio.Task[Any] | None = None
     starting: asyncio.Task[None] | None = None
     state: SandboxState = SandboxState.CREATED
     transports: list[asyncio.ReadTransport] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)  # the writing ends of its pipes, until it runs
     listeners: list[socket.socket] = field(default_factory=list)
+    furniture: Path | None = None  # the layer with what it knows of this machine's resolver
+    channel: socket.socket | None = None  # to a stem, until it begins
+    inside: socket.socket | None = None  # the stem's end of it, until that runs
+    is_parked: bool = False
+    path: str = "cold"
 
     def __post_init__(self) -> None:
-        self.id = self.spec.id
+        self.name = self.spec.id
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
 
     @property
     def root(self) -> Path:
@@ -86,13 +102,60 @@ class OciSandbox:
             self.exited.set_result(Exit(128 + signal.SIGKILL, signal.SIGKILL))
 
     def close_outputs(self) -> None:
-        """Our copies of the writing ends: the streams end when the sandbox's own are closed."""
+        """Our copies of what it was started with: streams and channel end when the sandbox's own are closed."""
         while self.outputs:
             os.close(self.outputs.pop())
+        if self.inside is not None:
+            self.inside.close()
+
+    # As a stem
+
+    def park(self) -> None:
+        """It is to be started without its function, and to be told later which it is."""
+        self.is_parked = True
+        self.channel, self.inside = socket.socketpair()
+        self.channel.setblocking(False)
+
+    async def told(self, most: int) -> bytes:
+        """One line of at most so many bytes from a stem. Raises Unavailable where it ended before its end."""
+        assert self.channel is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            more = await asyncio.get_running_loop().sock_recv(self.channel, most)
+            if not more or len(line) > most:
+                last = await self.stderr.read(LAST_WORDS_BYTES)
+                raise Unavailable(f"it ended before it was ready: {last.decode(errors='replace')}")
+            line += more
+        return line
+
+    def tell(self, assignment: bytes) -> None:
+        """What a stem is to become; it goes on when it begins. Raises OSError where it has ended."""
+        assert self.channel is not None
+        if self.channel.send(assignment) != len(assignment):
+            raise OSError("the stem does not read")
+
+    def become(self, spec: SandboxSpec) -> None:
+        """From here on it is the sandbox of `spec`, and not started."""
+        self.spec, self.path, self.is_parked, self.starting = spec, "stem", False, None
+        if self.state is SandboxState.RUNNING:
+            self.state = SandboxState.CREATED
+
+    @property
+    def is_assigned(self) -> bool:
+        """Told what it is, and waiting to begin."""
+        return self.channel is not None and not self.is_parked
+
+    def begin(self) -> None:
+        """The end of what a stem was told: it goes on from there."""
+        assert self.channel is not None
+        self.channel.close()
+        self.channel = None
+        if self.state is SandboxState.CREATED:
+            self.state = SandboxState.RUNNING
 
     def close_sockets(self) -> None:
         """An open socket would keep the namespace, and with it the link, alive."""
-        for listener in self.listeners:
+        for listener in (*self.listeners, *([self.channel] if self.channel else [])):
             with contextlib.suppress(OSError):
                 listener.close()
         for transport in self.transports:

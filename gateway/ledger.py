@@ -1,0 +1,203 @@
+"""What invocations used, added up in memory as they end and written down each second.
+
+An invocation costs a few additions here: no statement, no lock. What `kill -9` takes is what ended since the last
+write, about a second; everything else, and every stop that is none, loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from faas.background import Background
+from faas.errors import FaasError
+from faas.protocol import Report, RevisionKey
+from faas.state.session import Database
+from gateway.month import Month, MonthToDate, Spent
+from gateway.store import usage
+from gateway.store.usage import DAY, HOUR, Figures, UsageQuery, UsageRow
+
+log = logging.getLogger("faas.ledger")
+
+WRITE_SECONDS = 1.0
+MEGABYTE = 1_048_576
+HOURS_KEPT_DAYS = 45  # then a day is one row
+KEPT_MONTHS = 25  # beside the one that runs: two years of bills
+TIDY_SECONDS = 3600.0
+
+
+class Tally:
+    """One function's figures of this hour that are not written yet, and the month's totals that they count on."""
+
+    __slots__ = ("figures", "function", "namespace")
+
+    def __init__(self, function: Spent, namespace: Spent) -> None:
+        self.figures = Figures()
+        self.function = function
+        self.namespace = namespace
+
+    def add(self, report: Report) -> None:
+        """On the path of every invocation. The very milliseconds and megabytes of its REPORT line."""
+        billed_ms = round(report.billed_seconds * 1000)
+        mb_ms = billed_ms * (report.memory_bytes // MEGABYTE)
+        figures, function, namespace = self.figures, self.function, self.namespace
+        figures.requests += 1
+        figures.duration_us += round(report.duration_seconds * 1e6)
+        figures.billed_ms += billed_ms
+        figures.mb_ms += mb_ms
+        if report.failed:
+            figures.errors += 1
+        if report.init_seconds is not None:
+            figures.cold_starts += 1
+        if report.max_memory_bytes > figures.max_memory_bytes:
+            figures.max_memory_bytes = report.max_memory_bytes
+        function.requests += 1
+        function.mb_ms += mb_ms
+        namespace.requests += 1
+        namespace.mb_ms += mb_ms
+
+
+def hours_from(now: float) -> int:
+    """From this moment (a day's start, Unix seconds) on the ledger knows hours; before it, days."""
+    return int(now) // DAY * DAY - HOURS_KEPT_DAYS * DAY
+
+
+class Ledger:
+    """`start`ed once. `clock` gives Unix seconds. `month`: what has been used in this one."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self.month = MonthToDate()
+        self._database = database
+        self._clock = clock
+        self._hour = self._hour_ends = 0
+        self._tallies: dict[tuple[str, str], Tally] = {}  # of this hour, since the last write
+        self._unwritten: dict[tuple[str, str, int], UsageRow] = {}
+        self._turn = asyncio.Lock()
+        self._background = Background()
+        self._closing = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._failing = False
+
+    async def start(self) -> None:
+        self.month.turn(self._clock())
+        await self._read_month()
+        self._loop = asyncio.create_task(self._run(), name="ledger")
+
+    async def stop(self) -> None:
+        """Write what is there. Called again, it writes what has ended since."""
+        self._closing.set()
+        if self._loop is not None:
+            await self._loop
+            self._loop = None
+        await self._try_to_write()
+
+    def add(self, key: RevisionKey, report: Report) -> None:
+        """An invocation has ended. It counts where and when it ended."""
+        now = self._clock()
+        if not self._hour <= now < self._hour_ends:
+            self._begin_hour(now)
+        tally = self._tallies.get((key.namespace, key.function))
+        if tally is None:
+            tally = self._begin(key)
+        tally.add(report)
+
+    async def write(self) -> None:
+        """Everything that has ended is in the database when this returns. Goes on where the caller is cancelled.
+
+        Raises Unavailable; what was to be written is then kept for the next time.
+        """
+        await self._background.complete(self._write(), "usage")
+
+    async def find(self, query: UsageQuery) -> list[UsageRow]:
+        """All of it, up to this moment. Raises Unavailable."""
+        await self.write()
+        return await self._database.ask(partial(usage.find, query=query))
+
+    # Inside
+
+    def _begin(self, key: RevisionKey) -> Tally:
+        namespace, function = key.namespace, key.function
+        tally = Tally(self.month.of(namespace, function), self.month.of(namespace))
+        self._tallies[namespace, function] = tally
+        return tally
+
+    def _begin_hour(self, now: float) -> None:
+        """Also where the clock was set back: an hour that was begun once goes on then."""
+        self._drain()
+        self._hour = int(now) // HOUR * HOUR
+        self._hour_ends = self._hour + HOUR
+        self.month.turn(now)
+
+    def _drain(self) -> None:
+        tallies, self._tallies = self._tallies, {}
+        for (namespace, function), tally in tallies.items():
+            row = self._unwritten.get((namespace, function, self._hour))
+            if row is None:
+                row = UsageRow(namespace, function, self._hour, tally.figures)
+                self._unwritten[namespace, function, self._hour] = row
+            else:
+                row.figures.merge(tally.figures)
+
+    async def _write(self) -> None:
+        async with self._turn:
+            if self.month.unread:
+                await self._read_month()  # before anything of the new month is written, which would count twice
+            self._drain()
+            rows, self._unwritten = self._unwritten, {}
+            if not rows:
+                return
+            try:
+                await self._database.change(partial(usage.add, rows=list(rows.values())))
+            except Exception:
+                self._keep(rows)
+                raise
+
+    def _keep(self, rows: dict[tuple[str, str, int], UsageRow]) -> None:
+        """Not written: back to what is to be, beside what has come meanwhile."""
+        for key, row in rows.items():
+            if (newer := self._unwritten.get(key)) is not None:
+                row.figures.merge(newer.figures)
+            self._unwritten[key] = row
+
+    async def _read_month(self) -> None:
+        start, end = int(self.month.start), int(self.month.end)
+        self.month.load(await self._database.ask(partial(usage.totals, start=start, end=end)))
+
+    async def _run(self) -> None:
+        tidied: float | None = None
+        while not self._closing.is_set():
+            await self._try_to_write()
+            if tidied is None or time.monotonic() - tidied > TIDY_SECONDS:
+                tidied = time.monotonic()
+                await self._try_to_tidy()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WRITE_SECONDS):
+                    await self._closing.wait()
+
+    async def _try_to_write(self) -> None:
+        try:
+            await self.write()
+        except FaasError as error:
+            if not self._failing:
+                log.error("usage cannot be written yet, and is kept: %s", error.message)
+            self._failing = True
+        except Exception:
+            log.exception("the ledger goes on")
+        else:
+            self._failing = False
+
+    async def _try_to_tidy(self) -> None:
+        try:
+            await self.tidy()
+        except FaasError as error:
+            log.error("old usage cannot be put together yet: %s", error.message)
+
+    async def tidy(self) -> None:
+        """Hours become days, and what is older than the oldest bill goes. Raises Unavailable."""
+        now = self._clock()
+        await self._database.change(partial(usage.roll_up, before=hours_from(now)))
+        await self._database.change(partial(usage.drop, before=Month.at(now).before(KEPT_MONTHS).start))

@@ -1,0 +1,159 @@
+"""One memory budget for all instances: who makes room, who waits, who is refused, and a host that never runs out."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import Answer, RunningServer
+
+pytestmark = [pytest.mark.root, pytest.mark.oci]
+
+MB = 1_048_576
+BUDGET = 600
+CODE = """
+import time
+
+def handler(event, context):
+    what, _, amount = event["rawPath"].strip("/").partition("/")
+    if what == "sleep":
+        time.sleep(float(amount))
+    if what == "eat":
+        hog = []
+        while True:
+            hog.append(bytearray(4 << 20))
+    return "done"
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("memory")
+    flags = ("--driver", "oci", "--memory-budget", str(BUDGET), "--stems", "0")
+    with RunningServer(folder / "data", *flags) as running:
+        for name in ("first", "second", "third"):
+            running.push_code(folder, name, CODE, "memory = 256\nqueue_timeout = 2\n[scale]\nmax = 1")
+        running.push_code(folder, "eater", CODE, "memory = 128\nqueue_timeout = 30\n[scale]\nmax = 8\n")
+        yield running
+
+
+def instances(server: RunningServer) -> dict[str, int]:
+    """Function → how many it has."""
+    rows = server.get("/v1/top", api=True).json()["functions"]
+    return {row["name"]: total for row in rows if (total := sum(row["instances"].values()))}
+
+
+def evictions(server: RunningServer) -> int:
+    return int(server.get("/v1/top", api=True).json()["memory"]["evictions"])
+
+
+def metric(server: RunningServer, series: str) -> float:
+    (line,) = [line for line in server.get("/metrics", api=True).text.splitlines() if line.startswith(f"{series} ")]
+    return float(line.removeprefix(series))
+
+
+def settled(server: RunningServer) -> None:
+    time.sleep(0.6)  # the server looks twice a second
+
+
+def test_the_third_function_makes_the_longest_unused_one_go(server: RunningServer) -> None:
+    for name in ("first", "second", "third", "eater"):
+        server.faas("scale", name, "0")
+    settled(server)
+    assert instances(server) == {}
+    assert server.get("/function/first").status == 200
+    time.sleep(4)  # longer than starts differ: what a start costs counts too
+    assert server.get("/function/second").status == 200
+    settled(server)
+    before = evictions(server)
+    assert set(instances(server)) & {"first", "second", "third"} == {"first", "second"}
+    assert server.get("/function/third").status == 200
+    settled(server)
+    assert set(instances(server)) & {"first", "second", "third"} == {"second", "third"}
+    assert evictions(server) == before + 1
+    assert metric(server, "faas_memory_budget_bytes") == BUDGET * MB
+    assert metric(server, 'faas_memory_charged_bytes{kind="invoked"}') == 512 * MB
+    assert metric(server, 'faas_memory_evictions_total{kind="invoked"}') == before + 1
+
+
+def test_where_all_are_busy_it_waits_and_is_refused_when_the_wait_is_over(server: RunningServer) -> None:
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        busy = [threads.submit(server.get, f"/function/{name}/sleep/4") for name in ("first", "second")]
+        time.sleep(1)
+        began = time.monotonic()
+        refused = server.get("/function/third")
+        waited = time.monotonic() - began
+        assert (refused.status, refused.headers["Reason"]) == (429, "memory")
+        assert refused.headers["Retry-After"] == "1"
+        assert f"the {BUDGET} MB that all instances may have together" in refused.text
+        assert 1.9 < waited < 3
+        time.sleep(0.4)
+        assert server.get("/function/third").status == 200  # the busy ones end within its wait
+        assert {call.result().status for call in busy} == {200}
+    assert metric(server, 'faas_throttles_total{function="third",reason="memory"}') == 1
+
+
+def test_eaters_at_the_sum_of_the_budget_are_ended_one_by_one_and_the_host_never_runs_out(
+    server: RunningServer,
+) -> None:
+    """Eight that would have 1,024 MB together: their own limits kill them, and never more than four are there."""
+    charged: list[int] = []
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        calls = [threads.submit(server.get, "/function/eater/eat") for _ in range(8)]
+        while not all(call.done() for call in calls):
+            memory = server.get("/v1/top", api=True).json()["memory"]
+            charged.append(sum(memory["charged_bytes"].values()))
+            time.sleep(0.1)
+    answers: list[Answer] = [call.result() for call in calls]
+    assert {(a.status, a.headers.get("X-Error-Type")) for a in answers} == {(502, "Runtime.OutOfMemory")}, (
+        answers[0].text + server.log_tail()
+    )
+    assert max(charged) <= BUDGET * MB
+    assert max(charged) >= 256 * MB
+    assert peak(server) <= BUDGET * MB
+    assert server.get("/function/first").status == 200
+
+
+def peak(server: RunningServer) -> int:
+    """Bytes that all instances had at once, at most, since the server's start: the kernel's own figure."""
+    roots = Path("/sys/fs/cgroup/memory/faas"), Path("/sys/fs/cgroup/faas")
+    files = [
+        file
+        for root in roots
+        for name in ("memory.max_usage_in_bytes", "memory.peak")
+        if (file := root / server.id / name).exists()
+    ]
+    return int(files[0].read_text())
+
+
+def test_what_the_budget_could_never_hold_is_refused_at_the_deploy(server: RunningServer, tmp_path: Path) -> None:
+    for keys, words in (
+        ("memory = 601", "memory: 601 MB can never run here: all instances may have 600 MB together"),
+        ("memory = 256\n[scale]\nmin = 3", "scale.min: 3 instances of 256 MB can never run here"),
+    ):
+        folder = tmp_path / "big"
+        folder.mkdir(exist_ok=True)
+        (folder / "app.py").write_text(CODE)
+        (folder / "faas.toml").write_text(f'name = "big"\nruntime = "python"\nhandler = "app.handler"\n{keys}\n')
+        pushed = server.faas("push", folder, check=False)
+        assert pushed.returncode == 2
+        assert words in pushed.stderr
+        assert "memory_budget" in pushed.stderr
+    assert server.get("/function/big").status == 404
+
+
+def test_top_shows_it(server: RunningServer) -> None:
+    assert server.get("/function/first").status == 200
+    settled(server)
+    first, titles, *rows = server.faas("top").stdout.splitlines()
+    assert first.startswith("memory ")
+    assert "of 600 MB" in first
+    assert "CHARGED" in titles
+    (row,) = [row.split() for row in rows if row.startswith("first ")]
+    assert row[1:5] == ["0", "1", "0", "0"]
+    assert row[7:9] == ["256", "MB"]
+    assert 0 < float(row[5]) < 100

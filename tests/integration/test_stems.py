@@ -1,0 +1,356 @@
+"""Stems: a runtime that was started ahead becomes a function, which cannot tell it from an ordinary start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faas.errors import InitFailed, OutOfMemory
+from tests.support.fake_driver import eventually
+from tests.support.leftovers import none_left, on_this_machine
+from tests.support.sandboxes import probe
+from tests.support.stem_functions import Bases, World
+from worker.drivers.oci import attachment
+from worker.drivers.oci.cgroups import is_v2
+from worker.drivers.oci.sandbox import OciSandbox
+from worker.sandbox_spec import PIDS
+
+pytestmark = [pytest.mark.root, pytest.mark.oci]
+
+FOLDERS: dict[str, bytes | str | None] = {"var": None, "var/task": None}
+DEPENDENCIES: dict[str, bytes | str | None] = {
+    "opt": None,
+    "opt/python": None,
+    "opt/python/helper": None,
+    "opt/python/helper/__init__.py": b"WHERE = __file__\n",
+}
+APP = b"""
+import os, signal, subprocess, time
+
+def handler(event, context):
+    if "probe" in event:
+        done = subprocess.run(["/var/task/probe", *event["probe"]], capture_output=True, text=True, timeout=15)
+        return done.stdout
+    if "eat" in event:
+        return len(bytearray(event["eat"] << 20))
+    if "forks" in event:
+        children = []
+        try:
+            while True:
+                children.append(os.fork())
+                if not children[-1]:
+                    time.sleep(60)
+                    os._exit(0)
+        except OSError:
+            return len(children), [os.kill(child, signal.SIGKILL) for child in children].count(None)
+    return event
+"""
+SEEN = Path(__file__).parent.parent / "functions" / "seen" / "app.py"
+BROKEN = {
+    "nowhere": b"import nowhere_to_be_found\n",
+    "syntax": b"def handler(:\n",
+    "raising": b"raise ValueError('no')\n",
+    "empty": b"",
+    "leaving": b"import sys\nsys.exit(3)\n",
+    "deep": b"import json\njson.loads('{')\n",
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    return Bases.build("python", tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def image(bases: Bases) -> str:
+    files = {
+        **FOLDERS,
+        "var/task/app.py": APP,
+        "var/task/probe": probe().read_bytes(),
+        "var/task/seen.py": SEEN.read_bytes(),
+    }
+    files.update({f"var/task/{name}.py": content for name, content in BROKEN.items()})
+    return bases.function(DEPENDENCIES, files)
+
+
+@pytest.fixture
+async def world(bases: Bases, tmp_path: Path) -> AsyncIterator[World]:
+    with none_left(bases.server_id):
+        made = World(bases, tmp_path / "logs")
+        await made.pool.open()
+        yield made
+        await made.pool.close(1)
+
+
+@pytest.fixture
+async def cold(bases: Bases, tmp_path: Path) -> AsyncIterator[World]:
+    """The same without stems. Another server: both run at once."""
+    own = replace(bases, data=tmp_path / "data", server_id=secrets.token_hex(4))
+    made = World(own, tmp_path / "cold", stems=0)
+    await made.pool.open()
+    yield made
+    await made.pool.close(1)
+
+
+def without_instance(seen: dict[str, Any]) -> dict[str, Any]:
+    """What differs between any two instances is taken out."""
+    own = {
+        "FAAS_INSTANCE",
+        "AWS_LAMBDA_LOG_STREAM_NAME",
+        "AWS_LAMBDA_FUNCTION_NAME",
+        "AWS_LAMBDA_LOG_GROUP_NAME",
+        "FAAS_FUNCTION",
+    }
+    environ = [(name, value if name not in own else "") for name, value in seen["environ"]]
+    child = [row for row in seen["child's environ"] if row.removeprefix("export ").partition("=")[0] not in own]
+    assert "export GREETING='hello'" in child
+    mounts = {place: row for place, row in seen["mounts"].items() if place not in ("/var/task", "/opt/python")}
+    return {**seen, "environ": environ, "child's environ": child, "mounts": mounts}
+
+
+async def test_a_function_sees_what_it_would_see_after_an_ordinary_start(world: World, cold: World, image: str) -> None:
+    await world.warmed(image)
+    keys: dict[str, Any] = {"handler": "seen.handler", "memory": 256, "env": {"GREETING": "hello", "TZ": "Asia/Tokyo"}}
+    revisions = [world.revision(image, **keys), cold.revision(image, **keys)]
+    answers = [await one.invoke(revision) for one, revision in zip((world, cold), revisions, strict=True)]
+    assert [answer.path for answer in answers] == ["stem", "cold"]
+    stem, ordinary = (answer.value for answer in answers)
+    code = [stem["seen"]["mounts"][place] for place in ("/var/task", "/opt/python")]
+    assert [{"ro", "nosuid", "nodev"} <= set(options) and kind for kind, options in code] == ["overlay", "overlay"]
+    seen, expected = without_instance(stem["seen"]), without_instance(ordinary["seen"])
+    assert {name: (seen[name], value) for name, value in expected.items() if seen[name] != value} == {}
+    assert [stem["name"], ordinary["name"]] == [revision.key.function for revision in revisions]
+    assert set(stem["loaded"]) >= set(ordinary["loaded"])
+    assert {"json", "logging", "datetime"} <= set(stem["loaded"])
+    again = await world.once(image, **keys)
+    assert all(again.value["chance"][name] != stem["chance"][name] for name in ("random", "hash", "urandom"))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_an_init_error_reads_the_same(world: World, cold: World, image: str, name: str) -> None:
+    await world.warmed(image)
+    told = []
+    for one in (world, cold):
+        revision = one.revision(image, handler=f"{name}.handler")
+        with pytest.raises(InitFailed) as failure:
+            await one.invoke(revision)
+        error = failure.value
+        told.append((error.message, error.error_type, error.hint, error.log_tail))
+    assert told[0] == told[1]
+    assert world.sample("faas_stem_failures_total", runtime=world_runtime(world)) == 0
+
+
+def world_runtime(world: World) -> str:
+    return world.bases.reference.partition("@")[0].removeprefix("runtime/")
+
+
+async def test_the_way_is_told_in_the_report_and_the_metrics(world: World, image: str) -> None:
+    first = await world.once(image)
+    assert (first.path, first.messages[-1].split("\t")[-1]) == ("cold", "Start: cold")
+    await world.until(lambda: world.ready() == 2)
+    revision = world.revision(image)
+    answer = await world.invoke(revision)
+    assert (answer.path, answer.messages[-1].split("\t")[-1]) == ("stem", "Start: stem")
+    assert "Start:" not in (await world.invoke(revision)).messages[-1]
+    name = revision.key.function
+    assert world.sample("faas_cold_starts_total", function=name, path="stem") == 1
+    await world.until(lambda: world.sample("faas_stems", runtime=world_runtime(world)) == 2)  # made anew
+
+
+PROBES = [
+    ("calls",),
+    ("good-calls",),
+    ("ids", "groups", "cat", "/proc/self/status"),
+    ("cat", "/proc/self/cgroup", "cat", "/proc/net/dev", "cat", "/proc/sys/kernel/hostname"),
+    ("fill", "/dev/shm/big", "8"),
+    ("touch", "/x", "touch", "/tmp/x", "touch", "/var/task/x", "touch", "/proc/sys/kernel/hostname"),
+    ("tcp", "127.0.0.1", "22", "tcp", "169.254.169.254", "80"),
+]
+
+
+async def test_isolation_is_that_of_an_ordinary_start(world: World, cold: World, image: str) -> None:
+    await world.warmed(image)
+    stem, ordinary = (one.revision(image, memory=1024) for one in (world, cold))
+    varying = ("Pid", "Tgid", "NSpid", "Vm", "Rss", "ctxt", "voluntary", "nonvoluntary", "eth0", "lo", "Mems")
+    for words in PROBES:
+        answers = [
+            [
+                row
+                for row in (await one.invoke(revision, probe=words)).value.splitlines()
+                if not row.strip().startswith(varying)
+            ]
+            for one, revision in ((world, stem), (cold, ordinary))
+        ]
+        assert answers[0] == answers[1], words
+    assert (await world.invoke(stem, probe=("calls",))).value.count("allowed") == 0
+    assert (await world.invoke(stem, forks=True)).value == [PIDS - 1, PIDS - 1]
+
+
+async def test_limits_are_the_functions_own(world: World, image: str) -> None:
+    await world.warmed(image, 2)
+    roomy = await world.once(image, {"eat": 300}, memory=512)
+    assert (roomy.path, roomy.value) == ("stem", 300 << 20)
+    await world.until(lambda: world.ready() > 0)
+    tight = world.revision(image, memory=192)
+    assert (await world.invoke(tight)).path == "stem"
+    with pytest.raises(OutOfMemory):
+        await world.invoke(tight, eat=300)
+
+
+async def test_the_share_of_the_cpu_is_the_functions_own(world: World, image: str) -> None:
+    await world.warmed(image)
+    answer = await world.invoke(world.revision(image, memory=442))
+    assert answer.path == "stem"
+    sandbox = next(one for one in world.driver._sandboxes.values() if not one.is_parked)
+    if not is_v2():
+        group = Path("/sys/fs/cgroup/cpu") / world.driver._cgroups.path(sandbox.name).lstrip("/")
+        assert int((group / "cpu.cfs_quota_us").read_text()) == round(442 / 1769 * 100_000)
+        assert (group / "cpu.shares").read_text().strip() == "1024"
+
+
+INELIGIBLE: list[dict[str, Any]] = [
+    {"network": "none"},
+    {"ephemeral_storage": 64},
+    {"writable_root": True},
+    {"workdir": "/tmp"},
+    {"env": {"PYTHONHASHSEED": "1"}},
+    {"env": {"LD_PRELOAD": "/x.so"}},
+    {"env": {"LC_ALL": "C"}},
+    {"command": ["/usr/bin/python3", "-I", "-S", "-B", "/opt/faas/python/bootstrap.py", "--other"]},
+]
+
+
+async def test_what_cannot_be_changed_any_more_starts_the_ordinary_way(world: World, image: str, bases: Bases) -> None:
+    await world.warmed(image)
+    for keys in INELIGIBLE:
+        assert (await world.once(image, {"a": 1}, **keys)).path == "cold", keys
+    code = {**FOLDERS, "var/task/app.py": APP}
+    others = {
+        "a module of the standard library's name": bases.function({**code, "var/task/uuid.py": b""}),
+        "the same among the dependencies": bases.function(
+            {"opt": None, "opt/python": None, "opt/python/logging": None, "opt/python/logging/__init__.py": b"A = 1\n"},
+            code,
+        ),
+        "files elsewhere": bases.function({**code, "etc": None, "etc/more": b""}),
+        "no word of a base": bases.function(code, labels={}),
+        "another user": bases.function(code, user="1000"),
+    }
+    for why, other in others.items():
+        assert (await world.once(other, {"a": 1})).path == "cold", why
+    assert world.ready() >= 1
+    assert world.sample("faas_stem_failures_total", runtime=world_runtime(world)) == 0
+
+
+async def test_a_stem_that_dies_while_it_waits_is_replaced(world: World, image: str) -> None:
+    await world.warmed(image, 2)
+    before = parked(world)
+    for stem in before:
+        assert stem.process is not None
+        os.kill(stem.process.pid, signal.SIGKILL)
+    await world.until(lambda: world.ready() == 2 and not set(before) & set(parked(world)))
+    assert (await world.once(image)).path == "stem"
+
+
+def parked(world: World) -> list[OciSandbox]:
+    return [stem for shelf in world.driver._stems._shelves.values() for stem in shelf.ready]
+
+
+async def test_an_assignment_that_fails_is_a_cold_start_and_counted(
+    world: World, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.warmed(image)
+
+    def broken(*_: Any) -> None:
+        raise OSError("it cannot be mounted")
+
+    monkeypatch.setattr(attachment, "attach", broken)
+    answer = await world.once(image, {"a": 1})
+    assert (answer.path, answer.value) == ("cold", {"a": 1})
+    assert world.sample("faas_stem_failures_total", runtime=world_runtime(world)) == 1
+
+
+async def test_a_stem_is_one_functions_and_gone_with_it(world: World, image: str) -> None:
+    await world.warmed(image, 2)
+    stems = parked(world)
+    revisions = [world.revision(image) for _ in range(2)]
+    answers = await asyncio.gather(*(world.invoke(revision, n=n) for n, revision in enumerate(revisions)))
+    assert [(answer.path, answer.value) for answer in answers] == [("stem", {"n": 0}), ("stem", {"n": 1})]
+    for revision in revisions:
+        await world.pool.retire(revision.key)
+    names = {stem.name for stem in stems}
+    await world.until(lambda: not names & set(world.driver._on_this_machine()))
+    assert not names & {stem.name for stem in parked(world)}
+
+
+async def test_stems_are_no_instances_to_the_janitor(world: World, image: str) -> None:
+    await world.warmed(image, 2)
+    revision = world.revision(image)
+    assert (await world.invoke(revision)).path == "stem"
+    instance = world.pool.instances(revision.key)[0].id
+    await world.until(lambda: world.ready() == 2)
+    assert instance in await world.driver.ids()
+    for _ in range(3):
+        await world.pool._janitor.sweep()
+    assert world.ready() == 2
+    assert (await world.invoke(revision, a=1)).value == {"a": 1}
+
+
+async def test_stems_go_when_nobody_needs_them(world: World, image: str) -> None:
+    await world.warmed(image, 2)
+    stems, now = world.driver._stems, asyncio.get_running_loop().time()
+    stems.shrink(now + 60, short=False)
+    assert world.ready() == 2
+    stems.shrink(now + 1200, short=False)
+    assert (world.ready(), world.sample("faas_stems", runtime=world_runtime(world))) == (0, 0)
+    assert (await world.once(image)).path == "cold"
+    await world.until(lambda: world.ready() == 2)
+    stems.shrink(now, short=True)
+    assert world.ready() == 0
+
+
+CRASHING = """
+import asyncio, pickle, sys
+from pathlib import Path
+from tests.support.stem_functions import World
+
+async def main():
+    bases, image = pickle.loads(Path(sys.argv[1]).read_bytes())
+    world = World(bases, Path(sys.argv[1] + ".logs"))
+    await world.pool.open()
+    await world.warmed(image, 2)
+    print("parked", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_crashed_servers_stems_end(bases: Bases, image: str, tmp_path: Path, project_root: Path) -> None:
+    import pickle
+
+    own = replace(bases, data=tmp_path / "data", server_id=secrets.token_hex(4))
+    (tmp_path / "world").write_bytes(pickle.dumps((own, image)))
+    with none_left(own.server_id):
+        crashing = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CRASHING, str(tmp_path / "world")), stdout=subprocess.PIPE, cwd=project_root
+        )
+        assert crashing.stdout is not None
+        assert await asyncio.wait_for(crashing.stdout.readline(), 90) == b"parked\n"
+        crashing.kill()
+        await crashing.wait()
+        # They notice by themselves: nobody is at the other end any more.
+        await eventually(lambda: own.server_id not in "".join(on_this_machine()["sandboxed processes"]), 20)
+        second = World(own, tmp_path / "logs")
+        await second.pool.open()
+        assert await second.driver.ids() == []
+        await second.pool.close(1)

@@ -1,0 +1,239 @@
+"""`Stems`: runtimes that are started, sandboxed and waiting; one becomes a function's instance in a few milliseconds.
+
+A stem is a sandbox of a runtime base alone: nothing of any function is in it. It becomes one function's instance, once,
+and never comes back. The few of each base are made in the background after that base was first needed, and again after
+each use; they go when nobody needed them for a while, or when memory gets short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from faas.background import Background
+from faas.errors import FaasError, ImageUnusable, Unavailable
+from faas.metrics import Metrics
+from faas.oci.digest import Digest
+from faas.oci.reference import BASES
+from worker.drivers.base import PreparedImage, SandboxSpec
+from worker.drivers.oci import standing as standings
+from worker.drivers.oci.sandbox import OciSandbox
+from worker.drivers.oci.standing import Standing
+from worker.layers.store import UnpackedImage
+
+log = logging.getLogger("worker.drivers.oci")
+
+PATIENCE_SECONDS = 0.1  # before one is made: whoever took the last is starting an instance on the same cores
+PARK_SECONDS = 60.0  # until a stem is ready: it comes after everybody else on the CPU
+NAMES_BYTES = 65_536
+IDLE_SECONDS = 600.0  # after the last need of a base its stems go
+UPKEEP_SECONDS = 15.0
+BACKOFF_MOST_SECONDS = 300.0
+MEMORY_SHARE = 0.1  # of the machine's: with less than that available there are no stems
+ASSIGNMENT_BYTES = 65_536  # a socket takes them at once; a larger environment starts the ordinary way
+KNOWN_IMAGES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Verbs:
+    """What the driver does for stems. All raise FaasError or OSError."""
+
+    load: Callable[[str], Awaitable[UnpackedImage]]  # an image, by reference
+    in_thread: Callable[[Callable[[], Standing | None]], Awaitable[Standing | None]]
+    park: Callable[[SandboxSpec], Awaitable[OciSandbox]]  # start one that has a channel
+    become: Callable[[OciSandbox, SandboxSpec, Standing], Awaitable[None]]  # limits and code
+    remove: Callable[[OciSandbox], None]  # in the background
+
+
+@dataclass(eq=False)
+class Shelf:
+    """The stems of one base."""
+
+    base: PreparedImage
+    runtime: str  # python:3.11
+    names: frozenset[str] = frozenset()  # modules that its stems have imported
+    ready: deque[OciSandbox] = field(default_factory=deque)
+    filling: asyncio.Task[None] | None = None
+    failures: int = 0  # in a row
+    needed_at: float = 0.0  # the loop's clock
+
+
+class Stems:
+    """`most` ready ones per base; with 0, or before `open`, there are none."""
+
+    def __init__(self, most: int, verbs: Verbs, metrics: Metrics) -> None:
+        self._most = most
+        self._verbs = verbs
+        self._metrics = metrics
+        self._is_open = False
+        self._standings: OrderedDict[Digest, Standing | None] = OrderedDict()
+        self._shelves: dict[str, Shelf] = {}  # by the base's reference
+        self._work = Background()
+
+    def open(self, missing: str) -> None:
+        """`missing`: why this machine cannot have any; empty where it can."""
+        if self._most and missing:
+            log.warning("no stems, so every start is an ordinary one: %s", missing)
+        elif self._most:
+            self._is_open = True
+            self._work.start(self._keep_up(), "upkeep of stems")
+
+    async def close(self) -> None:
+        """No new ones, none in the making; those that are ready are the driver's to delete."""
+        self._is_open = False
+        await self._work.cancel()
+
+    async def know(self, image: UnpackedImage) -> None:
+        """Find out whether stems can become instances of this image; only of such ones can `adopt` give any."""
+        if not self._is_open or image.digest in self._standings:
+            return
+        self._standings[image.digest] = await self._standing(image)
+        while len(self._standings) > KNOWN_IMAGES:
+            self._standings.popitem(last=False)
+
+    async def _standing(self, image: UnpackedImage) -> Standing | None:
+        reference = standings.base_of(image.config)
+        if reference is None:
+            return None
+        try:
+            loaded = await self._verbs.load(str(reference))
+            base = PreparedImage(str(reference), loaded.config, loaded)
+            found = await self._verbs.in_thread(lambda: standings.standing(image, base))
+        except (ImageUnusable, OSError) as error:  # a base that is gone: functions on it start the ordinary way
+            log.info("no stems for %s: %s", reference, error)
+            return None
+        if found is not None and base.reference not in self._shelves:
+            runtime = f"{reference.repository.removeprefix(BASES)}:{reference.tag or 'untagged'}"
+            self._shelves[base.reference] = Shelf(base, runtime)
+        return found
+
+    # Giving
+
+    def take(self, spec: SandboxSpec) -> OciSandbox | None:
+        """A ready stem that can become `spec`; what was taken goes to `assign`, whatever happens."""
+        image = spec.image.handle
+        assert isinstance(image, UnpackedImage)
+        standing = self._standings.get(image.digest) if self._is_open else None
+        if standing is None or not standings.can_become(standing.base, spec):
+            return None
+        shelf = self._shelves[standing.base.reference]
+        shelf.needed_at = asyncio.get_running_loop().time()
+        stem = None
+        # A module of the function's own that has the name of one that a stem has imported already would be another.
+        if shelf.ready and not shelf.names & standing.names and len(_assignment(spec)) <= ASSIGNMENT_BYTES:
+            stem = shelf.ready.popleft()
+            self._count(shelf)
+        self._refill(shelf)
+        return stem
+
+    async def assign(self, stem: OciSandbox, spec: SandboxSpec) -> bool:
+        """Make it the sandbox of `spec`, created and not started. False where that failed, and it is thrown away."""
+        image = spec.image.handle
+        assert isinstance(image, UnpackedImage)
+        standing = self._standings[image.digest]
+        assert standing is not None
+        shelf = self._shelves[standing.base.reference]
+        try:
+            await self._verbs.become(stem, spec, standing)
+            stem.tell(_assignment(spec))
+        except (FaasError, OSError) as error:
+            log.warning("a stem of %s could not become an instance: %s", shelf.runtime, error)
+            self._metrics.stem_failures.labels(shelf.runtime).inc()
+            self._verbs.remove(stem)
+            return False
+        shelf.failures = 0
+        return True
+
+    # Making
+
+    def _refill(self, shelf: Shelf) -> None:
+        if self._is_open and shelf.filling is None and len(shelf.ready) < self._most:
+            shelf.filling = self._work.start(self._fill(shelf), f"stems of {shelf.runtime}")
+
+    async def _fill(self, shelf: Shelf) -> None:
+        try:
+            while len(shelf.ready) < self._most:
+                await asyncio.sleep(min(BACKOFF_MOST_SECONDS, PATIENCE_SECONDS * 4**shelf.failures))
+                if memory_is_short(_meminfo()):
+                    return
+                try:
+                    await self._make(shelf)
+                except (FaasError, OSError) as error:
+                    self._failed(shelf, str(error))
+        finally:
+            shelf.filling = None
+
+    async def _make(self, shelf: Shelf) -> None:
+        spec = standings.parked(shelf.base, f"stem{secrets.token_hex(8)}")
+        stem = await self._verbs.park(spec)
+        try:
+            async with asyncio.timeout(PARK_SECONDS):
+                shelf.names = frozenset(json.loads(await stem.told(NAMES_BYTES)))
+        except BaseException as error:
+            self._verbs.remove(stem)
+            if isinstance(error, TimeoutError | ValueError):
+                raise Unavailable(f"it did not get ready: {error!r}") from None
+            raise
+        shelf.ready.append(stem)
+        stem.exited.add_done_callback(lambda _: self._ended(shelf, stem))
+        self._count(shelf)
+
+    def _ended(self, shelf: Shelf, stem: OciSandbox) -> None:
+        """A process has ended; as long as it waited here, it is to be replaced."""
+        if stem not in shelf.ready:
+            return
+        shelf.ready.remove(stem)
+        self._count(shelf)
+        self._verbs.remove(stem)
+        if self._is_open:
+            self._failed(shelf, "it ended while it waited")
+            self._refill(shelf)
+
+    def _failed(self, shelf: Shelf, why: str) -> None:
+        shelf.failures += 1
+        self._metrics.stem_failures.labels(shelf.runtime).inc()
+        log.warning("a stem of %s: %s", shelf.runtime, why)
+
+    # Few
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_SECONDS)
+            self.shrink(asyncio.get_running_loop().time(), short=memory_is_short(_meminfo()))
+
+    def shrink(self, now: float, *, short: bool) -> None:
+        """Throw away what nobody needs, or everything where memory is short."""
+        for shelf in self._shelves.values():
+            if short or now - shelf.needed_at > IDLE_SECONDS:
+                if shelf.filling is not None:
+                    shelf.filling.cancel()
+                stems, shelf.ready = list(shelf.ready), deque()
+                self._count(shelf)
+                for stem in stems:
+                    self._verbs.remove(stem)
+
+    def _count(self, shelf: Shelf) -> None:
+        shelves = (other for other in self._shelves.values() if other.runtime == shelf.runtime)
+        self._metrics.stems.labels(shelf.runtime).set(sum(len(other.ready) for other in shelves))
+
+
+def _assignment(spec: SandboxSpec) -> bytes:
+    return json.dumps({"env": dict(spec.env), "workdir": spec.workdir}).encode()
+
+
+def _meminfo() -> str:
+    """The kernel's answer, not a disk's: it blocks nobody."""
+    return Path("/proc/meminfo").read_text()
+
+
+def memory_is_short(meminfo: str) -> bool:
+    """By the text of /proc/meminfo (proc(5))."""
+    rows = (row.partition(":") for row in meminfo.splitlines())
+    kilobytes = {name: int(value.split()[0]) for name, _, value in rows if value.split()}
+    return kilobytes.get("MemAvailable", 0) < MEMORY_SHARE * kilobytes.get("MemTotal", 0)
