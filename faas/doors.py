@@ -17,7 +17,6 @@ from faas.errors import InvalidInput
 from faas.listener import BACKLOG
 from faas.web import RUNNER_OPTIONS
 
-LOOK_SECONDS = 0.05
 CONNECTIONS_SHARE = 0.2  # of our descriptors, for each listener: instances and files need the rest
 LEAST_CONNECTIONS = 64
 CUT_SECONDS = 0.5  # after that: for handlers to notice that they are cancelled
@@ -79,12 +78,13 @@ class Doors:
                 runner.server.pre_shutdown()
 
     async def finish(self, name: str, seconds: float) -> None:
-        """Wait until nobody is connected to this listener any more, so many seconds at most."""
+        """Wait for the requests to this listener that are on their way, so many seconds at most; connections that only
+        wait for their next one are closed at once."""
         server = self._runners[name].server
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while server is not None and server.connections:  # noqa: ASYNC110 - aiohttp tells nobody
-                    await asyncio.sleep(LOOK_SECONDS)
+                if server is not None:
+                    await server.shutdown(None)
 
     async def close(self) -> None:
         """Cut what is still connected."""

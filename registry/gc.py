@@ -65,8 +65,8 @@ class CollectionTurn:
 
     @asynccontextmanager
     async def of(self, namespace: str | None) -> AsyncIterator[None]:
-        """One namespace's administrator does not wait for it, and has a part of the time only: a
-        collection looks through everybody's rows, and a preview keeps every writer waiting."""
+        """One namespace's administrator does not wait for it, and has a part of the time only: a collection looks
+        through everybody's rows, and a preview keeps every writer waiting. Raises Throttled, Unavailable."""
         if namespace is None:
             async with self._lock:
                 yield

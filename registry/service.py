@@ -33,7 +33,7 @@ log = logging.getLogger("registry")
 UPLOAD_SECONDS = 24 * 3600.0  # an upload session that nobody touches for so long is thrown away
 SWEEP_SECONDS = 3600.0
 COLLECT_SECONDS = 3600.0
-FIRST_SECONDS = (300.0, 600.0)  # to the first one: who is restarted each hour collects too
+FIRST_SECONDS = (300.0, 600.0)  # to the first one: who is restarted within the hour collects, too
 MEASURE_SECONDS = 2.0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from faas.cli.image_reference import completing
-from faas.cli.options import UNSAID, pass_session
+from faas.cli.options import UNSAID, or_none, pass_session
 from faas.cli.output import Column, Json, output_option, show, size
 from faas.cli.registry import images_of
 from faas.cli.session import Session
@@ -30,13 +30,10 @@ def _of(kind: str) -> Column:
 COLUMNS: tuple[Column, ...] = (("NAMESPACE", lambda i: i["namespace"]), _of("logical"), _of("physical"))
 
 
-def _bytes(ctx: click.Context, param: click.Parameter, text: str | None) -> object:
-    """Of an option: `10G` → bytes (1,024 each), None for the word `none`, UNSAID where the option is not there. Raises
-    click's usage error."""
-    if text in (None, "none"):
-        return UNSAID if text is None else None
+def _bytes(text: str) -> int:
+    """`10G` → bytes, 1,024 each. Raises ValueError."""
     if (match := _SIZE.fullmatch(text)) is None:
-        raise click.BadParameter(f"{text!r} is no size: 500M, 10G, a number of bytes, or none")
+        raise ValueError("no size: 500M, 10G, a number of bytes, or none")
     return int(match[1]) * _UNITS[(match[2] or "").upper()]
 
 
@@ -77,9 +74,12 @@ def quota_ls(session: Session, output: str) -> None:
 @quota.command("set", short_help="Make or change a quota.")
 @click.argument("namespace", metavar="NAMESPACE", callback=_namespace, shell_complete=completing(_all))
 @click.option(
-    "--logical", metavar="SIZE|none", callback=_bytes, help="As if every repository had its own copy, e.g. 10G."
+    "--logical",
+    metavar="SIZE|none",
+    callback=or_none(_bytes),
+    help="As if every repository had its own copy, e.g. 10G.",
 )
-@click.option("--physical", metavar="SIZE|none", callback=_bytes, help="Each blob counted once, e.g. 10G.")
+@click.option("--physical", metavar="SIZE|none", callback=or_none(_bytes), help="Each blob counted once, e.g. 10G.")
 @pass_session
 def quota_set(session: Session, /, namespace: str, **said: Any) -> None:
     """Limit what the repositories below NAMESPACE/ hold together (those without a slash are in `default`).

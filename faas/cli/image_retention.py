@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import click
 
 from faas.cli.bars import staged
 from faas.cli.image_reference import completing
-from faas.cli.options import UNSAID, pass_session
+from faas.cli.options import UNSAID, or_none, pass_session
 from faas.cli.output import Column, Json, as_json, note, output_option, show, size
 from faas.cli.registry import images_of
 from faas.cli.session import Session
@@ -44,18 +42,18 @@ GOING: tuple[Column, ...] = (
 )
 
 
-def _number(kind: type[int] | type[float]) -> Callable[[click.Context, click.Parameter, str | None], object]:
-    """Of an option: a number, None for the word `none`, UNSAID where the option is not there."""
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("neither a whole number nor none") from None
 
-    def read(ctx: click.Context, param: click.Parameter, text: str | None) -> object:
-        if text in (None, "none"):
-            return UNSAID if text is None else None
-        try:
-            return kind(text)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is neither a number nor none") from None
 
-    return read
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("neither a number nor none") from None
 
 
 async def _patterns(images: RegistryClient) -> list[str]:
@@ -87,15 +85,18 @@ def retention_ls(session: Session, output: str) -> None:
 @retention.command("set", short_help="Make or change a rule.")
 @click.argument("pattern", metavar="PATTERN", shell_complete=completing(_offered))
 @click.option(
-    "--keep-last", metavar="N|none", callback=_number(int), help="So many tags stay, by when they were pushed last."
+    "--keep-last", metavar="N|none", callback=or_none(_whole), help="So many tags stay, by when they were pushed last."
 )
 @click.option(
-    "--keep-days", metavar="DAYS|none", callback=_number(float), help="Tags that were pushed within so many days stay."
+    "--keep-days",
+    metavar="DAYS|none",
+    callback=or_none(_number),
+    help="Tags that were pushed within so many days stay.",
 )
 @click.option(
     "--untagged-days",
     metavar="DAYS|none",
-    callback=_number(float),
+    callback=or_none(_number),
     help="So long an image without a tag stays; none: 30 days.",
 )
 @click.option("--immutable/--no-immutable", default=None, help="A tag that is there moves to no other image.")

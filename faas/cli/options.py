@@ -44,6 +44,21 @@ def function_argument(command: F) -> F:
     return click.argument("name", metavar="NAME", shell_complete=complete_names)(command)
 
 
+def or_none(read: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, str | None], object]:
+    """An option's callback: what `read` makes of its text, None of the word `none`, UNSAID where the option is not
+    there. A ValueError of `read` says what the text "is"; it becomes click's usage error."""
+
+    def callback(ctx: click.Context, param: click.Parameter, text: str | None) -> object:
+        if text in (None, "none"):
+            return UNSAID if text is None else None
+        try:
+            return read(text)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is {error}") from None
+
+    return callback
+
+
 def revision_number(text: str) -> int:
     """`v7` or `7` → 7. Raises click's usage error."""
     digits = text.removeprefix("v")

@@ -70,7 +70,7 @@ def test_images_are_listed_removed_and_collected_from_the_command_line(server: R
     server.push_code(tmp_path, "listed", HELLO.replace("hello", "hello again"))
     rows = json.loads(server.faas("image", "ls", "listed", "-o", "json").stdout)
     assert {row["tag"] for row in rows} == {"latest", "v1", "v2"}
-    assert all(row["size"] > 1e6 for row in rows)  # with the runtime base
+    assert all(row["bytes"] > 1e6 for row in rows)  # with the runtime base
     assert "listed:v1" in server.faas("image", "ls", "-o", "name").stdout.split()
     digest = next(row["digest"] for row in rows if row["tag"] == "v1")
     held = server.faas("image", "rm", f"listed@{digest}", check=False)

@@ -11,16 +11,14 @@ from faas.doors import Doors
 from faas.listener import bound, listen
 from faas.settings import Address
 
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-
 
 async def hello(request: web.Request) -> web.Response:
     return web.Response(text="hello")
 
 
-async def status(port: int) -> tuple[bytes, asyncio.StreamWriter]:
+async def status(port: int, path: str = "/") -> tuple[bytes, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(GET)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     async with asyncio.timeout(5):
         return (await reader.readline())[9:12], writer
 
@@ -50,5 +48,39 @@ async def test_a_connection_too_many_hears_503_and_the_next_one_is_served_again(
                 await asyncio.open_connection("127.0.0.1", port)
             for writer in (two, three, four):
                 writer.close()
+        finally:
+            await doors.close()
+
+
+async def test_an_end_waits_for_requests_and_for_no_connection_that_only_waits() -> None:
+    may_answer, asked = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        asked.set()
+        await may_answer.wait()
+        return web.Response(text="slow")
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    app.router.add_get("/slow", slow)
+    doors = Doors({"registry": app}, None)
+    with listen(Address("127.0.0.1", 0)) as listener:
+        port = bound(listener).port
+        await doors.open({"registry": listener})
+        try:
+            _, idle = await status(port)
+            asking = asyncio.create_task(status(port, "/slow"))
+            await asked.wait()
+            await doors.refuse()
+            ending = asyncio.create_task(doors.finish("registry", 10))
+            await asyncio.wait((ending,), timeout=0.2)
+            assert not ending.done()
+            may_answer.set()
+            async with asyncio.timeout(5):
+                answered, writer = await asking
+                await ending
+            assert answered == b"200"
+            writer.close()
+            idle.close()
         finally:
             await doors.close()
