@@ -106,14 +106,15 @@ class Deployer:
         await self._work.finish(grace_seconds)
 
     async def held(self) -> dict[str, list[str]]:
-        """Image digests that must not be deleted → who needs them: kept revisions, and deploys on their way."""
+        """Images (`repository@digest`) that must not be deleted → who needs them: kept revisions, and deploys on their
+        way."""
         async with self._database.read() as tx:
             rows = await revisions.every(tx)
         found: dict[str, list[str]] = {}
         for row in rows:
-            found.setdefault(row.revision.image.partition("@")[2], []).append(str(row.revision.key))
+            found.setdefault(row.revision.image, []).append(str(row.revision.key))
         for image in self._deploying:
-            found.setdefault(image.partition("@")[2], []).append("a deploy")
+            found.setdefault(image, []).append("a deploy")
         return found
 
     # Deploy

@@ -121,10 +121,14 @@ class TagFollower:
         await self._background.cancel()
 
     async def held(self) -> dict[str, list[str]]:
-        """Digests of pushes that are yet to be deployed → who needs them."""
+        """Images (`repository@digest`) of pushes that are yet to be deployed → who needs them."""
         found: dict[str, list[str]] = {}
         for (namespace, name), change in (await self._wanted(forget=False)).items():
-            found.setdefault(change.digest, []).append(f"a push that {function_label(namespace, name)} follows")
+            image, who = (
+                f"{change.repository}@{change.digest}",
+                f"a push that {function_label(namespace, name)} follows",
+            )
+            found.setdefault(image, []).append(who)
         return found
 
     async def look(self) -> float | None:

@@ -132,10 +132,10 @@ class Gateway:
         )
 
     async def held(self) -> dict[str, list[str]]:
-        """Image digests that must not be deleted → who needs them. The registry's port `Holders`."""
+        """Images that must not be deleted → who needs them. The registry's port `Holders`."""
         pending = await self.follower.held()  # first: what is deployed meanwhile is in the second answer
         held = await self.deployer.held()
-        return {digest: held.get(digest, []) + pending.get(digest, []) for digest in {*held, *pending}}
+        return {image: held.get(image, []) + pending.get(image, []) for image in {*held, *pending}}
 
     @property
     def router(self) -> Router:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from faas.errors import Throttled, Unavailable
 from faas.oci.digest import Digest
-from registry.holders import Holders
+from registry.holders import Holders, held_digests
 from registry.index.garbage import Garbage, Gone
 from registry.index.index import Index
 from registry.index.simulation import simulation
@@ -107,7 +107,7 @@ class Collection:
 
     async def preview(self) -> Preview:
         """What `run` would take now, found by doing it within a transaction that is undone."""
-        held = await self.holders.held() if self.holders is not None else {}
+        held = await held_digests(self.holders)
         found = Preview()
         counts = found.counts
         async with simulation(self.index.database) as transactions:
@@ -128,7 +128,7 @@ class Collection:
 
     async def run(self) -> Collected:
         """Take it. What fails for one blob is logged, and tried again by the next collection."""
-        held = await self.holders.held() if self.holders is not None else {}
+        held = await held_digests(self.holders)
         garbage = Garbage(self.index.database, held, self.rule_of, self.now, self.namespace)
         found = Collected()
         async for gone in self._tags(garbage):

@@ -561,3 +561,21 @@ def value_of(layer: bytes, note: str) -> dict[str, object]:
     layers = [Descriptor(media_types.OCI_LAYER, Digest.of(layer), len(layer)).to_json()]
     value = {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "annotations": {"note": note}}
     return {**value, "config": config.to_json(), "layers": layers}
+
+
+async def test_who_runs_the_same_image_from_another_repository_is_not_told_of_and_needs_nothing_here(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await bench.image("ours/app", b"the same", "v1")
+    assert await bench.image("theirs/app", b"the same", "v1") == digest
+
+    async def held() -> Mapping[str, Sequence[str]]:
+        return {f"theirs/app@{digest}": ["secret@v1"]}
+
+    monkeypatch.setattr(bench.holders, "held", held)
+    async with TestClient(TestServer(create_app(bench.registry))) as client:
+        described = await (await client.get("/v2/_faas/images/ours/app/v1")).json()
+        assert described["holders"] == []
+        assert (await client.delete(f"/v2/theirs/app/manifests/{digest}")).status == 409
+        assert (await client.delete(f"/v2/ours/app/manifests/{digest}")).status == 202
+    assert (await bench.collect()).manifests == 0

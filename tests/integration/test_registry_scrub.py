@@ -149,7 +149,7 @@ class Held:
         self.digests = digests
 
     async def held(self) -> Mapping[str, Sequence[str]]:
-        return {digest: ["hello v1"] for digest in self.digests}
+        return {f"any@{digest}": ["hello v1"] for digest in self.digests}
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Held:
     digests: dict[str, list[str]] = field(default_factory=dict)
 
     async def held(self) -> Mapping[str, Sequence[str]]:
-        return self.digests
+        return {f"any@{digest}": names for digest, names in self.digests.items()}
 
 
 @dataclass

@@ -201,7 +201,7 @@ async def test_images_of_kept_revisions_are_held(server: Control) -> None:
     await server.deploy()
     body = {"spec": {"name": "hello"}, "image": f"hello@{OTHER}"}
     await server.call("PUT", "/v1/functions/hello", body)
-    assert await server.gateway.deployer.held() == {DIGEST: ["hello@v1"], OTHER: ["hello@v2"]}
+    assert await server.gateway.deployer.held() == {f"hello@{DIGEST}": ["hello@v1"], f"hello@{OTHER}": ["hello@v2"]}
 
 
 async def test_an_image_that_was_deleted_before_its_deploy_held_it_does_not_go_live(
