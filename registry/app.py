@@ -82,6 +82,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 def _failure(error: Exception, request_id: str) -> web.Response:
     """What a client hears of `error`; what is our fault or the machine's is logged."""
     if isinstance(error, RegistryError):
+        if error.status >= 500:  # no room on the disk, an upstream that is away: whoever runs this wants to know
+            log.warning("%s", error.message, extra={"request_id": request_id})
         return web.json_response(error.body(), status=error.status, headers=error.headers)
     if isinstance(error, FaasError):
         code = {400: "SIZE_INVALID", 401: "UNAUTHORIZED", 429: "TOOMANYREQUESTS"}.get(error.status, "DENIED")
