@@ -87,7 +87,8 @@ class FileSender:
                 writer.send_headers()
                 await _flushed(transport, writer)
                 await self._sendfile(transport, file, start, end)
-            await response.write_eof()
+            if not transport.is_closing():
+                await response.write_eof()
         except (OSError, TimeoutError) as error:
             transport.abort()
             raise ConnectionResetError(f"broken off: {error}") from None
@@ -96,11 +97,22 @@ class FileSender:
         # A descriptor of our own: the loop lets nobody watch a transport's, and a number could be another socket's by
         # the time that a thread uses it.
         out = os.dup(transport.get_extra_info("socket").fileno())
+        reached = start
+
+        def went(offset: int) -> None:
+            nonlocal reached
+            reached = offset
+
         try:
-            while start < end:
-                start = await self._run(lambda at=start: _fill(out, file, at, end))  # type: ignore[misc]
-                if start < end:
+            while reached < end:
+                went(await self._run(lambda: _fill(out, file, reached, end), undo=went))
+                if reached < end:
                     await _writable(out)
+        except asyncio.CancelledError:
+            # Who closes the connection with the last byte ends the request before the thread is back: it was served.
+            task = asyncio.current_task()
+            if reached < end or task is None or task.uncancel():
+                raise
         finally:
             os.close(out)
 

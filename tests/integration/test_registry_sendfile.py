@@ -195,3 +195,41 @@ async def test_a_file_that_becomes_shorter_cuts_the_connection(tmp_path: Path) -
             pass
         assert got < len(LARGE)
         writer.close()
+
+
+async def test_a_client_that_closes_with_the_last_byte_was_served(tmp_path: Path) -> None:
+    """Its request is cancelled then; what was sent whole counts all the same."""
+    file, sender, served_whole = tmp_path / "file", FileSender(), 0
+    file.write_bytes(LARGE[: 2 << 20])
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal served_whole
+        response = web.StreamResponse()
+        await sender.send(request, response, file, 2 << 20, 0, 2 << 20)
+        served_whole += 1
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    address = ("127.0.0.1", runner.addresses[0][1])
+
+    def pull() -> None:
+        with socket.create_connection(address, timeout=20) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: r\r\n\r\n")
+            left = 2 << 20
+            got = client.recv(1 << 20)
+            left -= len(got.partition(b"\r\n\r\n")[2])
+            while left:
+                left -= len(client.recv(min(left, 1 << 20)))
+
+    try:
+        for _ in range(100):
+            await asyncio.to_thread(pull)
+        await asyncio.sleep(0.1)
+        assert served_whole == 100
+    finally:
+        await runner.cleanup()
+        sender.close()
