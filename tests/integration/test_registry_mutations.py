@@ -62,6 +62,7 @@ class Asked:
     body: bytes = b""
     status: int = 0
     tail: bytes = field(default=b"", repr=False)
+    session: str = ""  # an upload that was begun for it
 
     def raw(self) -> bytes:
         lines = [f"{self.method} {self.path} HTTP/1.1", "Host: registry", *(f"{k}: {v}" for k, v in self.headers)]
@@ -109,14 +110,18 @@ class Scene:
     def _begun(self, dice: random.Random) -> Asked:
         data = dice.randbytes(1 + dice.randrange(2000))
         ranged = (("Content-Range", f"0-{len(data) - 1}"), ("Content-Type", "application/octet-stream"))
-        return Asked("PATCH", self._location(), ranged, data, 202)
+        location = self._location()
+        return Asked("PATCH", location, ranged, data, 202, session=location)
 
     def _finished(self, dice: random.Random) -> Asked:
         data = dice.randbytes(dice.randrange(2000))
-        return Asked("PUT", f"{self._location()}?digest={Digest.of(data)}", (), data, 201)
+        location = self._location()
+        return Asked("PUT", f"{location}?digest={Digest.of(data)}", (), data, 201, session=location)
 
     def _location(self) -> str:
-        return str(self.registry.call("POST", f"{self.base}/blobs/uploads/").headers["Location"])
+        """Nowhere in particular, once mutated requests have begun as many uploads as a namespace may have."""
+        begun = self.registry.call("POST", f"{self.base}/blobs/uploads/")
+        return begun.headers.get("Location", f"{self.base}/blobs/uploads/none")
 
     def intact(self) -> None:
         assert self.registry.call("GET", f"{self.base}/blobs/{self.blob}").body == self.layer
@@ -211,7 +216,7 @@ def test_mutated_requests_are_answered_and_valid_ones_among_them_succeed(tmp_pat
     print(f"seed {seed}")
     wrong: list[str] = []
     seen: Counter[int] = Counter()
-    with registry_process(tmp_path / "data") as registry:
+    with registry_process(tmp_path / "data", log=tmp_path / "log") as registry:
         kept, played_with = Scene(registry, "kept"), Scene(registry, "fuzz/base")
         status = Path(f"/proc/{registry.process.pid}/status")
 
@@ -233,6 +238,8 @@ def test_mutated_requests_are_answered_and_valid_ones_among_them_succeed(tmp_pat
                 seen[said[0]] += 1
                 if fault := judged(asked, *said):
                     wrong.append(f"{asked.raw()[:600]!r} {fault}")
+                if asked.session:
+                    registry.call("DELETE", asked.session)
 
         def all_clients(requests: int) -> None:
             threads = [threading.Thread(target=client, args=(n, requests // CLIENTS)) for n in range(CLIENTS)]
