@@ -364,7 +364,7 @@ class Deployer:
         may have come before that. Raises ImageUnusable."""
         self._deploying[image] += 1
         try:
-            await self._images.pinned(image, by)
+            await self._images.find(image)
             yield
         finally:
             self._deploying[image] -= 1

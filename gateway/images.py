@@ -6,6 +6,7 @@ import asyncio
 
 from faas.auth import Permission, Principal
 from faas.errors import Forbidden, ImageUnusable, InvalidInput, NotFound, Unavailable
+from faas.oci.manifest import Manifest
 from faas.oci.platform import architecture
 from faas.oci.reference import Reference
 from faas.oci.source import ImageSource
@@ -42,11 +43,14 @@ class Images:
         if not self.may_pull(by, reference.repository):
             raise Forbidden(f"{by.name} may not pull {reference.repository}")
         local = Reference("", reference.repository, reference.tag, reference.digest)
+        return f"{reference.repository}@{(await self.find(str(local))).digest}"
+
+    async def find(self, image: str) -> Manifest:
+        """By its name in this registry, without a host. Raises ImageUnusable where it is not there, Unavailable."""
         try:
             async with asyncio.timeout(SOURCE_SECONDS):
-                manifest = await self._source.manifest(str(local), architecture())
+                return await self._source.manifest(image, architecture())
         except NotFound:
-            raise ImageUnusable(f"there is no image {local} in the registry", hint="push it first") from None
+            raise ImageUnusable(f"there is no image {image} in the registry", hint="push it first") from None
         except TimeoutError:
             raise Unavailable("the registry does not answer") from None
-        return f"{reference.repository}@{manifest.digest}"

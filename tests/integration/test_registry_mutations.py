@@ -185,14 +185,21 @@ def answered(registry: RegistryProcess, asked: Asked) -> tuple[int, str, bytes]:
     with socket.create_connection(registry.address, timeout=ANSWER_SECONDS) as client:
         with contextlib.suppress(OSError):  # answered and closed before it had all of it
             client.sendall(asked.raw())
-            if not asked.status and not select.select([client], [], [], PATIENCE)[0]:
-                client.shutdown(socket.SHUT_WR)  # it waits for more than there is
+            if not asked.status and _waits(client):
+                client.shutdown(socket.SHUT_WR)
         reply = http.client.HTTPResponse(client, method=asked.method)
         try:
             reply.begin()
             return reply.status, reply.headers.get("Content-Type", ""), reply.read()
         except (http.client.HTTPException, ConnectionError):
             return 0, "", b""
+
+
+def _waits(client: socket.socket) -> bool:
+    """Whether the registry waits for more than there is: no word from it, or none but that it wants the body."""
+    if not select.select([client], [], [], PATIENCE)[0]:
+        return True
+    return client.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"
 
 
 def judged(asked: Asked, status: int, kind: str, body: bytes) -> str:
