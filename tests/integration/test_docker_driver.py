@@ -430,7 +430,8 @@ def test_an_engine_that_is_restarted_is_said_and_functions_run_again_soon_after_
         running = [threads.submit(call, 50) for _ in range(2)]
         while len(engine.of(server.id)) < 5:  # two containers each, and the network
             time.sleep(0.1)
-        time.sleep(1)
+        while server.get("/v1/functions/slow", api=True).json()["instances"]["busy"] < 2:
+            time.sleep(0.1)
         engine.stop()
         try:
             during = call(0)
