@@ -25,18 +25,25 @@ class Background:
 
     def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run `work`; where it fails, that is logged under its name."""
-        task = self._own(work, name)
-        task.add_done_callback(_log_failure)
+        task = self.own(work, name)
+        self.unheard(task)
         return task
 
     async def complete(self, work: Coroutine[Any, Any, T], name: str) -> T:
         """Await `work`; where the caller is cancelled (its client has gone) the work still goes on to its end."""
-        task = self._own(work, name)
+        return await self.heard(self.own(work, name))
+
+    async def heard(self, task: asyncio.Task[T]) -> T:
+        """Await a task of `own`, as `complete` does."""
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(_log_failure)  # nobody else hears of it now
+            self.unheard(task)
             raise
+
+    def unheard(self, task: asyncio.Task[Any]) -> None:
+        """Nobody awaits it: where it fails, that is logged."""
+        task.add_done_callback(_log_failure)
 
     async def finish(self, seconds: float) -> None:
         """Wait for all, `seconds` at most; then cancel what is left."""
@@ -51,7 +58,8 @@ class Background:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    def own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run `work`, whose failure is for whoever awaits it."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -64,7 +64,7 @@ class Launcher:
                 sandbox = await driver.create(spec)
             instance.watch(sandbox, on_exit)
             instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout)
-            api.serve(sandbox.listen(RUNTIME_API_PORT))  # before the start: the function cannot take the port
+            api.serve(await sandbox.listen(RUNTIME_API_PORT))  # before the start: the function cannot take the port
             instance.output.open(sandbox.stdout, sandbox.stderr)
             times.append(clock())
             async with within(START_SECONDS, "the sandbox did not start in time"):

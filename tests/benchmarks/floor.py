@@ -101,7 +101,7 @@ def floor(work: Path, code: bytes, spec: Mapping[str, Any]) -> Iterator[Floor]:
 async def _connected(driver: OciDriver, revision: Revision) -> socket.socket:
     image = await driver.prepare(revision.image)
     sandbox = await driver.create(sandbox_spec(revision, image, "floor", now=time.time()))
-    listener = sandbox.listen(RUNTIME_API_PORT)
+    listener = await sandbox.listen(RUNTIME_API_PORT)
     await driver.start(sandbox)
     async with asyncio.timeout(DEADLINE_SECONDS):
         connection, _ = await asyncio.get_running_loop().sock_accept(listener)

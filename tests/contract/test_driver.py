@@ -156,7 +156,7 @@ async def test_the_cpu_limit_holds_and_can_be_changed(bench: Workbench) -> None:
 
 async def test_the_server_listens_inside_before_the_function_runs(bench: Workbench) -> None:
     sandbox = await bench.driver.create(bench.spec("tcp", "127.0.0.1", "9001"))
-    listener = sandbox.listen(9001)
+    listener = await sandbox.listen(9001)
     await bench.driver.start(sandbox)
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(20):
@@ -170,7 +170,7 @@ async def test_the_server_listens_inside_before_the_function_runs(bench: Workben
 
 async def test_the_function_cannot_take_the_servers_port(bench: Workbench) -> None:
     sandbox = await bench.driver.create(bench.spec("serve", "9001"))
-    sandbox.listen(9001)
+    await sandbox.listen(9001)
     await bench.driver.start(sandbox)
     assert await asyncio.wait_for(sandbox.stdout.read(), 20) == b"EADDRINUSE\n"
     await bench.driver.delete(sandbox.id)

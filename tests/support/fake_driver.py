@@ -75,7 +75,7 @@ class FakeSandbox:
     def id(self) -> str:
         return self.spec.id
 
-    def listen(self, port: int) -> socket.socket:
+    async def listen(self, port: int) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         self.ports[port] = listener.getsockname()[1]

@@ -105,7 +105,8 @@ class Sandbox(Protocol):
 
     @property
     def path(self) -> str:
-        """How it came to be: `cold`, or `stem`: from a runtime that was started ahead and waited for its function."""
+        """How it came to be: `cold`; `precreated`: made ahead, but for its process; `stem`: from a runtime that was
+        started ahead and waited for its function."""
         ...
 
     @property
@@ -117,8 +118,8 @@ class Sandbox(Protocol):
     @property
     def exited(self) -> asyncio.Future[Exit]: ...
 
-    def listen(self, port: int) -> socket.socket:
-        """A non-blocking TCP socket that listens on 127.0.0.1:`port` inside the sandbox. Quick: no await needed."""
+    async def listen(self, port: int) -> socket.socket:
+        """A non-blocking TCP socket that listens on 127.0.0.1:`port` inside the sandbox."""
         ...
 
     async def connect(self, port: int) -> socket.socket:
@@ -143,8 +144,11 @@ class Driver(Protocol):
         """Bring `repository@digest` here, unpacked; idempotent, one at a time per digest. Raises ImageUnusable."""
         ...
 
-    async def create(self, spec: SandboxSpec) -> Sandbox:
-        """Everything but the process. Raises Conflict where the id exists, Unavailable where there is no room."""
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
+        """Everything but the process. Raises Conflict where the id exists, Unavailable where there is no room.
+
+        `ahead`: nobody waits for it, so all that can be done before `start` is done here, and no stem is taken for it.
+        """
         ...
 
     async def start(self, sandbox: Sandbox) -> None:
@@ -164,6 +168,23 @@ class Driver(Protocol):
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
         """Change the CPU limit: init runs at a full core, the rest at the function's share."""
+        ...
+
+    async def freeze(self, sandbox: Sandbox) -> None:
+        """Stop every process in it where it stands (freezer): none runs, none gets memory, until `thaw`. `kill` and
+        `delete` need no thaw before them. No error where it has ended."""
+        ...
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        """Let them go on. No error where it is not frozen, or has ended."""
+        ...
+
+    def spare_bytes(self) -> int:
+        """Measured memory of what runs ready for nobody yet (stems): on nobody's account but the machine's."""
+        ...
+
+    async def drop_spares(self) -> None:
+        """Their memory is needed: end them. They come back when there is room and need."""
         ...
 
     def state(self, sandbox: Sandbox) -> SandboxState: ...

@@ -39,7 +39,7 @@ class DockerSandbox:
     def id(self) -> str:
         return self.spec.id
 
-    def listen(self, port: int) -> socket.socket:
+    async def listen(self, port: int) -> socket.socket:
         def make() -> socket.socket:
             listener = socket.create_server(("127.0.0.1", port), backlog=128)
             listener.setblocking(False)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
-import shutil
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from faas.errors import Conflict, FaasError, Unavailable
+from faas.background import Background
+from faas.errors import Conflict, Unavailable
 from faas.metrics import Metrics
 from faas.oci.platform import architecture
 from faas.oci.source import ImageSource
-from faas.spec import Network
 from worker.drivers.base import (
     DriverPaths,
     Exit,
@@ -27,18 +25,16 @@ from worker.drivers.base import (
     SandboxState,
     SandboxStats,
 )
-from worker.drivers.oci import attachment, machine, mounts, seccomp, workdir
+from worker.drivers.oci import attachment, machine
 from worker.drivers.oci import runtime as runtimes
-from worker.drivers.oci.bundle import configuration
-from worker.drivers.oci.cgroups import CPU_SHARES, for_machine
-from worker.drivers.oci.furniture import Furniture
-from worker.drivers.oci.ownership import OwnedLayers
+from worker.drivers.oci.bundles import Bundles
+from worker.drivers.oci.cgroups import for_machine
 from worker.drivers.oci.process import Process, become_subreaper, stream
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.drivers.oci.scratch import ScratchPool
 from worker.drivers.oci.standing import Standing
 from worker.drivers.oci.stems import Stems, Verbs
-from worker.layers.store import LayerStore, UnpackedImage
+from worker.layers.store import LayerStore
 from worker.network.egress import Egress
 from worker.network.pool import NamespacePool
 from worker.network.resolver import RESOLV_CONFS
@@ -48,7 +44,6 @@ log = logging.getLogger("worker.drivers.oci")
 THREADS = 8  # starts, mounts, clean-up at once; a start is CPU, so more would only make each slower
 UNPACKERS = 2  # layers unpacked at once, apart: they take seconds
 KILL_SECONDS = 5.0
-STEM_SHARES = 2  # of the CPU, as long as it serves nobody: everybody else comes first
 CLOSE_SECONDS = 20.0  # for the end of all sandboxes, and for each step after it: a thread may hang in the kernel
 T = TypeVar("T")
 
@@ -82,14 +77,12 @@ class OciDriver:
         self._scratch = ScratchPool(paths.data / "scratch", run / "scratch", self._threads)
         self._egress = Egress(paths.server_id, subnet, resolvers)
         self._namespaces = NamespacePool(self._egress, self._threads)
-        self._owned = OwnedLayers(run / "owned")
-        self._furniture = Furniture(run / "furniture", resolvers)
+        self._bundles = Bundles(run, self._cgroups, self._egress, resolvers)
         self._wanted_runtime = runtime
         self._runtime: runtimes.Runtime
         self._sandboxes: dict[str, OciSandbox] = {}
         self._removals: dict[str, asyncio.Task[None]] = {}
-        self._work: set[asyncio.Task[Any]] = set()
-        self._seccomp: dict[str, Any] = seccomp.profile()
+        self._work = Background()
         verbs = Verbs(self._layers.image, self._in_thread, self._park, self._become, self._throw_away)
         self._stems = Stems(stems, verbs, metrics or Metrics(""))
 
@@ -137,8 +130,7 @@ class OciDriver:
         for error in ends:
             if error is not None:
                 log.error("an instance was not removed whole: %s", error)
-        while self._work:
-            await asyncio.wait(self._work)
+        await self._work.finish(CLOSE_SECONDS)
 
     async def prepare(self, reference: str) -> PreparedImage:
         image = await self._layers.image(reference)
@@ -149,9 +141,9 @@ class OciDriver:
         if spec.id in self._sandboxes or spec.id in self._removals:
             raise Conflict(f"there is a sandbox {spec.id} already")
         if (stem := self._stems.take(spec)) is not None:
-            stem.creating = assigning = self._own(self._assign(stem, spec))
+            stem.creating = assigning = self._work.own(self._assign(stem, spec), f"assignment of {spec.id}")
             try:
-                if await self._to_the_end(assigning):
+                if await self._work.heard(assigning):
                     return stem
             except asyncio.CancelledError:
                 assigning.add_done_callback(lambda _: self._throw_away(stem))
@@ -159,13 +151,13 @@ class OciDriver:
         return await self._new(self._sandbox(spec))
 
     def _sandbox(self, spec: SandboxSpec) -> OciSandbox:
-        return OciSandbox(spec, self._run / "bundles" / spec.id, asyncio.get_running_loop().create_future())
+        return OciSandbox(spec, self._bundles.folder(spec.id), asyncio.get_running_loop().create_future())
 
     async def _new(self, sandbox: OciSandbox) -> OciSandbox:
         self._sandboxes[sandbox.id] = sandbox
-        sandbox.creating = self._own(self._create(sandbox))
+        sandbox.creating = self._work.own(self._create(sandbox), f"creation of {sandbox.id}")
         try:
-            await self._to_the_end(sandbox.creating)
+            await self._work.heard(sandbox.creating)
         except asyncio.CancelledError:
             self._throw_away(sandbox)
             raise
@@ -176,7 +168,7 @@ class OciDriver:
 
     def _throw_away(self, sandbox: OciSandbox) -> None:
         """Where nobody waits for its end."""
-        self._removal(sandbox.id).add_done_callback(_unheard)
+        self._work.unheard(self._removal(sandbox.id))
 
     async def _create(self, sandbox: OciSandbox) -> None:
         spec = sandbox.spec
@@ -189,39 +181,7 @@ class OciDriver:
             reader, transport = await stream(reading)
             setattr(sandbox, name, reader)
             sandbox.transports.append(transport)
-        await self._in_thread(lambda: self._furnish(sandbox))
-
-    def _furnish(self, sandbox: OciSandbox) -> None:
-        """Blocking. The root file system and the configuration."""
-        spec, scratch, image = sandbox.spec, sandbox.scratch, sandbox.spec.image.handle
-        assert isinstance(image, UnpackedImage)
-        assert sandbox.namespace is not None
-        sandbox.root.mkdir(parents=True)
-        layers, upper, owner = image.layers, None, (0, 0)
-        if spec.writable_root:
-            if scratch is None:
-                raise Unavailable("a writable root needs ephemeral_storage")
-            layers, upper, owner = self._owned.layers(layers, spec.user), scratch.folder, spec.user
-            os.chown(scratch.upper, *spec.user)
-        sandbox.furniture = self._furniture.layer(spec.hostname, owner)
-        layers = (*layers, sandbox.furniture)
-        mounts.mount_root(layers, sandbox.root, upper, self._run / "empty")
-        workdir.check(sandbox.root, spec.workdir)
-        if spec.network is Network.OUTBOUND:
-            self._egress.follow_resolver()
-        config = configuration(
-            spec,
-            root=sandbox.root,
-            namespace=sandbox.namespace.path,
-            cgroup=self._cgroups.path(sandbox.name),
-            memory=self._cgroups.memory(spec.memory_bytes),
-            seccomp=self._seccomp,
-            tmp=scratch.tmp if scratch else None,
-            cpu_shares=STEM_SHARES if sandbox.is_parked else CPU_SHARES,
-        )
-        # It holds the function's environment: for root alone.
-        with open(os.open(sandbox.bundle / "config.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            json.dump(config, file)
+        await self._in_thread(lambda: self._bundles.furnish(sandbox))
 
     async def start(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, OciSandbox)
@@ -230,8 +190,8 @@ class OciDriver:
             return
         if sandbox.state is not SandboxState.CREATED or sandbox.starting:
             raise Conflict(f"the sandbox {sandbox.id} is not merely created")
-        sandbox.starting = self._own(self._start(sandbox))
-        await self._to_the_end(sandbox.starting)
+        sandbox.starting = self._work.own(self._start(sandbox), f"start of {sandbox.id}")
+        await self._work.heard(sandbox.starting)
 
     async def _start(self, sandbox: OciSandbox) -> None:
         try:
@@ -272,15 +232,7 @@ class OciDriver:
     async def _become(self, stem: OciSandbox, spec: SandboxSpec, standing: Standing) -> None:
         assert stem.process is not None
         with stem.process.held() as process:
-            await self._in_thread(lambda: self._refurnish(stem, spec, standing, process))
-
-    def _refurnish(self, stem: OciSandbox, spec: SandboxSpec, standing: Standing, process: int) -> None:
-        """Blocking. The limits and the files of `spec`."""
-        if stem.furniture != self._furniture.layer(spec.hostname):
-            raise Unavailable("this machine's resolver has changed since it was started")
-        self._egress.follow_resolver()
-        self._cgroups.set_limits(stem.name, spec.memory_bytes, spec.cpus)
-        attachment.attach(standing.layers, standing.places, process, stem.bundle / "code", self._run / "empty")
+            await self._in_thread(lambda: self._bundles.refurnish(stem, spec, standing, process))
 
     # Their end
 
@@ -298,14 +250,15 @@ class OciDriver:
                 raise Unavailable(f"the instance {sandbox.id} does not die")
 
     async def delete(self, sandbox_id: str) -> None:
-        await self._to_the_end(self._removal(sandbox_id))
+        await self._work.heard(self._removal(sandbox_id))
 
     def _removal(self, sandbox_id: str) -> asyncio.Task[None]:
         """The one that is on its way, or a new one."""
         task = self._removals.get(sandbox_id)
         if task is None:
             sandbox = self._sandboxes.get(sandbox_id)
-            task = self._own(self._delete(sandbox) if sandbox else self._delete_stranger(sandbox_id))
+            work = self._delete(sandbox) if sandbox else self._delete_stranger(sandbox_id)
+            task = self._work.own(work, f"removal of {sandbox_id}")
             self._removals[sandbox_id] = task
             task.add_done_callback(lambda _: self._removals.pop(sandbox_id, None))
         return task
@@ -331,18 +284,9 @@ class OciDriver:
             await self._in_thread(lambda: self._remove(sandbox_id))
 
     def _remove(self, sandbox_id: str) -> None:
-        """Blocking. What still runs, the root, the bundle, the runtime's record, the groups. Raises Unavailable."""
-        bundle = self._run / "bundles" / sandbox_id
-        self._cgroups.kill(sandbox_id)
-        try:
-            mounts.unmount(bundle / "rootfs")
-        except FaasError as error:
-            log.error("%s", error, extra={"instance": sandbox_id})
-        shutil.rmtree(bundle, ignore_errors=True)
+        """Blocking. All that it has on this machine. Raises Unavailable."""
         self._runtime.forget(sandbox_id)
-        self._cgroups.remove(sandbox_id)
-        if sandbox_id in self._cgroups.ids():
-            raise Unavailable(f"the instance {sandbox_id} does not die")
+        self._bundles.remove(sandbox_id)
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
         assert isinstance(sandbox, OciSandbox)
@@ -354,15 +298,10 @@ class OciDriver:
         return sandbox.state
 
     async def ids(self) -> list[str]:
-        found = await self._in_thread(self._on_this_machine)
+        found = await self._in_thread(self._bundles.ids)
         held = {sandbox.name: sandbox for sandbox in self._sandboxes.values()}
         instances = {sandbox.id for sandbox in held.values() if not sandbox.is_parked}
         return sorted({*instances, *(set(found) - held.keys())})
-
-    def _on_this_machine(self) -> list[str]:
-        """Blocking. What has a group or a bundle."""
-        bundles = self._run / "bundles"
-        return [*self._cgroups.ids(), *(bundle.name for bundle in (bundles.iterdir() if bundles.is_dir() else ()))]
 
     def stats(self, sandbox: Sandbox) -> SandboxStats:
         assert isinstance(sandbox, OciSandbox)
@@ -370,26 +309,6 @@ class OciDriver:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
-        return task
-
-    async def _to_the_end(self, task: asyncio.Task[T]) -> T:
-        """Await it; where the caller is cancelled that is heard at once, and the task goes on to its end."""
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_unheard)
-            raise
-
-
-def _unheard(task: asyncio.Task[Any]) -> None:
-    """Its caller is not there to hear it."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("what nobody waited for has failed: %s", error)
 
 
 async def _ended(sandbox: OciSandbox) -> bool:

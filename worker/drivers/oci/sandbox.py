@@ -78,7 +78,7 @@ class OciSandbox:
     def root(self) -> Path:
         return self.bundle / "rootfs"
 
-    def listen(self, port: int) -> socket.socket:
+    async def listen(self, port: int) -> socket.socket:
         assert self.namespace is not None
         listener = socket_in(self.namespace.descriptor, _listener(port))
         self.listeners.append(listener)
