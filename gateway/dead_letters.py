@@ -12,7 +12,7 @@ from aiohttp import web
 from faas.auth import ALL_NAMESPACES, Permission
 from faas.errors import InvalidInput, NotFound
 from faas.spec import NAME_PATTERN, is_namespace
-from faas.state.session import Transaction
+from faas.state.session import Tx
 from faas.web import PRINCIPAL, access
 from gateway.gateway import GATEWAY
 from gateway.operations import (
@@ -55,7 +55,7 @@ def _shown(letter: DeadLetter) -> dict[str, Any]:
 async def _letter(request: web.Request, permission: Permission) -> DeadLetter:
     """The letter that the path names. Raises NotFound, Forbidden."""
     async with request.app[GATEWAY].database.read() as tx:
-        letter = await dead_letters.get(tx, path_text(request, "id"))
+        letter = await tx.run_sync(dead_letters.get, path_text(request, "id"))
     if letter is None:
         raise NotFound("there is no such dead letter", hint="see faas dlq ls")
     allow(request, permission, letter.event.namespace, letter.event.function)
@@ -73,7 +73,7 @@ async def listed(request: web.Request) -> web.Response:
     if not namespace and (own := request[PRINCIPAL].namespace) != ALL_NAMESPACES:
         namespace = own  # asked of the database: behind others' newest the caller's own would not be found
     async with request.app[GATEWAY].database.read() as tx:
-        letters = await dead_letters.every(tx, namespace, function)
+        letters = await tx.run_sync(dead_letters.every, namespace, function)
     visible = [x for x in letters if may(request, Permission.READ, x.event.namespace, x.event.function)]
     return answer({"dead_letters": [_shown(letter) for letter in visible]})
 
@@ -99,10 +99,10 @@ async def retried(request: web.Request) -> web.Response:
         error_message="",
     )  # fmt: skip
 
-    async def again(tx: Transaction) -> list[QueuedEvent]:
-        if not await dead_letters.remove(tx, event.id):
+    def again(tx: Tx) -> list[QueuedEvent]:
+        if not dead_letters.remove(tx, event.id):
             raise NotFound("the dead letter has been retried or deleted meanwhile")
-        await invocations.remove(tx, event.id)  # its own old row, which says that it failed
+        invocations.remove(tx, event.id)  # its own old row, which says that it failed
         return [event]
 
     await gateway.dispatcher.commit(again)
@@ -113,7 +113,7 @@ async def retried(request: web.Request) -> web.Response:
 async def deleted(request: web.Request) -> web.Response:
     letter = await _letter(request, Permission.CHANGE)
     async with request.app[GATEWAY].database.write() as tx:
-        await dead_letters.remove(tx, letter.event.id)
+        await tx.run_sync(dead_letters.remove, letter.event.id)
     return web.Response(status=204)
 
 

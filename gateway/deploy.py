@@ -241,8 +241,8 @@ class Deployer:
         """`live` and what follows it: the schedules and triggers of its spec."""
         key, spec = revision.key, revision.spec
         await aliases.point(tx, key.namespace, key.function, LIVE, key.number)
-        await schedules.replace(tx, key.namespace, key.function, spec.schedules, now)
-        for row in await triggers.replace(tx, key.namespace, key.function, spec.triggers, now):
+        await tx.run_sync(schedules.replace, key.namespace, key.function, spec.schedules, now)
+        for row in await tx.run_sync(triggers.replace, key.namespace, key.function, spec.triggers, now):
             await self._folders.baseline(tx, row, present.get(row.spec, set()))
 
     async def _prune(self, tx: Transaction, namespace: str, name: str) -> list[RevisionKey]:
@@ -332,8 +332,8 @@ class Deployer:
             state = self.known(namespace, name)
             async with self._database.write() as tx:
                 await functions.remove(tx, namespace, name)
-                await invocations.remove_of(tx, namespace, name)
-                await dead_letters.remove_of(tx, namespace, name)
+                await tx.run_sync(invocations.remove_of, namespace, name)
+                await tx.run_sync(dead_letters.remove_of, namespace, name)
             self._router.remove(namespace, name)
             self._scheduler.changed()
             await self._folders.changed()

@@ -13,13 +13,14 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
 
 from faas.background import Background
 from faas.errors import FaasError, NotFound, Unavailable
 from faas.metrics import Metrics
 from faas.protocol import Trigger
-from faas.state.session import Database, Transaction
+from faas.state.session import Database, Tx
 from faas.web import new_request_id
 from gateway import destination
 from gateway.delivery import Answer, Delivery
@@ -27,10 +28,11 @@ from gateway.retries import EVENT_AGE_EXCEEDED, RETRIES_EXHAUSTED, Failure, Retr
 from gateway.router import Router, function_label
 from gateway.shares import shares
 from gateway.store import dead_letters, invocations, schedules
-from gateway.store.commits import GroupCommit, Work
 from gateway.store.invocations import CALLBACKS, ERROR, FILES, SUCCESS, Kind, QueuedEvent
 
 log = logging.getLogger("faas.dispatcher")
+
+T = TypeVar("T")
 
 IN_FLIGHT = 256  # events run at once, of all functions; beyond it, one of each function that has none (`shares.py`)
 LANE_IN_FLIGHT = 64  # of one function: beyond its instances they would only wait
@@ -41,6 +43,7 @@ POLL_SECONDS = 5.0  # the longest sleep: the wall clock may be set meanwhile
 KEPT_SECONDS = 86_400.0  # how long an ended invocation answers for its status
 SWEEP_SECONDS = 600.0
 STORE_FIRST_SECONDS, STORE_LONGEST_SECONDS = 0.2, 10.0  # between tries to write an outcome down
+WRITE_SECONDS = 10.0  # at the end, for what is being accepted
 FUNCTION_OF_NOBODY = 4  # in flight for names that lead nowhere: their failing is quick
 
 
@@ -63,21 +66,25 @@ class Dispatcher:
         self._metrics = metrics
         self._rules = rules
         self._clock = clock
-        self._commits = GroupCommit(database)
         self._in_flight: Counter[str] = Counter()
         self._tasks = Background()
+        self._writes = Background()
+        self._is_open = False
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._closing = False
 
     async def start(self) -> None:
         """What was running when the server ended is pending again."""
-        async with self._database.write() as tx:
-            await invocations.recover(tx)
-            backlog = await invocations.backlog(tx)
+
+        def recovered(tx: Tx) -> dict[tuple[str, str], int]:
+            invocations.recover(tx)
+            return invocations.backlog(tx)
+
+        backlog = await self._database.change(recovered)
         for (namespace, function), count in backlog.items():
             self._metrics.async_backlog.labels(function_label(namespace, function)).set(count)
-        await self._commits.start()
+        self._is_open = True
         self._loop = asyncio.create_task(self._run(), name="dispatcher")
 
     async def stop(self, grace_seconds: float = 0.0) -> None:
@@ -88,33 +95,30 @@ class Dispatcher:
             await self._loop
             self._loop = None
         await self._tasks.finish(grace_seconds)
-        await self._commits.stop()
+        self._is_open = False
+        await self._writes.finish(WRITE_SECONDS)
 
     async def accept(self, event: QueuedEvent) -> str:
         """Store the event; its id once that is durable. Raises Unavailable where it cannot be stored."""
 
-        async def one(tx: Transaction) -> Collection[QueuedEvent]:
-            return [event]
-
-        await self.commit(one)
+        await self.commit(lambda tx: [event])
         return event.id
 
-    async def commit(self, work: Callable[[Transaction], Awaitable[Collection[QueuedEvent]]]) -> None:
+    async def commit(self, work: Callable[[Tx], Collection[QueuedEvent]]) -> None:
         """Store the events that `work` gives in the transaction that it works in, and count them once that is
         committed, whoever is still there to hear of it. Raises what `work` raises, Unavailable.
         """
-        events: Collection[QueuedEvent] = ()
+        if not self._is_open:
+            raise Unavailable("the server is shutting down")
+        await self._writes.complete(self._commit(work), "a write of events")
 
-        async def whole(tx: Transaction) -> None:
-            nonlocal events
-            events = await work(tx)
-            await invocations.add(tx, events)
+    async def _commit(self, work: Callable[[Tx], Collection[QueuedEvent]]) -> None:
+        def whole(tx: Tx) -> Collection[QueuedEvent]:
+            events = work(tx)
+            invocations.add(tx, events)
+            return events
 
-        await self._commits.write(whole, lambda: self.added(events))
-
-    async def add(self, tx: Transaction, events: Collection[QueuedEvent]) -> None:
-        """Store events within the caller's transaction; call `added` once it is committed."""
-        await invocations.add(tx, events)
+        self.added(await self._database.change(whole))
 
     def added(self, events: Collection[QueuedEvent]) -> None:
         for event in events:
@@ -136,11 +140,7 @@ class Dispatcher:
             try:
                 if time.monotonic() - swept > SWEEP_SECONDS:
                     swept = time.monotonic()
-                    async with self._database.write() as tx:
-                        await invocations.remove_ended(tx, self._clock() - KEPT_SECONDS)
-                        old = await dead_letters.remove_old(tx, self._clock())
-                    for (namespace, function), count in old.items():
-                        self._trimmed(namespace, function, count)
+                    await self._sweep()
                 next_due = await self._claim()
                 if next_due is not None:
                     wait = min(wait, max(0.0, next_due - self._clock()))
@@ -154,14 +154,31 @@ class Dispatcher:
                 async with asyncio.timeout(wait):
                     await self._wake.wait()
 
+    async def _sweep(self) -> None:
+        now = self._clock()
+
+        def removed(tx: Tx) -> dict[tuple[str, str], int]:
+            invocations.remove_ended(tx, now - KEPT_SECONDS)
+            return dead_letters.remove_old(tx, now)
+
+        for (namespace, function), count in (await self._database.change(removed)).items():
+            self._trimmed(namespace, function, count)
+
     async def _claim(self) -> float | None:
         """Take what is due and has room, and start it; when the next falls due."""
         now = self._clock()
-        async with self._database.write() as tx:
-            claimed, next_due = await invocations.claim(tx, now, self._choose)
-            for event in claimed:
+        due, next_due = await self._database.ask(lambda tx: invocations.due(tx, now))
+        if not (chosen := self._choose(due)):
+            return next_due
+
+        def taken(tx: Tx) -> list[QueuedEvent]:
+            events = invocations.claim(tx, now, chosen)
+            for event in events:
                 if event.trigger is Trigger.SCHEDULE:
-                    await schedules.running(tx, event.id, now)
+                    schedules.running(tx, event.id, now)
+            return events
+
+        claimed = await self._database.change(taken)
         for event in claimed:
             self._in_flight[event.lane] += 1
             self._tasks.start(self._process(event), f"event {event.id}")
@@ -236,7 +253,7 @@ class Dispatcher:
         else:
             await self._store(event, lambda tx: invocations.again(tx, again))
 
-    async def _store(self, event: QueuedEvent, work: Work) -> None:
+    async def _store(self, event: QueuedEvent, work: Callable[[Tx], T]) -> T:
         """Write an outcome down, however long the disk is full: until then the event keeps its place in flight.
 
         Raises Unavailable once the server is stopping.
@@ -244,26 +261,24 @@ class Dispatcher:
         wait = STORE_FIRST_SECONDS
         while True:
             try:
-                await self._commits.write(work)
+                return await self._database.change(work)
             except Unavailable as error:
                 if self._closing:
                     raise
                 log.error("the outcome of event %s cannot be stored yet: %s", event.id, error.message)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, STORE_LONGEST_SECONDS)
-            else:
-                return
 
     async def _succeeded(self, event: QueuedEvent, answer: Answer) -> None:
         now = self._clock()
         done = dataclasses.replace(event, status=SUCCESS, ended_at=now, error_type="", error_message="")
         follow_up = _callback(event, answer, now)
 
-        async def work(tx: Transaction) -> None:
-            await invocations.end(tx, done)
-            await invocations.add(tx, follow_up)
+        def work(tx: Tx) -> None:
+            invocations.end(tx, done)
+            invocations.add(tx, follow_up)
             if event.trigger is Trigger.SCHEDULE:
-                await schedules.ended(tx, event.id, SUCCESS, "", now)
+                schedules.ended(tx, event.id, SUCCESS, "", now)
 
         await self._store(event, work)
         self._backlog(event, -1)
@@ -284,18 +299,17 @@ class Dispatcher:
         dead, follow_up = _dead(event, answer, now), _callback(event, answer, now)
         if sent is not None:
             follow_up.append(sent)
-        kept, trimmed = False, 0
 
-        async def work(tx: Transaction) -> None:
-            nonlocal kept, trimmed
-            there = await invocations.end(tx, dead)  # its function may have been deleted, with all its events
-            await invocations.add(tx, follow_up)
+        def work(tx: Tx) -> tuple[bool, int]:
+            """Whether it is a dead letter, and how many older ones had to go for it."""
+            there = invocations.end(tx, dead)  # its function may have been deleted, with all its events
+            invocations.add(tx, follow_up)
             kept = there and sent is None and event.kind is not Kind.CALLBACK
-            trimmed = await dead_letters.add(tx, dead, now) if kept else 0
             if event.trigger is Trigger.SCHEDULE:
-                await schedules.ended(tx, event.id, ERROR, f"{failure.error_type}: {failure.message}", now)
+                schedules.ended(tx, event.id, ERROR, f"{failure.error_type}: {failure.message}", now)
+            return kept, dead_letters.add(tx, dead, now) if kept else 0
 
-        await self._store(event, work)
+        kept, trimmed = await self._store(event, work)
         self._backlog(event, -1)
         for one in follow_up:
             self._backlog(one, 1)

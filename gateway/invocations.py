@@ -123,7 +123,7 @@ async def _tail(gateway: Gateway, route: Route, request_id: str) -> bytes:
 @access(Permission.READ)
 async def status(request: web.Request) -> web.Response:
     async with request.app[GATEWAY].database.read() as tx:
-        event = await invocations.get(tx, path_text(request, "id"))
+        event = await tx.run_sync(invocations.get, path_text(request, "id"))
     if event is None:
         raise NotFound("there is no such asynchronous invocation, or it ended more than a day ago")
     allow(request, Permission.READ, event.namespace, event.function)

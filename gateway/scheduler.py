@@ -20,12 +20,12 @@ from faas.errors import FaasError
 from faas.metrics import Metrics
 from faas.protocol import Trigger
 from faas.spec import Missed, Overlap, ScheduleSpec
-from faas.state.session import Database, Transaction
+from faas.state.session import Database, Tx
 from faas.web import new_request_id
 from gateway.dispatcher import Dispatcher
 from gateway.event import encode
 from gateway.router import function_label
-from gateway.store import schedules
+from gateway.store import invocations, schedules
 from gateway.store.invocations import PENDING, QueuedEvent
 from gateway.store.schedules import MISSED, SKIPPED, Fire, ScheduleRow
 
@@ -182,58 +182,61 @@ class Scheduler:
     async def _load(self, now: float) -> None:
         self._stale = False
         async with self._database.read() as tx:
-            rows = await schedules.every(tx)
+            rows = await tx.run_sync(schedules.every)
         ahead = [row for row in rows if row.considered_until - now > SET_BACK_SECONDS]
         if ahead:
             log.warning("the clock was set back by more than a day: %d schedules go on from now", len(ahead))
             async with self._database.write() as tx:
                 for row in ahead:
-                    await schedules.considered(tx, row, now)
-                rows = await schedules.every(tx)
+                    await tx.run_sync(schedules.considered, row, now)
+                rows = await tx.run_sync(schedules.every)
         self._coming = await asyncio.to_thread(_coming, rows)
         self._next = min((moment for moment, _ in self._coming), default=float("inf"))
 
     async def _fire(self, dues: list[Due], now: float) -> list[QueuedEvent]:
         if not dues:
             return []
-        queued: list[QueuedEvent] = []
-        async with self._database.write() as tx:
-            for one in dues:
-                queued += await self._fire_one(tx, one, now)
+
+        def fired(tx: Tx) -> list[QueuedEvent]:
+            queued = [event for one in dues for event in _fire_one(tx, one, now)]
+            invocations.add(tx, queued)
+            return queued
+
+        queued = await self._database.change(fired)
         for one in dues:
             if one.late:
                 label = f"{function_label(one.row.namespace, one.row.function)}/{one.row.spec.name}"
                 self._metrics.schedule_missed.labels(label).inc(one.late)
         return queued
 
-    async def _fire_one(self, tx: Transaction, one: Due, now: float) -> list[QueuedEvent]:
-        row, queued = one.row, []
-        if not await schedules.considered(tx, row, float(max((*one.run, *one.missed)))):
-            return []  # changed since its times were worked out: the next look has its new ones
-        if one.cut is not None:
-            since = datetime.fromtimestamp(row.considered_until, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            error = f"and every fire time before it since {since}"
-            log.warning("schedule %s of %s missed this one %s", row.spec.name, row.function, error)
-            await schedules.record(tx, row, [Fire(one.cut, MISSED, error=error)])
-        await schedules.record(tx, row, [Fire(t, MISSED) for t in one.missed])
-        for fire_time in one.run:
-            if row.spec.overlap is Overlap.SKIP and await schedules.unfinished(tx, row):
-                error = "the run before it had not ended"
-                await schedules.record(tx, row, [Fire(fire_time, SKIPPED, error=error)])
-                continue
-            event_id = new_request_id()
-            if not await schedules.record(tx, row, [Fire(fire_time, PENDING, event_id)]):
-                continue  # it has fired before
-            queued.append(
-                QueuedEvent(
-                    id=event_id,
-                    namespace=row.namespace,
-                    function=row.function,
-                    trigger=Trigger.SCHEDULE,
-                    payload=event_of(row, fire_time, event_id),
-                    meta={"fire_time": fire_time, "schedule": row.spec.name},
-                    created_at=now,
-                )
+
+def _fire_one(tx: Tx, one: Due, now: float) -> list[QueuedEvent]:
+    row, queued = one.row, []
+    if not schedules.considered(tx, row, float(max((*one.run, *one.missed)))):
+        return []  # changed since its times were worked out: the next look has its new ones
+    if one.cut is not None:
+        since = datetime.fromtimestamp(row.considered_until, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        error = f"and every fire time before it since {since}"
+        log.warning("schedule %s of %s missed this one %s", row.spec.name, row.function, error)
+        schedules.record(tx, row, [Fire(one.cut, MISSED, error=error)])
+    schedules.record(tx, row, [Fire(t, MISSED) for t in one.missed])
+    for fire_time in one.run:
+        if row.spec.overlap is Overlap.SKIP and schedules.unfinished(tx, row):
+            error = "the run before it had not ended"
+            schedules.record(tx, row, [Fire(fire_time, SKIPPED, error=error)])
+            continue
+        event_id = new_request_id()
+        if not schedules.record(tx, row, [Fire(fire_time, PENDING, event_id)]):
+            continue  # it has fired before
+        queued.append(
+            QueuedEvent(
+                id=event_id,
+                namespace=row.namespace,
+                function=row.function,
+                trigger=Trigger.SCHEDULE,
+                payload=event_of(row, fire_time, event_id),
+                meta={"fire_time": fire_time, "schedule": row.spec.name},
+                created_at=now,
             )
-        await self._dispatcher.add(tx, queued)
-        return queued
+        )
+    return queued

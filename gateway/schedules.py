@@ -34,7 +34,7 @@ NEXT = 3
 async def listed(request: web.Request) -> web.Response:
     gateway, namespace, now = request.app[GATEWAY], namespace_asked(request), time.time()
     async with gateway.database.read() as tx:
-        rows, last = await schedules.every(tx), await schedules.last_fires(tx)
+        rows, last = await tx.run_sync(schedules.every), await tx.run_sync(schedules.last_fires)
     found = []
     for row in rows:
         if namespace not in ("", row.namespace) or not may(request, Permission.READ, row.namespace, row.function):
@@ -66,8 +66,8 @@ async def history(request: web.Request) -> web.Response:
     gateway, where = request.app[GATEWAY], function_name(request, Permission.READ)
     state, name = gateway.deployer.known(where.namespace, where.name), path_text(request, "schedule")
     async with gateway.database.read() as tx:
-        rows = await schedules.every(tx)
-        fires = await schedules.history(tx, where.namespace, where.name, name)
+        rows = await tx.run_sync(schedules.every)
+        fires = await tx.run_sync(schedules.history, where.namespace, where.name, name)
     if (state.namespace, state.name, name) not in {row.key for row in rows}:
         raise NotFound(f"{where.name} has no schedule {name}")
     return answer(

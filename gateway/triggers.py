@@ -15,7 +15,7 @@ from gateway.store import triggers
 async def listed(request: web.Request) -> web.Response:
     gateway, namespace = request.app[GATEWAY], namespace_asked(request)
     async with gateway.database.read() as tx:
-        rows = await triggers.every(tx)
+        rows = await tx.run_sync(triggers.every)
     return answer(
         {
             "triggers": [

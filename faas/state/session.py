@@ -28,7 +28,8 @@ from faas.background import to_its_end
 from faas.errors import Conflict, FaasError, StorageFull, Unavailable
 from faas.state import engine, schema
 
-Transaction = AsyncConnection
+Transaction = AsyncConnection  # of `write` and `read`: each statement is awaited
+Tx = Connection  # of `change` and `ask`, and of the store's functions: statements block, in a thread
 T = TypeVar("T")
 TOGETHER = 64  # changes of one transaction
 

@@ -87,7 +87,7 @@ class FolderEvents:
         await asyncio.to_thread(self._roots.check, watch)
         written = await asyncio.to_thread(files.write_temporary, watch, file_of(event), event.id, made)
         async with self._database.write() as tx:
-            for row in await triggers.every(tx):
+            for row in await tx.run_sync(triggers.every):
                 if row.spec.watch == watch:
-                    await triggers.see(tx, row, [output.file for output in written])
+                    await tx.run_sync(triggers.see, row, [output.file for output in written])
         await asyncio.to_thread(files.publish, watch, written)

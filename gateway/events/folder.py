@@ -22,7 +22,7 @@ from faas.background import Background
 from faas.errors import FaasError, NotFound
 from faas.protocol import Trigger
 from faas.spec import TriggerSpec
-from faas.state.session import Database, Transaction
+from faas.state.session import Database, Transaction, Tx
 from faas.web import new_request_id
 from gateway.dispatcher import Dispatcher
 from gateway.events import files
@@ -81,7 +81,7 @@ class FolderTriggers:
             return
         try:
             async with self._database.read() as tx:
-                rows = set(await triggers.every(tx))
+                rows = set(await tx.run_sync(triggers.every))
         except FaasError as error:
             log.error("the triggers cannot be read: %s", error.message)
             self._background.start(self._changed_later(), "triggers")
@@ -120,7 +120,7 @@ class FolderTriggers:
     @staticmethod
     async def baseline(tx: Transaction, row: TriggerRow, present: set[SeenFile]) -> None:
         """Files that lie there when the trigger is made are no events."""
-        await triggers.see(tx, row, present)
+        await tx.run_sync(triggers.see, row, present)
 
     async def _watch(self, row: TriggerRow) -> None:
         """One trigger's loop: it goes on whatever happens to the folder."""
@@ -169,7 +169,7 @@ class FolderTriggers:
         listing = partial(files.listing, row.spec.watch, row.spec.pattern)
         await asyncio.to_thread(self._roots.check, row.spec.watch)
         async with self._database.read() as tx:
-            seen = await triggers.seen(tx, row)
+            seen = await tx.run_sync(triggers.seen, row)
         present, held = await asyncio.to_thread(listing), set[SeenFile]()
         while restless := present - seen - held:
             told = await asyncio.to_thread(files.being_written, row.spec.watch, [next(iter(restless))]) is not None
@@ -201,15 +201,15 @@ class FolderTriggers:
         old = [file for file in gone if now - missed.setdefault(file, now) >= self._look]
         for begin in range(0, len(old), BATCH):
             async with self._database.write() as tx:
-                await triggers.forget(tx, row, old[begin : begin + BATCH])
+                await tx.run_sync(triggers.forget, row, old[begin : begin + BATCH])
         for file in old:
             del missed[file]
 
     async def _queue(self, row: TriggerRow, found: list[SeenFile]) -> None:
         """One transaction: the files are dealt with, and their events are queued."""
 
-        async def queued(tx: Transaction) -> list[QueuedEvent]:
-            new = await triggers.see(tx, row, found)  # the others have been seen meanwhile: a function wrote them
+        def queued(tx: Tx) -> list[QueuedEvent]:
+            new = triggers.see(tx, row, found)  # the others have been seen meanwhile: a function wrote them
             return [self._event(row, file) for file in found if file in new]
 
         await self._dispatcher.commit(queued)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from faas.protocol import Trigger
-from faas.state.session import Transaction
 from faas.state.tables import dead_letters
 from gateway.store.invocations import Kind, QueuedEvent
 
@@ -34,9 +33,9 @@ class DeadLetter:
 _COLUMNS = [c for c in dead_letters.c if c.name != "payload"]
 
 
-async def add(tx: Transaction, event: QueuedEvent, died_at: float) -> int:
+def add(tx: Connection, event: QueuedEvent, died_at: float) -> int:
     """Keep the event; how many older letters of its function had to go for it."""
-    await tx.execute(
+    tx.execute(
         insert(dead_letters)
         .prefix_with("OR REPLACE")
         .values(
@@ -58,44 +57,44 @@ async def add(tx: Transaction, event: QueuedEvent, died_at: float) -> int:
     table = dead_letters.c
     mine = select(table.id).where(table.namespace == event.namespace, table.function == event.function)
     surplus = mine.order_by(table.died_at.desc()).limit(-1).offset(KEPT_LETTERS)
-    return (await tx.execute(delete(dead_letters).where(table.id.in_(surplus)))).rowcount
+    return tx.execute(delete(dead_letters).where(table.id.in_(surplus))).rowcount
 
 
-async def remove_old(tx: Transaction, now: float) -> dict[tuple[str, str], int]:
+def remove_old(tx: Connection, now: float) -> dict[tuple[str, str], int]:
     """Let go those that are too old: (namespace, function) → how many."""
     table = dead_letters.c
     old = table.died_at < now - KEPT_SECONDS
     counted = select(table.namespace, table.function, func.count()).where(old)
-    rows = (await tx.execute(counted.group_by(table.namespace, table.function))).all()
+    rows = tx.execute(counted.group_by(table.namespace, table.function)).all()
     if rows:
-        await tx.execute(delete(dead_letters).where(old))
+        tx.execute(delete(dead_letters).where(old))
     return {(namespace, function): count for namespace, function, count in rows}
 
 
-async def every(tx: Transaction, namespace: str = "", function: str = "", limit: int = 1000) -> list[DeadLetter]:
+def every(tx: Connection, namespace: str = "", function: str = "", limit: int = 1000) -> list[DeadLetter]:
     """The newest first, without payloads; of one namespace and function where given."""
     chosen = select(*_COLUMNS, func.length(dead_letters.c.payload).label("size"))
     if namespace:
         chosen = chosen.where(dead_letters.c.namespace == namespace)
     if function:
         chosen = chosen.where(dead_letters.c.function == function)
-    rows = await tx.execute(chosen.order_by(dead_letters.c.died_at.desc()).limit(limit))
+    rows = tx.execute(chosen.order_by(dead_letters.c.died_at.desc()).limit(limit))
     return [_letter(dict(row._mapping) | {"payload": b""}) for row in rows]
 
 
-async def get(tx: Transaction, letter_id: str) -> DeadLetter | None:
-    row = (await tx.execute(select(dead_letters).where(dead_letters.c.id == letter_id))).first()
+def get(tx: Connection, letter_id: str) -> DeadLetter | None:
+    row = tx.execute(select(dead_letters).where(dead_letters.c.id == letter_id)).first()
     return _letter(dict(row._mapping) | {"size": len(row.payload)}) if row else None
 
 
-async def remove(tx: Transaction, letter_id: str) -> bool:
+def remove(tx: Connection, letter_id: str) -> bool:
     """Whether it was there."""
-    return bool((await tx.execute(delete(dead_letters).where(dead_letters.c.id == letter_id))).rowcount)
+    return bool(tx.execute(delete(dead_letters).where(dead_letters.c.id == letter_id)).rowcount)
 
 
-async def remove_of(tx: Transaction, namespace: str, function: str) -> None:
+def remove_of(tx: Connection, namespace: str, function: str) -> None:
     table = dead_letters.c
-    await tx.execute(delete(dead_letters).where(table.namespace == namespace, table.function == function))
+    tx.execute(delete(dead_letters).where(table.namespace == namespace, table.function == function))
 
 
 def _letter(values: dict[str, object]) -> DeadLetter:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.engine import Row
 
 from faas.protocol import Trigger
-from faas.state.session import Transaction
 from faas.state.tables import invocations
 
 PENDING, RUNNING, SUCCESS, ERROR = "pending", "running", "success", "error"
@@ -67,7 +66,7 @@ def _event(row: Row[tuple[Any, ...]]) -> QueuedEvent:
     return QueuedEvent(**values)
 
 
-async def add(tx: Transaction, events: Iterable[QueuedEvent]) -> None:
+def add(tx: Connection, events: Iterable[QueuedEvent]) -> None:
     rows = [
         {
             "namespace": e.namespace,
@@ -92,45 +91,43 @@ async def add(tx: Transaction, events: Iterable[QueuedEvent]) -> None:
         for e in events
     ]
     if rows:
-        await tx.execute(insert(invocations), rows)
+        tx.execute(insert(invocations), rows)
 
 
-async def recover(tx: Transaction) -> None:
+def recover(tx: Connection) -> None:
     """At start nobody owns anything: what was running when the server ended is to run again."""
-    await tx.execute(update(invocations).where(invocations.c.status == RUNNING).values(status=PENDING))
+    tx.execute(update(invocations).where(invocations.c.status == RUNNING).values(status=PENDING))
 
 
-async def claim(
-    tx: Transaction, now: float, choose: Callable[[Mapping[str, int]], Mapping[str, int]]
-) -> tuple[list[QueuedEvent], float | None]:
-    """Take due rows, the oldest of each lane; they are running from now on. `choose` is given how many rows of each
-    lane are due, and says how many of each to take.
-
-    Returns them with the time at which the next row falls due, or None.
-    """
+def due(tx: Connection, now: float) -> tuple[dict[str, int], float | None]:
+    """How many rows of each lane are due, and when the next one falls due (None: none)."""
     table = invocations.c
-    due, later = table.not_before <= now, table.not_before > now
-    lanes = (
-        await tx.execute(
-            select(table.lane, func.count().filter(due), func.min(table.not_before).filter(later))
-            .where(table.status == PENDING)
-            .group_by(table.lane)
-        )
+    is_due, later = table.not_before <= now, table.not_before > now
+    lanes = tx.execute(
+        select(table.lane, func.count().filter(is_due), func.min(table.not_before).filter(later))
+        .where(table.status == PENDING)
+        .group_by(table.lane)
     ).all()
+    counts = {lane: count for lane, count, _ in lanes if count}
+    return counts, min((next_due for _, _, next_due in lanes if next_due is not None), default=None)
+
+
+def claim(tx: Connection, now: float, chosen: Mapping[str, int]) -> list[QueuedEvent]:
+    """Take so many due rows of each lane, the oldest; they are running from now on."""
+    table = invocations.c
     claimed: list[QueuedEvent] = []
-    for lane, count in choose({lane: count for lane, count, _ in lanes if count}).items():
-        oldest = select(invocations).where(table.status == PENDING, table.lane == lane, due)
-        rows = await tx.execute(oldest.order_by(table.not_before).limit(count))
-        claimed += [_event(row) for row in rows]
+    for lane, count in chosen.items():
+        oldest = select(invocations).where(table.status == PENDING, table.lane == lane, table.not_before <= now)
+        claimed += [_event(row) for row in tx.execute(oldest.order_by(table.not_before).limit(count))]
     if claimed:
         ids = [event.id for event in claimed]
-        await tx.execute(update(invocations).where(table.id.in_(ids)).values(status=RUNNING))
-    return claimed, min((next_due for _, _, next_due in lanes if next_due is not None), default=None)
+        tx.execute(update(invocations).where(table.id.in_(ids)).values(status=RUNNING))
+    return claimed
 
 
-async def again(tx: Transaction, event: QueuedEvent) -> None:
+def again(tx: Connection, event: QueuedEvent) -> None:
     """Put a claimed row back, with its counts, error and `not_before`."""
-    await tx.execute(
+    tx.execute(
         update(invocations)
         .where(invocations.c.id == event.id)
         .values(
@@ -144,12 +141,12 @@ async def again(tx: Transaction, event: QueuedEvent) -> None:
     )
 
 
-async def end(tx: Transaction, event: QueuedEvent) -> bool:
+def end(tx: Connection, event: QueuedEvent) -> bool:
     """The row is over, with `status` and error; its payload goes, it stays to answer for itself.
 
     Whether it was still there: it goes with its function.
     """
-    ended = await tx.execute(
+    ended = tx.execute(
         update(invocations)
         .where(invocations.c.id == event.id)
         .values(
@@ -165,30 +162,30 @@ async def end(tx: Transaction, event: QueuedEvent) -> bool:
     return bool(ended.rowcount)
 
 
-async def get(tx: Transaction, invocation_id: str) -> QueuedEvent | None:
-    row = (await tx.execute(select(invocations).where(invocations.c.id == invocation_id))).first()
+def get(tx: Connection, invocation_id: str) -> QueuedEvent | None:
+    row = tx.execute(select(invocations).where(invocations.c.id == invocation_id)).first()
     return _event(row) if row else None
 
 
-async def remove(tx: Transaction, invocation_id: str) -> None:
-    await tx.execute(delete(invocations).where(invocations.c.id == invocation_id))
+def remove(tx: Connection, invocation_id: str) -> None:
+    tx.execute(delete(invocations).where(invocations.c.id == invocation_id))
 
 
-async def remove_of(tx: Transaction, namespace: str, function: str) -> None:
+def remove_of(tx: Connection, namespace: str, function: str) -> None:
     """Forget everything queued for a function."""
     table = invocations.c
-    await tx.execute(delete(invocations).where(table.namespace == namespace, table.function == function))
+    tx.execute(delete(invocations).where(table.namespace == namespace, table.function == function))
 
 
-async def remove_ended(tx: Transaction, before: float) -> None:
+def remove_ended(tx: Connection, before: float) -> None:
     table = invocations.c
-    await tx.execute(delete(invocations).where(table.status.in_((SUCCESS, ERROR)), table.ended_at < before))
+    tx.execute(delete(invocations).where(table.status.in_((SUCCESS, ERROR)), table.ended_at < before))
 
 
-async def backlog(tx: Transaction) -> dict[tuple[str, str], int]:
+def backlog(tx: Connection) -> dict[tuple[str, str], int]:
     """(namespace, function) → rows that have not ended, callbacks left out."""
     table = invocations.c
-    rows = await tx.execute(
+    rows = tx.execute(
         select(table.namespace, table.function, func.count())
         .where(table.status.in_((PENDING, RUNNING)), table.kind != Kind.CALLBACK.value)
         .group_by(table.namespace, table.function)

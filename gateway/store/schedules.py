@@ -6,11 +6,10 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy import Connection, delete, func, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert
 
 from faas.spec import Missed, Overlap, ScheduleSpec
-from faas.state.session import Transaction
 from faas.state.tables import schedule_fires, schedules
 from gateway.store.invocations import PENDING, RUNNING
 
@@ -45,8 +44,8 @@ class Fire:
     error: str = ""
 
 
-async def every(tx: Transaction) -> list[ScheduleRow]:
-    rows = await tx.execute(select(schedules).order_by(schedules.c.namespace, schedules.c.function, schedules.c.name))
+def every(tx: Connection) -> list[ScheduleRow]:
+    rows = tx.execute(select(schedules).order_by(schedules.c.namespace, schedules.c.function, schedules.c.name))
     return [
         ScheduleRow(
             row.namespace,
@@ -60,12 +59,12 @@ async def every(tx: Transaction) -> list[ScheduleRow]:
     ]
 
 
-async def replace(tx: Transaction, namespace: str, function: str, specs: Collection[ScheduleSpec], now: float) -> None:
+def replace(tx: Connection, namespace: str, function: str, specs: Collection[ScheduleSpec], now: float) -> None:
     """Make a function's schedules exactly `specs`. One whose times change counts from now; its history stays."""
     table = schedules.c
     mine = (table.namespace == namespace, table.function == function)
-    await tx.execute(delete(schedules).where(*mine, table.name.not_in([spec.name for spec in specs])))
-    rows = await tx.execute(select(schedules).where(*mine))
+    tx.execute(delete(schedules).where(*mine, table.name.not_in([spec.name for spec in specs])))
+    rows = tx.execute(select(schedules).where(*mine))
     known = {row.name: (row.cron, row.timezone, row.considered_until) for row in rows}
     for spec in specs:
         cron, timezone, until = known.get(spec.name, ("", "", now))
@@ -78,14 +77,14 @@ async def replace(tx: Transaction, namespace: str, function: str, specs: Collect
             "considered_until": until if (cron, timezone) == (spec.cron, spec.timezone) else now,
         }
         key = {"namespace": namespace, "function": function, "name": spec.name}
-        await tx.execute(insert(schedules).values(key | values).on_conflict_do_update(set_=values))
+        tx.execute(insert(schedules).values(key | values).on_conflict_do_update(set_=values))
 
 
-async def considered(tx: Transaction, row: ScheduleRow, until: float) -> bool:
+def considered(tx: Connection, row: ScheduleRow, until: float) -> bool:
     """Fire times up to `until` are dealt with. False where the schedule has gone meanwhile, or has other times."""
     table = schedules.c
     namespace, function, name = row.key
-    written = await tx.execute(
+    written = tx.execute(
         update(schedules)
         .where(table.namespace == namespace, table.function == function, table.name == name)
         .where(table.cron == row.spec.cron, table.timezone == row.spec.timezone)
@@ -94,7 +93,7 @@ async def considered(tx: Transaction, row: ScheduleRow, until: float) -> bool:
     return bool(written.rowcount)
 
 
-async def record(tx: Transaction, row: ScheduleRow, fires: Iterable[Fire]) -> list[Fire]:
+def record(tx: Connection, row: ScheduleRow, fires: Iterable[Fire]) -> list[Fire]:
     """Write fire times; returns those that were new. Old history is cut, but never what still waits or runs."""
     namespace, function, name = row.key
     new = []
@@ -110,22 +109,22 @@ async def record(tx: Transaction, row: ScheduleRow, fires: Iterable[Fire]) -> li
             "ended_at": fire.ended_at,
             "error": fire.error,
         }
-        written = await tx.execute(insert(schedule_fires).values(values).on_conflict_do_nothing())
+        written = tx.execute(insert(schedule_fires).values(values).on_conflict_do_nothing())
         if written.rowcount:
             new.append(fire)
     table = schedule_fires.c
     mine = (table.namespace == namespace, table.function == function, table.schedule == name)
     kept = select(table.fire_time).where(*mine).order_by(table.fire_time.desc()).limit(KEPT_FIRES)
     over = (table.fire_time.not_in(kept), table.status.not_in(_UNFINISHED))
-    await tx.execute(delete(schedule_fires).where(*mine, *over))
+    tx.execute(delete(schedule_fires).where(*mine, *over))
     return new
 
 
-async def unfinished(tx: Transaction, row: ScheduleRow) -> bool:
+def unfinished(tx: Connection, row: ScheduleRow) -> bool:
     """Whether an earlier fire of this schedule still waits or runs."""
     table = schedule_fires.c
     namespace, function, name = row.key
-    found = await tx.execute(
+    found = tx.execute(
         select(table.fire_time)
         .where(table.namespace == namespace, table.function == function, table.schedule == name)
         .where(table.status.in_(_UNFINISHED))
@@ -134,25 +133,25 @@ async def unfinished(tx: Transaction, row: ScheduleRow) -> bool:
     return found.first() is not None
 
 
-async def running(tx: Transaction, invocation: str, now: float) -> None:
+def running(tx: Connection, invocation: str, now: float) -> None:
     """The fire's invocation has been claimed; the first time counts."""
     table = schedule_fires.c
     started = update(schedule_fires).where(table.invocation == invocation)
-    await tx.execute(started.values(status=RUNNING))
-    await tx.execute(started.where(table.started_at.is_(None)).values(started_at=now))
+    tx.execute(started.values(status=RUNNING))
+    tx.execute(started.where(table.started_at.is_(None)).values(started_at=now))
 
 
-async def ended(tx: Transaction, invocation: str, status: str, error: str, now: float) -> None:
+def ended(tx: Connection, invocation: str, status: str, error: str, now: float) -> None:
     table = schedule_fires.c
-    await tx.execute(
+    tx.execute(
         update(schedule_fires).where(table.invocation == invocation).values(status=status, error=error, ended_at=now)
     )
 
 
-async def history(tx: Transaction, namespace: str, function: str, name: str) -> list[Fire]:
+def history(tx: Connection, namespace: str, function: str, name: str) -> list[Fire]:
     """The newest first."""
     table = schedule_fires.c
-    rows = await tx.execute(
+    rows = tx.execute(
         select(table.fire_time, table.status, table.invocation, table.started_at, table.ended_at, table.error)
         .where(table.namespace == namespace, table.function == function, table.schedule == name)
         .order_by(table.fire_time.desc())
@@ -160,12 +159,12 @@ async def history(tx: Transaction, namespace: str, function: str, name: str) -> 
     return [Fire(*row) for row in rows]
 
 
-async def last_fires(tx: Transaction) -> dict[tuple[str, str, str], Fire]:
+def last_fires(tx: Connection) -> dict[tuple[str, str, str], Fire]:
     """Each schedule's newest fire."""
     table = schedule_fires.c
     key = (table.namespace, table.function, table.schedule)
     newest = select(*key, func.max(table.fire_time)).group_by(*key)
-    rows = await tx.execute(select(schedule_fires).where(tuple_(*key, table.fire_time).in_(newest)))
+    rows = tx.execute(select(schedule_fires).where(tuple_(*key, table.fire_time).in_(newest)))
     return {
         (row.namespace, row.function, row.schedule): Fire(
             row.fire_time, row.status, row.invocation, row.started_at, row.ended_at, row.error

@@ -7,11 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, literal, select, true, tuple_
+from sqlalchemy import ColumnElement, Connection, delete, func, literal, select, true, tuple_
 from sqlalchemy.dialects.sqlite import insert
 
 from faas.spec import TriggerSpec
-from faas.state.session import Transaction
 from faas.state.tables import trigger_files, triggers
 
 
@@ -31,40 +30,40 @@ class SeenFile:
     size: int
 
 
-async def every(tx: Transaction) -> list[TriggerRow]:
-    rows = await tx.execute(select(triggers).order_by(triggers.c.namespace, triggers.c.function))
+def every(tx: Connection) -> list[TriggerRow]:
+    rows = tx.execute(select(triggers).order_by(triggers.c.namespace, triggers.c.function))
     return [TriggerRow(row.namespace, row.function, TriggerSpec(row.watch, row.pattern)) for row in rows]
 
 
-async def replace(
-    tx: Transaction, namespace: str, function: str, specs: Collection[TriggerSpec], now: float
+def replace(
+    tx: Connection, namespace: str, function: str, specs: Collection[TriggerSpec], now: float
 ) -> list[TriggerRow]:
     """Make a function's triggers exactly `specs`; returns those that are new."""
     table = triggers.c
     mine = (table.namespace == namespace, table.function == function)
     wanted = [(spec.watch, spec.pattern) for spec in specs]
-    await tx.execute(delete(triggers).where(*mine, tuple_(table.watch, table.pattern).not_in(wanted)))
+    tx.execute(delete(triggers).where(*mine, tuple_(table.watch, table.pattern).not_in(wanted)))
     new = []
     for spec in specs:
         key = {"namespace": namespace, "function": function, "watch": spec.watch, "pattern": spec.pattern}
-        written = await tx.execute(insert(triggers).values(key | {"created_at": now}).on_conflict_do_nothing())
+        written = tx.execute(insert(triggers).values(key | {"created_at": now}).on_conflict_do_nothing())
         if written.rowcount:
             new.append(TriggerRow(namespace, function, spec))
     return new
 
 
-async def seen(tx: Transaction, row: TriggerRow) -> set[SeenFile]:
+def seen(tx: Connection, row: TriggerRow) -> set[SeenFile]:
     table = trigger_files.c
-    rows = await tx.execute(select(table.name, table.mtime_ns, table.size).where(*_of(row)))
+    rows = tx.execute(select(table.name, table.mtime_ns, table.size).where(*_of(row)))
     return {SeenFile(*found) for found in rows}
 
 
-async def see(tx: Transaction, row: TriggerRow, files: Collection[SeenFile]) -> set[SeenFile]:
+def see(tx: Connection, row: TriggerRow, files: Collection[SeenFile]) -> set[SeenFile]:
     """Remember that the files have been dealt with; those for which that was new. One statement, however many."""
     table = trigger_files.c
     trigger = (literal(text) for text in (row.namespace, row.function, row.spec.watch, row.spec.pattern))
     given = select(*trigger, *_columns(files)).where(true())
-    written = await tx.execute(
+    written = tx.execute(
         insert(trigger_files)
         .from_select([column.name for column in table], given)
         .on_conflict_do_nothing()
@@ -73,11 +72,11 @@ async def see(tx: Transaction, row: TriggerRow, files: Collection[SeenFile]) -> 
     return {SeenFile(*found) for found in written}
 
 
-async def forget(tx: Transaction, row: TriggerRow, files: Collection[SeenFile]) -> None:
+def forget(tx: Connection, row: TriggerRow, files: Collection[SeenFile]) -> None:
     """Files that are gone."""
     table = trigger_files.c
     state = tuple_(table.name, table.mtime_ns, table.size)
-    await tx.execute(delete(trigger_files).where(*_of(row), state.in_(select(*_columns(files)))))
+    tx.execute(delete(trigger_files).where(*_of(row), state.in_(select(*_columns(files)))))
 
 
 def _columns(files: Collection[SeenFile]) -> list[ColumnElement[Any]]:

@@ -25,8 +25,8 @@ async def early_in_a_minute() -> None:
 async def set_back(server: Control, seconds: float) -> None:
     """As if the schedule had last been considered so long ago."""
     async with server.gateway.database.write() as tx:
-        for row in await schedules.every(tx):
-            await schedules.considered(tx, row, time.time() - seconds)
+        for row in await tx.run_sync(schedules.every):
+            await tx.run_sync(schedules.considered, row, time.time() - seconds)
     server.gateway.scheduler.changed()
 
 

@@ -120,9 +120,9 @@ async def test_a_namespaces_dead_letters_are_not_hidden_behind_anothers(server: 
         return QueuedEvent(f"{namespace}-{number}", namespace, function, Trigger.ASYNC)
 
     async with server.gateway.database.write() as tx:
-        await dead_letters.add(tx, letter(0, "team", "mine"), 1.0)
+        await tx.run_sync(dead_letters.add, letter(0, "team", "mine"), 1.0)
         for number in range(1001):
-            await dead_letters.add(tx, letter(number, "default", f"f{number % 2}"), 2.0)
+            await tx.run_sync(dead_letters.add, letter(number, "default", f"f{number % 2}"), 2.0)
     token = await server.a_token("viewer", "team")
     listed = (await server.call("GET", "/v1/dead-letters", token=token)).json()["dead_letters"]
     assert [row["id"] for row in listed] == ["team-0"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -19,7 +20,7 @@ from aiohttp import web
 from faas.errors import InstanceExited, Throttled, Unavailable
 from faas.protocol import HttpRequest, HttpResponse, InvocationResult, Revision, Trigger
 from faas.spec import AsyncSpec, Interface
-from faas.state.session import Transaction
+from faas.state.session import Tx
 from gateway import dispatcher
 from gateway.retries import Failure, RetryRules, expired, retried
 from gateway.shares import shares
@@ -396,20 +397,20 @@ async def test_slow_functions_that_hold_every_slot_do_not_starve_the_next(
 async def test_a_client_that_leaves_during_the_commit_leaves_no_trace_in_the_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    functions, adding, go_on = Functions(), asyncio.Event(), asyncio.Event()
+    functions, adding, go_on = Functions(), threading.Event(), threading.Event()
     add = invocations.add
 
-    async def slow(tx: Transaction, events: Collection[QueuedEvent]) -> None:
+    def slow(tx: Tx, events: Collection[QueuedEvent]) -> None:
         if events:
             adding.set()
-            await go_on.wait()
-        await add(tx, events)
+            go_on.wait(10)
+        add(tx, events)
 
     async with control(tmp_path, FakeWorker(functions)) as server:
         await server.deploy()
         monkeypatch.setattr(invocations, "add", slow)
         accept = asyncio.create_task(server.gateway.dispatcher.accept(event(payload=b'"left"')))
-        await adding.wait()
+        await asyncio.to_thread(adding.wait, 10)
         accept.cancel()
         await asyncio.gather(accept, return_exceptions=True)
         go_on.set()
@@ -473,11 +474,11 @@ async def test_an_outcome_that_cannot_be_stored_is_tried_again_and_the_event_run
     functions, broken = Functions(), []
     end = invocations.end
 
-    async def full_disk(tx: Transaction, event: QueuedEvent) -> None:
+    def full_disk(tx: Tx, event: QueuedEvent) -> bool:
         if len(broken) < 2:
             broken.append(event.id)
             raise Unavailable("the disk is full")
-        await end(tx, event)
+        return end(tx, event)
 
     monkeypatch.setattr(invocations, "end", full_disk)
     async with control(tmp_path, FakeWorker(functions)) as server:
@@ -527,10 +528,10 @@ async def test_ended_invocations_are_swept_after_a_day(tmp_path: Path) -> None:
         row = await ended(server, call)
         assert row["status"] == "success"
         async with server.gateway.database.write() as tx:
-            await invocations.remove_ended(tx, 0.0)
-            assert await invocations.get(tx, call) is not None
-            await invocations.remove_ended(tx, 2e10)
-            assert await invocations.get(tx, call) is None
+            await tx.run_sync(invocations.remove_ended, 0.0)
+            assert await tx.run_sync(invocations.get, call) is not None
+            await tx.run_sync(invocations.remove_ended, 2e10)
+            assert await tx.run_sync(invocations.get, call) is None
 
 
 # Callbacks

@@ -21,7 +21,7 @@ from sqlalchemy.event import listen
 
 from faas.errors import BadFunctionResponse, InvalidInput, NotFound, PayloadTooLarge, Unavailable
 from faas.protocol import InvocationResult, Revision, Trigger
-from faas.state.session import Transaction
+from faas.state.session import Tx
 from gateway.events import files, folder
 from gateway.events.roots import TriggerRoots
 from gateway.store import triggers
@@ -475,8 +475,8 @@ async def test_a_file_that_went_is_forgotten_after_a_while(tmp_path: Path) -> No
 
         async def forgotten() -> bool:
             async with server.gateway.database.read() as tx:
-                (row,) = await triggers.every(tx)
-                return not await triggers.seen(tx, row)
+                (row,) = await tx.run_sync(triggers.every)
+                return not await tx.run_sync(triggers.seen, row)
 
         await until(forgotten)
 
@@ -485,11 +485,11 @@ async def test_triggers_that_could_not_be_read_are_read_again(tmp_path: Path, mo
     data, watched = dirs(tmp_path)
     photos, every, broken = Photos(), triggers.every, []
 
-    async def once(tx: Transaction) -> list[TriggerRow]:
+    def once(tx: Tx) -> list[TriggerRow]:
         if not broken:
             broken.append(1)
             raise Unavailable("the disk is gone")
-        return await every(tx)
+        return every(tx)
 
     async with control(data, FakeWorker(photos)) as server:
         monkeypatch.setattr(triggers, "every", once)

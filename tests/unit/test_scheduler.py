@@ -15,7 +15,7 @@ import pytest
 from faas.metrics import Metrics
 from faas.protocol import Trigger
 from faas.spec import Missed, Overlap, ScheduleSpec
-from faas.state.session import Database
+from faas.state.session import Database, Tx
 from gateway import scheduler
 from gateway.delivery import Delivery
 from gateway.dispatcher import Dispatcher
@@ -131,7 +131,7 @@ class Bench:
     async def make(self, *specs: ScheduleSpec) -> None:
         async with self.database.write() as tx:
             await functions.touch(tx, "default", "hello", self.clock.now)
-            await schedules.replace(tx, "default", "hello", specs, self.clock.now)
+            await tx.run_sync(schedules.replace, "default", "hello", specs, self.clock.now)
         self.scheduler.changed()
 
     async def tick(self, moment: float) -> None:
@@ -139,13 +139,16 @@ class Bench:
         await self.scheduler.tick()
 
     async def queued(self) -> list[QueuedEvent]:
-        async with self.database.write() as tx:
-            await invocations.recover(tx)
-            return (await invocations.claim(tx, 9e9, lambda due: due))[0]
+        def taken(tx: Tx) -> list[QueuedEvent]:
+            invocations.recover(tx)
+            counts, _ = invocations.due(tx, 9e9)
+            return invocations.claim(tx, 9e9, counts)
+
+        return await self.database.change(taken)
 
     async def fires(self, name: str = "tick") -> list[Fire]:
         async with self.database.read() as tx:
-            return await schedules.history(tx, "default", "hello", name)
+            return await tx.run_sync(schedules.history, "default", "hello", name)
 
 
 @pytest.fixture
@@ -184,8 +187,8 @@ async def test_a_fire_time_that_is_written_already_queues_nothing(bench: Bench) 
     await bench.make(ScheduleSpec("tick", "*/5 * * * *"))
     await bench.tick(NOON + 300)
     async with bench.database.write() as tx:
-        (known,) = await schedules.every(tx)
-        await schedules.considered(tx, known, NOON)
+        (known,) = await tx.run_sync(schedules.every)
+        await tx.run_sync(schedules.considered, known, NOON)
     bench = bench.restart()
     await bench.tick(NOON + 301)
     assert len(await bench.queued()) == 1
@@ -218,7 +221,7 @@ async def test_an_overlapping_run_is_skipped_where_that_is_asked_for(bench: Benc
     assert [f.status for f in await bench.fires("both")] == ["pending", "pending"]
     first = (await bench.fires())[-1].invocation
     async with bench.database.write() as tx:
-        await schedules.ended(tx, first, "success", "", NOON + 610)
+        await tx.run_sync(schedules.ended, first, "success", "", NOON + 610)
     await bench.tick(NOON + 900)
     assert [f.status for f in await bench.fires()] == ["pending", "skipped", "success"]
 
@@ -257,8 +260,12 @@ async def test_history_is_cut(bench: Bench) -> None:
     for minute in range(1, schedules.KEPT_FIRES + 20):
         await bench.tick(NOON + minute * 60)
         async with bench.database.write() as tx:
-            await schedules.ended(
-                tx, (await schedules.history(tx, "default", "hello", "tick"))[0].invocation, "ok", "", 0
+            await tx.run_sync(
+                schedules.ended,
+                (await tx.run_sync(schedules.history, "default", "hello", "tick"))[0].invocation,
+                "ok",
+                "",
+                0,
             )
     assert len(await bench.fires()) == schedules.KEPT_FIRES
 

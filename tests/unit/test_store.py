@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from faas.errors import Conflict, Unavailable
 from faas.protocol import Trigger
 from faas.spec import TriggerSpec
-from faas.state.session import Database, Transaction
+from faas.state.session import Database, Tx
 from gateway.store import dead_letters, functions, invocations, triggers
-from gateway.store.commits import GroupCommit
 from gateway.store.invocations import Kind, QueuedEvent
 from gateway.store.triggers import SeenFile
 
@@ -31,14 +28,19 @@ def event(number: int, function: str = "hello", *, not_before: float = 0.0, kind
 
 async def claim(database: Database, now: float, room: dict[str, int]) -> tuple[list[str], float | None]:
     """What a claim takes with so much room in each lane."""
-    async with database.write() as tx:
-        claimed, due = await invocations.claim(tx, now, lambda due: {lane: room.get(lane, 0) for lane in due})
+
+    def taken(tx: Tx) -> tuple[list[QueuedEvent], float | None]:
+        counts, next_due = invocations.due(tx, now)
+        chosen = {lane: min(count, room.get(lane, 0)) for lane, count in counts.items()}
+        return invocations.claim(tx, now, chosen), next_due
+
+    claimed, due = await database.change(taken)
     return sorted(e.id for e in claimed), due
 
 
 async def add(database: Database, *events: QueuedEvent) -> None:
     async with database.write() as tx:
-        await invocations.add(tx, events)
+        await tx.run_sync(invocations.add, events)
 
 
 async def test_a_claim_takes_the_oldest_of_each_lane_within_its_room_and_each_once(database: Database) -> None:
@@ -49,19 +51,12 @@ async def test_a_claim_takes_the_oldest_of_each_lane_within_its_room_and_each_on
     assert (await claim(database, 10, {"default/hello": 5}))[0] == []
 
 
-async def test_a_claim_asks_how_many_of_what_is_due_in_each_lane(database: Database) -> None:
+async def test_of_each_lane_it_is_told_how_many_are_due_and_when_the_next_one_is(database: Database) -> None:
     await add(
         database, event(1), event(2), event(3, not_before=50), event(4, "other"), event(5, "later", not_before=20)
     )
-    asked: list[Mapping[str, int]] = []
-
-    def none(due: Mapping[str, int]) -> Mapping[str, int]:
-        asked.append(dict(due))
-        return {}
-
-    async with database.write() as tx:
-        assert await invocations.claim(tx, 10, none) == ([], 20)
-    assert asked == [{"default/hello": 2, "default/other": 1}]
+    told = await database.ask(lambda tx: invocations.due(tx, 10))
+    assert told == ({"default/hello": 2, "default/other": 1}, 20)
 
 
 async def test_a_claim_says_when_the_next_row_falls_due(database: Database) -> None:
@@ -77,9 +72,11 @@ async def test_what_was_running_is_pending_after_recovery_and_what_ended_is_not(
     await claim(database, 10, {"default/hello": 5})
     async with database.write() as tx:
         done = event(2)
-        await invocations.end(tx, QueuedEvent(done.id, "default", "hello", Trigger.ASYNC, status="success", ended_at=1))
-        assert await invocations.backlog(tx) == {("default", "hello"): 1}
-        await invocations.recover(tx)
+        await tx.run_sync(
+            invocations.end, QueuedEvent(done.id, "default", "hello", Trigger.ASYNC, status="success", ended_at=1)
+        )
+        assert await tx.run_sync(invocations.backlog) == {("default", "hello"): 1}
+        await tx.run_sync(invocations.recover)
     assert (await claim(database, 10, {"default/hello": 5}))[0] == ["hello1"]
 
 
@@ -89,56 +86,10 @@ async def test_files_and_callbacks_have_lanes_of_their_own(database: Database) -
     assert (await claim(database, 10, {"default/hello#callbacks": 1}))[0] == ["hello3"]
 
 
-async def test_writes_that_come_together_share_a_commit_and_a_bad_one_fails_alone(database: Database) -> None:
-    commits = GroupCommit(database)
-    await commits.start()
-    transactions: set[int] = set()
-
-    def adding(number: int) -> object:
-        async def work(tx: Transaction) -> None:
-            transactions.add(id(tx))
-            await invocations.add(tx, [event(number)])
-
-        return commits.write(work)
-
-    await asyncio.gather(*(adding(n) for n in range(50)))  # type: ignore[call-overload]
-    assert len(transactions) < 10
-    results = await asyncio.gather(adding(50), adding(7), adding(51), return_exceptions=True)  # type: ignore[call-overload]
-    assert [type(result) for result in results] == [type(None), Conflict, type(None)]
-    async with database.read() as tx:
-        assert await invocations.backlog(tx) == {("default", "hello"): 52}
-    await commits.stop()
-    with pytest.raises(Unavailable):
-        await adding(99)  # type: ignore[misc]
-
-
-async def test_what_follows_a_commit_follows_it_though_nobody_waits_for_it_any_more(database: Database) -> None:
-    commits, followed = GroupCommit(database), asyncio.Event()
-    await commits.start()
-    entered, go_on = asyncio.Event(), asyncio.Event()
-
-    async def work(tx: Transaction) -> None:
-        entered.set()
-        await go_on.wait()
-        await invocations.add(tx, [event(1)])
-
-    writer = asyncio.create_task(commits.write(work, followed.set))
-    await entered.wait()
-    writer.cancel()
-    await asyncio.gather(writer, return_exceptions=True)
-    assert not followed.is_set()
-    go_on.set()
-    async with asyncio.timeout(5):
-        await followed.wait()
-    async with database.read() as tx:
-        assert await invocations.backlog(tx) == {("default", "hello"): 1}
-    await commits.stop()
-
-
 async def bury(database: Database, *letters: tuple[int, str, float]) -> list[int]:
     """Add dead letters (number, function, when); how many older ones each pushed out."""
     async with database.write() as tx:
-        return [await dead_letters.add(tx, event(n, function), died) for n, function, died in letters]
+        return [await tx.run_sync(dead_letters.add, event(n, function), died) for n, function, died in letters]
 
 
 async def test_of_each_function_the_newest_dead_letters_are_kept(
@@ -147,7 +98,7 @@ async def test_of_each_function_the_newest_dead_letters_are_kept(
     monkeypatch.setattr(dead_letters, "KEPT_LETTERS", 3)
     assert await bury(database, *((n, "hello", float(n)) for n in range(5)), (0, "other", 0.0)) == [0, 0, 0, 1, 1, 0]
     async with database.read() as tx:
-        kept = [letter.event.id for letter in await dead_letters.every(tx)]
+        kept = [letter.event.id for letter in await tx.run_sync(dead_letters.every)]
     assert kept == ["hello4", "hello3", "hello2", "other0"]
 
 
@@ -155,19 +106,24 @@ async def test_dead_letters_go_after_two_weeks_and_are_counted(database: Databas
     day = 86_400.0
     await bury(database, (1, "hello", 0.0), (2, "hello", day), (3, "other", 0.0), (4, "hello", 2 * day))
     async with database.write() as tx:
-        assert await dead_letters.remove_old(tx, 14 * day) == {}
-        assert await dead_letters.remove_old(tx, 15.5 * day) == {("default", "hello"): 2, ("default", "other"): 1}
-        assert [letter.event.id for letter in await dead_letters.every(tx)] == ["hello4"]
+        assert await tx.run_sync(dead_letters.remove_old, 14 * day) == {}
+        assert await tx.run_sync(dead_letters.remove_old, 15.5 * day) == {
+            ("default", "hello"): 2,
+            ("default", "other"): 1,
+        }
+        assert [letter.event.id for letter in await tx.run_sync(dead_letters.every)] == ["hello4"]
 
 
 async def test_files_that_were_seen_are_new_once_and_forgotten_in_their_very_state(database: Database) -> None:
     files = [SeenFile(f"IMG \u00e9'\"{n}.jpg", 1_700_000_000_123_456_789 + n, n) for n in range(1200)]
     async with database.write() as tx:
         await functions.touch(tx, "default", "hello", 1.0)
-        first, second = await triggers.replace(tx, "default", "hello", [TriggerSpec("/a"), TriggerSpec("/b")], 1.0)
-        assert await triggers.see(tx, first, files[:700]) == set(files[:700])
-        assert await triggers.see(tx, first, files) == set(files[700:])
-        assert await triggers.see(tx, second, files[:1]) == {files[0]}
-        await triggers.forget(tx, first, [files[0], SeenFile(files[1].name, 0, 0)])
-        assert await triggers.seen(tx, first) == set(files[1:])
-        assert await triggers.seen(tx, second) == {files[0]}
+        first, second = await tx.run_sync(
+            triggers.replace, "default", "hello", [TriggerSpec("/a"), TriggerSpec("/b")], 1.0
+        )
+        assert await tx.run_sync(triggers.see, first, files[:700]) == set(files[:700])
+        assert await tx.run_sync(triggers.see, first, files) == set(files[700:])
+        assert await tx.run_sync(triggers.see, second, files[:1]) == {files[0]}
+        await tx.run_sync(triggers.forget, first, [files[0], SeenFile(files[1].name, 0, 0)])
+        assert await tx.run_sync(triggers.seen, first) == set(files[1:])
+        assert await tx.run_sync(triggers.seen, second) == {files[0]}
