@@ -8,7 +8,7 @@ import enum
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 DURATION_PATTERN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 DURATION_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -51,6 +51,15 @@ def format_duration(value: timedelta) -> str:
     return f"{milliseconds}ms" if milliseconds else "0s"
 
 
+def rough_duration(seconds: float) -> str:
+    """For people: `14m33s`, `3h58m`, `45s`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+
+
 def integer(low: int, high: int) -> Check:
     def check(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -75,6 +84,21 @@ def duration(low: timedelta, high: timedelta) -> Check:
         if not low <= span <= high:
             raise ValueError(f"a duration from {format_duration(low)} to {format_duration(high)}")
         return span
+
+    return check
+
+
+def duration_or(words: type[enum.StrEnum], low: timedelta, high: timedelta) -> Check:
+    """A duration, or one of these words."""
+    as_duration = duration(low, high)
+
+    def check(value: Any) -> timedelta | enum.StrEnum:
+        if isinstance(value, str) and value in set(words):
+            return words(value)
+        try:
+            return cast("timedelta", as_duration(value))
+        except ValueError as error:
+            raise ValueError(" or ".join([str(error), *(f'"{word}"' for word in words)])) from None
 
     return check
 

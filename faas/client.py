@@ -228,16 +228,17 @@ class Client(UsageCalls):
         name: str,
         *,
         since: float | None = None,
-        contains: str = "",
-        request_id: str = "",
+        until: float | None = None,
         follow: bool = False,
         limit: int | None = None,
+        **only: str,
     ) -> AsyncGenerator[Json, None]:
-        """Log records in the order of their time; `since` is Unix time. With `follow` it goes on until cancelled."""
+        """Log records in the order of their time, from `since` on and before `until` (Unix time). With `follow` it goes
+        on until it is cancelled or the function deleted. `only`: filter, request_id, instance, stream."""
         params = {
-            "since": "" if since is None else f"{since:.3f}",
-            "filter": contains,
-            "request_id": request_id,
+            **only,
+            "since": "" if since is None else f"{since:.6f}",
+            "until": "" if until is None else f"{until:.6f}",
             "follow": "1" if follow else "",
             "limit": "" if limit is None else str(limit),
         }

@@ -50,12 +50,18 @@ class Metrics:
             "faas_cold_start_seconds", "Parts of a cold start", ("function", "phase"), buckets=_DURATIONS, registry=r
         )
         self.cold_starts = Counter("faas_cold_starts", "New instances by start path", ("function", "path"), registry=r)
+        self.prewarmed = Counter(
+            "faas_prewarmed", "Instances started for an expected call", ("function", "outcome"), registry=r
+        )
         self.stems = Gauge("faas_stems", "Runtimes that wait for a function", ("runtime",), registry=r)
         self.stem_failures = Counter(
             "faas_stem_failures",
             "Stems that failed to start, to wait, or to become an instance",
             ("runtime",),
             registry=r,
+        )
+        self.precreated = Gauge(
+            "faas_precreated", "Sandboxes made ahead for revisions that are likely to scale", registry=r
         )
         self.concurrent = Gauge("faas_concurrent_executions", "Invocations running now", f, registry=r)
         self.concurrency_limit = Gauge("faas_concurrency_limit", "Most invocations at once", f, registry=r)
@@ -102,8 +108,9 @@ class Metrics:
         self.build_info.labels(version, platform.python_version()).set(1)
         self._of_functions = (
             self.invocations, self.errors, self.throttles, self.duration, self.init_duration, self.queue_wait,
-            self.overhead, self.cold_start, self.cold_starts, self.concurrent, self.concurrency_limit, self.instances,
-            self.billed_gb_seconds, self.memory_max, self.async_backlog, self.dead_letters, self.dead_letters_trimmed,
+            self.overhead, self.cold_start, self.cold_starts, self.prewarmed, self.concurrent, self.concurrency_limit,
+            self.instances, self.billed_gb_seconds, self.memory_max, self.async_backlog, self.dead_letters,
+            self.dead_letters_trimmed,
         )  # fmt: skip
 
     def render(self) -> bytes:

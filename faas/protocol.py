@@ -7,7 +7,7 @@ never the worker; the worker's pool implements `Worker`.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -284,13 +284,20 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """Which lines are wanted; `follow` goes on as new ones come."""
+    """Which lines are wanted; `follow` goes on as new ones come, until the function is deleted.
+
+    From `since` on and before `until` (Unix time); `instance`: an id or how it begins; `stream`: stdout, stderr or
+    system. Empty: any.
+    """
 
     namespace: str
     function: str
-    since: float | None = None  # Unix time
+    since: float | None = None
+    until: float | None = None
     contains: str = ""
     request_id: str = ""
+    instance: str = ""
+    stream: str = ""
     follow: bool = False
     limit: int = 10_000
 
@@ -305,6 +312,13 @@ class Worker(Protocol):
         """Bring the image's layers here, unpacked. Idempotent.
 
         Raises ImageUnusable with the reason, SpecError where the memory budget could never hold an instance.
+        """
+        ...
+
+    async def collect(self, held: Collection[str]) -> int:
+        """Remove what was unpacked here of other images (`repository@digest`) than these; bytes.
+
+        What instances run, and what was prepared within the last hour, stays. Raises FaasError, with nothing removed.
         """
         ...
 
@@ -334,6 +348,14 @@ class Worker(Protocol):
 
     async def scale(self, revision: Revision, desired: int) -> None:
         """Say how many instances there should be; idempotent, returns at once. Busy ones finish before they go."""
+        ...
+
+    def reserve(self, namespace: str, function: str, memory_bytes: int) -> None:
+        """Keep so much of the memory budget for this function's instances, of whatever revision; 0: none.
+
+        They have it at once, whoever else asks, and nobody else gets it: idle instances of others go for it now. Raises
+        SpecError with the numbers where too little would be left for everybody; what was reserved stays then.
+        """
         ...
 
     async def retire(self, key: RevisionKey) -> None:

@@ -10,8 +10,10 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,17 @@ from registry.source import LocalImageSource
 from registry.upstream import upstream
 from worker.budget import budget, machine_memory
 from worker.drivers.base import Driver, DriverPaths
+from worker.drivers.oci import machine
 from worker.drivers.oci.driver import OciDriver
+from worker.launcher import ownership, privileges, view
+from worker.launcher import process as launcher
+from worker.launcher.client import LaunchedDriver
+from worker.launcher.process import Launched
 from worker.pool import Pool
 
 logger = logging.getLogger("faas.server")
 
+LOST_SECONDS = 5.0  # to the end without the launcher
 GRACE_SECONDS = 30.0  # what runs at SIGTERM may finish within this, all of it together
 LISTENERS = ("public", "api", "registry")
 
@@ -52,15 +60,28 @@ def serve(settings: Settings) -> int:
     log.configure(settings.log_format)
     raise_file_limit()
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _held(settings.data), _listening(settings) as sockets:
-        uvloop.run(_run(settings, sockets))
-    return 0
+    upstreams = upstream.parse(settings.registry_upstreams)  # names files that only root may be able to read
+    tls = certificate(settings.tls_cert, settings.tls_key)
+    with _held(settings.data), _listening(settings) as sockets, _confined(settings) as launched:
+        return uvloop.run(_run(Start(settings, sockets, upstreams, tls, launched)))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What was done while the server still had root."""
+
+    settings: Settings
+    sockets: dict[str, socket.socket]
+    upstreams: upstream.Upstreams
+    tls: ssl.SSLContext | None
+    launched: Launched | None  # None: the driver runs in this process
 
 
 @contextlib.contextmanager
 def _held(data: Path) -> Iterator[None]:
     """Hold the data folder: two servers on one would destroy each other's instances."""
-    with open(data / "lock", "a") as lock:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(data / "lock", flags, 0o600), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,24 +97,79 @@ def _listening(settings: Settings) -> Iterator[dict[str, socket.socket]]:
         yield {name: stack.enter_context(listen(address)) for name, address in addresses}
 
 
-def choose_driver(settings: Settings, source: ImageSource, metrics: Metrics) -> Driver:
+def _oci_options(settings: Settings) -> dict[str, Any]:
+    """`OciDriver`'s own, plain values: they go to the launcher."""
+    return {
+        "runtime": settings.oci_runtime,
+        "subnet": settings.subnet,
+        "stems": settings.stems,
+        "bandwidth": settings.bandwidth,
+    }
+
+
+def _check_database(settings: Settings, account: privileges.Account) -> None:
+    folder = Path(settings.database.partition(":///")[2]).parent
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise InvalidInput(
+            f"the user {account.name}, whom the server runs as, may not write in {folder}, the database's folder",
+            hint=f"chown {account.name} {folder}",
+        )
+
+
+def _reasons_against_oci(settings: Settings) -> list[str]:
+    """Why the oci driver does not run the functions: it was not asked for, or it cannot run here; empty where it does.
+
+    Raises Unavailable where it was asked for and cannot run.
+    """
+    if settings.driver == "docker":
+        return ["the docker driver was asked for"]
+    reasons = machine.missing(settings.oci_runtime)
+    if reasons and settings.driver == "oci":
+        raise Unavailable("the oci driver cannot run: " + "; ".join(reasons), hint="run faas doctor")
+    return reasons
+
+
+@contextlib.contextmanager
+def _confined(settings: Settings) -> Iterator[Launched | None]:
+    """From here on this process is an unprivileged account's, and the launcher does what needs root; None: as before.
+
+    Nothing of a client has been read yet. With an engine root stays: whoever may use its socket is root anyway.
+    """
+    if os.geteuid() != 0:
+        yield None
+        return
+    account = None if _reasons_against_oci(settings) else privileges.account(settings.user)
+    if account is None:
+        ownership.keep(settings.data)
+        logger.warning("the server keeps root: whoever takes it over has this machine")
+        yield None
+        return
+    options = launcher.Options(str(settings.data), settings.server_id, settings.log_format, _oci_options(settings))
+    launched = launcher.start(options)
+    try:
+        ownership.hand_over(settings.data, account)
+        view.open_to(account, settings.data, wished=settings.trigger_folders)
+        os.chdir("/")
+        os.umask(0o022)
+        privileges.drop(account)
+        _check_database(settings, account)
+        yield launched
+    finally:
+        launched.wait()
+
+
+def choose_driver(start: Start, source: ImageSource, metrics: Metrics, on_lost: Callable[[], None]) -> Driver:
     """The driver that was asked for; `auto` takes oci where root and a runtime are there, else an engine.
 
     Raises Unavailable that says what to install.
     """
+    if start.launched is not None:
+        return LaunchedDriver(start.launched, source, metrics, on_lost)
+    settings = start.settings
     paths = DriverPaths(settings.data, settings.server_id)
-    reasons = OciDriver.missing(settings.oci_runtime)
-    if settings.driver == "oci" or (settings.driver == "auto" and not reasons):
-        if reasons:
-            raise Unavailable("the oci driver cannot run: " + "; ".join(reasons), hint="run faas doctor")
-        return OciDriver(
-            paths,
-            source,
-            runtime=settings.oci_runtime,
-            subnet=settings.subnet,
-            stems=settings.stems,
-            metrics=metrics,
-        )
+    reasons = _reasons_against_oci(settings)
+    if not reasons:
+        return OciDriver(paths, source, metrics=metrics, **_oci_options(settings))
     from worker.drivers.docker import DockerDriver  # late: the SDK takes a fifth of a second to import
 
     if settings.driver == "docker" or DockerDriver.available():
@@ -133,13 +209,13 @@ def _shown(settings: Settings) -> dict[str, tuple[Any, str]]:
     return {name: (str(getattr(settings, name)), source) for name, source in settings.sources.items()}
 
 
-async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
-    stopping = asyncio.Event()
+async def _run(start: Start) -> int:
+    settings, sockets = start.settings, start.sockets
+    stopping, loss = asyncio.Event(), Loss()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     addresses = Addresses(settings, sockets)
-    upstreams = upstream.parse(settings.registry_upstreams)
     price_list = prices.load(settings.data / "prices.toml")
     async with contextlib.AsyncExitStack() as stack:
         metrics = Metrics(__version__)
@@ -150,14 +226,14 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
             settings.registry_database,
             accounts=None,
             metrics=metrics,
-            upstreams=upstreams,
+            upstreams=start.upstreams,
             token_flow=settings.registry_auth == "token",
         )
         stack.push_async_callback(registry.close)
         images = LocalImageSource(registry)
-        driver = choose_driver(settings, images, metrics)
+        driver = choose_driver(start, images, metrics, lambda: loss.happened(stopping))
         memory = budget(settings.memory_budget, machine_memory())
-        pool = Pool(driver, settings.data / "logs", metrics, memory_bytes=memory)
+        pool = Pool(driver, settings.data / "logs", metrics, memory_bytes=memory, precreated=settings.precreated)
         info = ServerInfo(
             __version__,
             addresses.public,
@@ -172,7 +248,19 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
         bases = Bases(lambda: RegistryClient(f"http://{bound(private)}", "admin", _token(settings)))
         roots = TriggerRoots(settings.trigger_folders, settings.data)
         changes = Outbox(registry.index)
-        gateway = Gateway.create(database, pool, images, bases, metrics, info, roots, changes, prices=price_list)
+        gateway = Gateway.create(
+            database,
+            pool,
+            images,
+            bases,
+            metrics,
+            info,
+            roots,
+            changes,
+            prices=price_list,
+            max_concurrency=settings.max_concurrency,
+            burst=settings.burst,
+        )
         if settings.registry_auth != "none":
             registry.access.accounts = gateway.tokens
         registry.holders = gateway
@@ -186,7 +274,7 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
             "api": api_app(gateway, gateway.tokens, open_metrics=settings.api_listen.is_loopback),
             "registry": registry_app(registry),
         }
-        doors = Doors(apps, certificate(settings.tls_cert, settings.tls_key))
+        doors = Doors(apps, start.tls)
         stack.push_async_callback(doors.close)
         await doors.open({**sockets, "private": private})
         addresses.write(settings.server_file, settings.data)
@@ -194,13 +282,31 @@ async def _run(settings: Settings, sockets: dict[str, socket.socket]) -> None:
         logger.info("ready", extra={**addresses.urls, "driver": driver.name})
         await stopping.wait()
         logger.info("stopping")
-        grace.begin()
+        if not loss.is_one:
+            grace.begin()
         await doors.refuse()
         await asyncio.gather(gateway.stop(grace.left), doors.finish("registry", grace.left))
+    return loss.exit_code
 
 
 def _token(settings: Settings) -> str:
     return settings.admin_token_file.read_text().strip()
+
+
+class Loss:
+    """The launcher's end before ours: nothing can be started or ended any more, and the next start mends it all."""
+
+    def __init__(self) -> None:
+        self.is_one = False
+
+    def happened(self, stopping: asyncio.Event) -> None:
+        self.is_one = True
+        stopping.set()
+        asyncio.get_running_loop().call_later(LOST_SECONDS, os._exit, self.exit_code)
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.is_one else 0
 
 
 class Grace:

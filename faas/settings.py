@@ -17,8 +17,12 @@ from typing import Any
 from faas.errors import InvalidInput
 
 ENV_PREFIX = "FAAS_"
+BANDWIDTH_MOST = 100_000  # Mbit/s
 STEMS_MOST = 32  # per runtime: each holds about 15 MB and a network of its own
+PRECREATED_MOST = 8  # per revision: each holds about 4 MB and a network of its own
 MEMORY_BUDGET_LEAST = 128  # MB: the smallest function's
+MAX_CONCURRENCY_MOST = 100_000
+BURST_MOST = 1000  # no function has more instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +86,30 @@ class Settings:
     subnet: str = field(
         metadata={"help": "IPv4 range for instances; empty: one chosen from 100.64.0.0/10", "default": ""}
     )
+    bandwidth: int = field(
+        metadata={
+            "help": "Mbit/s, each way, of an instance with 1769 MB; less memory, less of it (oci driver); 0 = no limit",
+            "default": 1000,
+        }
+    )
+    user: str = field(
+        metadata={
+            "help": "account that the server gives root up for (oci driver); empty: faas, else the number 60910; "
+            "root: it keeps root",
+            "default": "",
+        }
+    )
     stems: int = field(
         metadata={
             "help": "started runtimes that wait for a function, per runtime: first answers in a few ms (oci driver); "
             "0 = none",
             "default": 2,
+        }
+    )
+    precreated: int = field(
+        metadata={
+            "help": "sandboxes made ahead for each revision that no stem serves and that is likely to scale; 0 = none",
+            "default": 1,
         }
     )
     trigger_roots: str = field(
@@ -96,6 +119,15 @@ class Settings:
         metadata={
             "help": "MB for all instances together; 0: the machine's, less a tenth (512 MB at least)",
             "default": 0,
+        }
+    )
+    max_concurrency: int = field(
+        metadata={"help": "invocations of all functions together at once, reserved ones included", "default": 1000}
+    )
+    burst: int = field(
+        metadata={
+            "help": "instances that one function may start at once; a tenth of them comes back each second",
+            "default": 1000,
         }
     )
     sources: Mapping[str, str] = field(default_factory=dict, metadata={"hidden": True}, compare=False)
@@ -151,10 +183,18 @@ class Settings:
                     f"{flag} {address} is beyond loopback and there is no TLS",
                     hint="pass --tls-cert and --tls-key, or --insecure if the network is yours alone",
                 )
+        if not 0 <= self.bandwidth <= BANDWIDTH_MOST:
+            raise InvalidInput(f"bandwidth must be 0 to {BANDWIDTH_MOST} Mbit/s, not {self.bandwidth}")
         if not 0 <= self.stems <= STEMS_MOST:
             raise InvalidInput(f"stems must be 0 to {STEMS_MOST}, not {self.stems}")
+        if not 0 <= self.precreated <= PRECREATED_MOST:
+            raise InvalidInput(f"precreated must be 0 to {PRECREATED_MOST}, not {self.precreated}")
         if self.memory_budget and self.memory_budget < MEMORY_BUDGET_LEAST:
             raise InvalidInput(f"memory_budget must be {MEMORY_BUDGET_LEAST} MB or more, or 0 for the machine's")
+        if not 1 <= self.max_concurrency <= MAX_CONCURRENCY_MOST:
+            raise InvalidInput(f"max_concurrency must be 1 to {MAX_CONCURRENCY_MOST}, not {self.max_concurrency}")
+        if not 1 <= self.burst <= BURST_MOST:
+            raise InvalidInput(f"burst must be 1 to {BURST_MOST}, not {self.burst}")
         for folder in self.trigger_folders:
             if not folder.is_absolute() or ".." in folder.parts or folder == Path("/"):
                 raise InvalidInput(f"trigger_roots must be absolute folders with : between them, not {str(folder)!r}")
@@ -174,7 +214,7 @@ def _convert(name: str, value: Any) -> Any:
         return Path(value).expanduser().absolute()
     if name.endswith("listen"):
         return Address.parse(str(value))
-    if name in ("processes", "memory_budget", "stems"):
+    if name in ("processes", "memory_budget", "bandwidth", "stems", "precreated", "max_concurrency", "burst"):
         return int(value)
     if name == "insecure":
         return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")
@@ -183,6 +223,8 @@ def _convert(name: str, value: Any) -> Any:
 
 def _from_file(path: Path, known: set[str]) -> dict[str, Any]:
     try:
+        if os.geteuid() == 0 and {path.lstat().st_uid, path.stat().st_uid} != {0}:
+            raise InvalidInput(f"{path} is not root's", hint="it decides what root does: chown root, or remove it")
         written = tomllib.loads(path.read_text())
     except FileNotFoundError:
         return {}

@@ -26,7 +26,6 @@ MEMORY_MB_PER_CPU = 1769  # Lambda's: 1,769 MB give one vCPU
 NOT_OFFERED = {
     "secrets": "secrets are not offered yet; use [env] for what is not secret",
     "route": "routes are not offered yet; the function answers at /function/{name}",
-    "reserved": "reserved instances are not offered yet; `max` bounds the instances",
 }
 
 
@@ -61,12 +60,39 @@ class Overlap(enum.StrEnum):
     SKIP = "skip"
 
 
+class Idle(enum.StrEnum):
+    """How long an unused instance stays, where it is no fixed time."""
+
+    LEARN = "learn"
+
+
+LEARNED_FROM = timedelta(minutes=10)  # the fixed window of a function that learns, until it has learned
+
+
 @dataclass(frozen=True, slots=True)
 class ScaleSpec:
+    """`reserved`: kept for this function alone, and then its most; 0: none."""
+
     min: int = 0
     max: int = 50
+    reserved: int = 0
     target: float = 0.7
-    idle: timedelta = timedelta(minutes=5)
+    idle: timedelta | Idle = timedelta(minutes=5)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the windows of unused instances are learned."""
+        return isinstance(self.idle, Idle)
+
+    @property
+    def idle_seconds(self) -> float:
+        """The fixed window."""
+        return (LEARNED_FROM if isinstance(self.idle, Idle) else self.idle).total_seconds()
+
+    @property
+    def limit(self) -> int:
+        """The most instances."""
+        return self.reserved or self.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +193,9 @@ _NAME = checks.matching(NAME_PATTERN, "1 to 63 of a-z, 0-9 and -, neither first 
 _SCALE: dict[str, Check] = {
     "min": checks.integer(0, 1000),
     "max": checks.integer(1, 1000),
+    "reserved": checks.integer(0, 1000),
     "target": checks.number(0.1, 1.0),
-    "idle": checks.duration(timedelta(0), timedelta(days=1)),
+    "idle": checks.duration_or(Idle, timedelta(0), timedelta(days=1)),
 }
 _ASYNC: dict[str, Check] = {
     "retries": checks.integer(0, 2),
@@ -279,10 +306,25 @@ def parse(data: Mapping[str, Any]) -> FunctionSpec:
     return spec
 
 
+def _check_scale(spec: FunctionSpec) -> None:
+    scale = spec.scale
+    if scale.min > scale.max:
+        raise SpecError(f"scale.min ({scale.min}) is above scale.max ({scale.max})", key="scale.min")
+    if scale.reserved > scale.max:
+        raise SpecError(
+            f"scale.reserved ({scale.reserved}) is above scale.max ({scale.max})",
+            key="scale.reserved",
+            hint="a reservation is the most instances as well: raise scale.max to it",
+        )
+    if scale.min > scale.limit:
+        raise SpecError(
+            f"scale.min ({scale.min}) is above scale.reserved ({scale.reserved}), which is the most", key="scale.min"
+        )
+
+
 def _check_together(spec: FunctionSpec) -> None:
     """Rules between keys."""
-    if spec.scale.min > spec.scale.max:
-        raise SpecError(f"scale.min ({spec.scale.min}) is above scale.max ({spec.scale.max})", key="scale.min")
+    _check_scale(spec)
     if spec.handler and spec.app:
         raise SpecError(
             "handler and app exclude each other", key="app", hint="handler is Lambda style, app is ASGI or WSGI"

@@ -1,8 +1,8 @@
 """Holds an invocation until there is capacity for it, and gives the capacity back.
 
 `async with activator.lease(revision, invocation) as lease:` is the whole of admission: counted in the collector,
-through the breaker, the scaler poked where nothing is free, then a slot of an instance from the worker, where a cold
-start is waited for. Before all that: whether a budget has something left (`admit`).
+through the breaker and under the ceiling, the scaler poked where nothing is free, then a slot of an instance from the
+worker, where a cold start is waited for. Before all that: whether a budget has something left (`admit`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import TracebackType
 
 from faas.protocol import Invocation, Lease, Revision, RevisionKey, Worker
 from gateway.breaker import Breaker, Breakers
+from gateway.ceiling import Ceiling
 from gateway.collector import Collector, Load
 from gateway.scaler import Scaler
 
@@ -34,6 +35,7 @@ class Activator:
         scaler: Scaler,
         collector: Collector,
         breakers: Breakers,
+        ceiling: Ceiling,
         *,
         admit: Admit = everybody,
         clock: Callable[[], float] = time.monotonic,
@@ -42,6 +44,7 @@ class Activator:
         self.scaler = scaler
         self.collector = collector
         self.breakers = breakers
+        self.ceiling = ceiling
         self.admit = admit
         self.clock = clock
 
@@ -53,7 +56,7 @@ class Activator:
 class Activation:
     """One invocation's way in and out (a class: a generator as context manager costs twice as much)."""
 
-    __slots__ = ("_activator", "_breaker", "_invocation", "_load", "_revision", "_slot")
+    __slots__ = ("_activator", "_breaker", "_invocation", "_load", "_revision", "_slot", "_under_ceiling")
 
     def __init__(self, activator: Activator, revision: Revision, invocation: Invocation) -> None:
         self._activator = activator
@@ -62,6 +65,7 @@ class Activation:
         self._load: Load
         self._breaker: Breaker
         self._slot: AbstractAsyncContextManager[Lease]
+        self._under_ceiling = False
 
     async def __aenter__(self) -> Lease:
         activator, revision, invocation = self._activator, self._revision, self._invocation
@@ -75,14 +79,24 @@ class Activation:
             if not admitted:
                 await breaker.enter(invocation.wait_seconds)
                 admitted = True
-                left = invocation.wait_seconds - (activator.clock() - began)
-                invocation = dataclasses.replace(invocation, wait_seconds=max(0.0, left))
+                invocation = self._waited(began)
+            if not breaker.exempt:
+                if not activator.ceiling.try_enter():
+                    key = revision.key
+                    await activator.ceiling.enter((key.namespace, key.function), invocation.wait_seconds)
+                    invocation = self._waited(began)
+                self._under_ceiling = True
             await activator.scaler.poke(revision)
             self._slot = activator.worker.acquire(revision, invocation)
             return await self._slot.__aenter__()
         except BaseException:
             self._leave(admitted)
             raise
+
+    def _waited(self, began: float) -> Invocation:
+        """The invocation, with what is left of its wait."""
+        left = self._invocation.wait_seconds - (self._activator.clock() - began)
+        return dataclasses.replace(self._invocation, wait_seconds=max(0.0, left))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,9 +107,12 @@ class Activation:
             self._leave(True)
 
     def _leave(self, admitted: bool) -> None:
-        key = self._revision.key
-        self._load.leave(self._activator.clock())
+        activator = self._activator
+        self._load.leave(activator.clock())
+        if self._under_ceiling:
+            self._under_ceiling = False
+            activator.ceiling.leave()
         if admitted:
-            self._activator.breakers.leave(key, self._breaker)
+            activator.breakers.leave(self._breaker)
         else:
-            self._activator.breakers.forget_unused(key, self._breaker)
+            activator.breakers.forget_unused(self._breaker)

@@ -13,11 +13,14 @@ Two rules, by `concurrency`:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from faas.spec import FunctionSpec
+from gateway import keepalive
 from gateway.collector import STABLE_SECONDS, Observed
+from gateway.keepalive import Windows
 
 PANIC_THRESHOLD = 2.0  # panic when the short average wants this many times what there is
 MAX_UP_RATE = 10.0  # by averages, at most this many times what there is in one decision
@@ -42,25 +45,44 @@ class ScaleResult:
 
 
 def decide(
-    spec: FunctionSpec, observed: Observed | None, now: float, *, live: bool = True, panic: Panic | None = None
+    spec: FunctionSpec,
+    observed: Observed | None,
+    now: float,
+    *,
+    live: bool = True,
+    panic: Panic | None = None,
+    windows: Windows | None = None,
 ) -> ScaleResult:
     """The number of instances wanted at `now` (seconds, monotonic).
 
-    `live`: the revision is the one that `live` names; only there `scale.min` holds.
+    `live`: the revision is the one that `live` names; only there `scale.min` holds. `windows`: what was learned of the
+    function's calls, where its `scale.idle` says so.
     """
     if observed is None:
         return ScaleResult(0, False, "nothing is known", panic)
+    if windows is not None and observed.ended is not None:
+        observed = dataclasses.replace(observed, peak=_expected(observed, observed.ended, now, windows))
     low = spec.scale.min if live else 0
     if spec.concurrency > 1:
         wanted, reason, panic = _by_average(spec, observed, now, panic)
     elif observed.peak > observed.demand:
-        wanted, reason = observed.peak, f"{observed.peak} were needed within the idle window"
+        needed = f"{observed.peak} were needed within the idle window"
+        wanted, reason = observed.peak, needed if windows is None else f"learned: {windows.reason}"
     else:
         wanted, reason = observed.demand, f"{observed.demand} in flight"
-    desired = max(low, min(wanted, spec.scale.max))
+    desired = max(low, min(wanted, spec.scale.limit))
     if desired != wanted:
-        reason += f", held to {low}..{spec.scale.max}"
+        reason += f", held to {low}..{spec.scale.limit}"
     return ScaleResult(desired, True, reason, panic)
+
+
+def _expected(observed: Observed, ended: float, now: float, windows: Windows) -> int:
+    """What stands for the peak while nothing is in flight: nothing where no call is expected, room for one call where
+    one is. What has not gone since the last call, and what was seeded, stays as long as a fixed window holds it."""
+    stays = observed.seeded or not windows.prewarm or now - ended <= windows.linger
+    if keepalive.wanted(windows, ended, now):
+        return max(observed.peak if stays else 0, 1)
+    return observed.peak if observed.seeded else 0
 
 
 def _by_average(
@@ -78,7 +100,7 @@ def _by_average(
     elif panic is not None and now >= panic.until:
         panic = None
     if panic is not None:
-        panic = Panic(panic.until, max(panic.most, short))
+        panic = Panic(panic.until, max(panic.most, short, stable))
         return max(panic.most, now_needed, kept), f"panic: {observed.panic:.1f} on average of 6 s", panic
     # An average that fades out must not hold the last instance for longer than `idle` asks.
     wanted = stable if observed.peak or observed.demand else 0

@@ -1,6 +1,7 @@
 """Admission: how many invocations of a revision may be inside at once, and how many may wait for that.
 
-Inside: `scale.max` × `concurrency`. In front of it a bounded queue, first come first served; what finds the queue
+Inside: `scale.max` × `concurrency`; of a function with a reservation, what it has reserved, for all its revisions
+together. In front of it a bounded queue, first come first served; what finds the queue
 full is refused at once, which costs next to nothing, instead of holding memory until it would be refused anyway.
 """
 
@@ -12,16 +13,30 @@ from collections import deque
 from faas.errors import Throttled
 from faas.protocol import Revision, RevisionKey
 
+CONCURRENCY = "ConcurrentInvocationLimitExceeded"  # reasons, as on Lambda
+RESERVED = "ReservedFunctionConcurrentInvocationLimitExceeded"
+Key = RevisionKey | tuple[str, str]  # a function by namespace and name
 QUEUE_LENGTH = 1000  # waiting invocations of one revision; how many bytes they hold, `faas.bodies` bounds
 
 
 class Breaker:
-    """One revision's slots and queue."""
+    """The slots and the queue of one revision, or, where `reserved`, of one function."""
 
-    __slots__ = ("_queue_length", "_waiters", "inside", "limit")
+    __slots__ = ("_queue_length", "_waiters", "exempt", "inside", "key", "limit", "reserved")
 
-    def __init__(self, limit: int, queue_length: int = QUEUE_LENGTH) -> None:
+    def __init__(
+        self,
+        limit: int,
+        queue_length: int = QUEUE_LENGTH,
+        *,
+        key: Key | None = None,
+        reserved: bool = False,
+        exempt: bool = False,
+    ) -> None:
         self.limit = limit
+        self.key = key
+        self.reserved = reserved
+        self.exempt = exempt  # what is inside counts under the ceiling already
         self.inside = 0
         self._queue_length = queue_length
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -46,9 +61,9 @@ class Breaker:
         if self.try_enter():
             return
         if wait_seconds <= 0:
-            raise Throttled(f"all {self.limit} slots of this function are taken")
+            raise self._refusal(f"all {self.limit} slots of this function are taken")
         if len(self._waiters) >= self._queue_length:
-            raise Throttled(f"{self._queue_length} invocations of this function wait already")
+            raise self._refusal(f"{self._queue_length} invocations of this function wait already")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
@@ -60,17 +75,28 @@ class Breaker:
             elif waiter in self._waiters:
                 self._waiters.remove(waiter)
             if isinstance(error, TimeoutError):
-                raise Throttled(f"no slot of this function was free within {wait_seconds:g} s") from None
+                raise self._refusal(f"no slot of this function was free within {wait_seconds:g} s") from None
             raise
 
     def leave(self) -> None:
         """Give the slot to the first who waits, else back."""
-        while self._waiters:
+        self.inside -= 1
+        self._admit()
+
+    def resize(self, limit: int) -> None:
+        """Who is inside beyond a lower limit stays."""
+        self.limit = limit
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiters and self.inside < self.limit:
             waiter = self._waiters.popleft()
             if not waiter.done():  # done here means cancelled: whoever waited is on the way out
                 waiter.set_result(None)
-                return
-        self.inside -= 1
+                self.inside += 1
+
+    def _refusal(self, message: str) -> Throttled:
+        return Throttled(message, reason=RESERVED if self.reserved else CONCURRENCY)
 
 
 class Breakers:
@@ -78,22 +104,44 @@ class Breakers:
 
     def __init__(self, queue_length: int = QUEUE_LENGTH) -> None:
         self._queue_length = queue_length
-        self._breakers: dict[RevisionKey, Breaker] = {}
+        self._breakers: dict[Key, Breaker] = {}
+        self._reserved: dict[tuple[str, str], tuple[int, bool]] = {}  # slots, and whether the ceiling has counted them
+
+    def reserve(self, namespace: str, function: str, slots: int, *, exempt: bool = True) -> None:
+        """All revisions of this function together have so many slots from here on; 0: each has its own again. `exempt`:
+        they need no look at the ceiling."""
+        where = (namespace, function)
+        self._reserved.pop(where, None)
+        if slots:
+            self._reserved[where] = slots, exempt
+            if (breaker := self._breakers.get(where)) is not None:
+                breaker.exempt = exempt
+                breaker.resize(slots)
+        elif (breaker := self._breakers.pop(where, None)) is not None:
+            breaker.resize(max(breaker.inside + breaker.waiting, breaker.limit))  # nobody waits for what is over
 
     def of(self, revision: Revision) -> Breaker:
-        breaker = self._breakers.get(revision.key)
+        key: Key = revision.key
+        slots, exempt = 0, False
+        if self._reserved:
+            function = (revision.key.namespace, revision.key.function)
+            slots, exempt = self._reserved.get(function, (0, False))
+            if slots:
+                key = function
+        breaker = self._breakers.get(key)
         if breaker is None:
-            limit = revision.spec.scale.max * revision.spec.concurrency
-            breaker = self._breakers[revision.key] = Breaker(limit, self._queue_length)
+            limit = slots or revision.spec.scale.limit * revision.spec.concurrency
+            breaker = Breaker(limit, self._queue_length, key=key, reserved=bool(slots), exempt=exempt)
+            self._breakers[key] = breaker
         return breaker
 
-    def leave(self, key: RevisionKey, breaker: Breaker) -> None:
+    def leave(self, breaker: Breaker) -> None:
         breaker.leave()
-        self.forget_unused(key, breaker)
+        self.forget_unused(breaker)
 
-    def forget_unused(self, key: RevisionKey, breaker: Breaker) -> None:
-        if breaker.unused and self._breakers.get(key) is breaker:
-            del self._breakers[key]
+    def forget_unused(self, breaker: Breaker) -> None:
+        if breaker.unused and breaker.key is not None and self._breakers.get(breaker.key) is breaker:
+            del self._breakers[breaker.key]
 
     def __len__(self) -> int:
         return len(self._breakers)

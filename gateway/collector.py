@@ -7,6 +7,7 @@ time of the year in microseconds.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from faas.protocol import RevisionKey
@@ -21,6 +22,7 @@ class Observed:
 
     `demand`: in flight now; `peak`: the most at any moment of the `idle` window; `stable` and `panic`: averages of
     the last 60 and 6 seconds (or since the first observation); `instances`: what the worker has, starting included.
+    `ended`: when the last invocation ended, where none is in flight; `seeded`: the peak may be a seed's.
     """
 
     demand: int
@@ -28,15 +30,24 @@ class Observed:
     stable: float
     panic: float
     instances: int
+    ended: float | None = None
+    seeded: bool = False
 
 
 class Load:
-    """One revision's load. `enter` and `leave` are on the path of every invocation: a few additions each."""
+    """One revision's load. `enter` and `leave` are on the path of every invocation: a few additions each.
 
-    __slots__ = ("_area", "_changed", "_peaks", "_samples", "in_flight")
+    `ended`: when the last invocation left nothing in flight; `seeded`: nothing has ended since a level was seeded.
+    `learn` is told how long nothing was in flight, when that is over.
+    """
+
+    __slots__ = ("_area", "_changed", "_peaks", "_samples", "ended", "in_flight", "learn", "seeded")
 
     def __init__(self, now: float) -> None:
         self.in_flight = 0
+        self.ended: float | None = None
+        self.seeded = False
+        self.learn: Callable[[float], None] | None = None
         self._area = 0.0  # integral of in_flight over time: an average is a difference of two, over their distance
         self._changed = now
         # (when a level was last held, the level), levels falling: the maximum of any window that ends now is its
@@ -47,6 +58,8 @@ class Load:
     def enter(self, now: float) -> None:
         self._area += self.in_flight * (now - self._changed)
         self._changed = now
+        if not self.in_flight and self.learn is not None and self.ended is not None:
+            self.learn(now - self.ended)
         self.in_flight += 1
 
     def leave(self, now: float) -> None:
@@ -54,10 +67,13 @@ class Load:
         self._changed = now
         self._held(self.in_flight, now)
         self.in_flight -= 1
+        if not self.in_flight:
+            self.ended, self.seeded = now, False
 
     def seed(self, level: int, now: float) -> None:
         """Forget the past and behave as if `level` had been in flight until now."""
         self._peaks.clear()
+        self.ended, self.seeded = None, True
         self._area, self._changed = 0.0, now
         self._samples = deque([(now, 0.0)])
         if level > 0:
@@ -113,6 +129,8 @@ class Collector:
             stable=load.average(now, STABLE_SECONDS),
             panic=load.average(now, PANIC_SECONDS),
             instances=instances,
+            ended=None if load.in_flight else load.ended,
+            seeded=load.seeded,
         )
 
     def forget(self, key: RevisionKey) -> None:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from faas.errors import FunctionError, InitFailed, OutOfMemory, Throttled, TimedOut
 from faas.metrics import Metrics
 from faas.protocol import NO_MEMORY, Trigger
+from gateway.breaker import CONCURRENCY, RESERVED
 from gateway.router import LIVE, Route
 from gateway.spending import REASON as BUDGET
 
@@ -38,7 +39,7 @@ class RouteCounters:
         self.tally = Tally()
         self._errors = {kind: metrics.errors.labels(function, kind) for kind in KINDS}
         self._throttles = partial(metrics.throttles.labels, function)
-        for reason in (Throttled().reason, BUDGET, NO_MEMORY):
+        for reason in (RESERVED if spec.scale.reserved else CONCURRENCY, BUDGET, NO_MEMORY):
             self._throttles(reason)
         metrics.dead_letters.labels(function)
         self.succeeded = metrics.invocations.labels(function, route.qualifier, trigger.value, SUCCESS)
@@ -48,7 +49,7 @@ class RouteCounters:
         self.overhead = metrics.overhead.labels(function)
         self.concurrent = metrics.concurrent.labels(function)
         if route.qualifier == LIVE:
-            metrics.concurrency_limit.labels(function).set(spec.scale.max * spec.concurrency)
+            metrics.concurrency_limit.labels(function).set(spec.scale.limit * spec.concurrency)
 
     def not_started(self, error: BaseException) -> None:
         """No slot was had. Throttled calls are not invocations; an init that failed is one."""

@@ -10,12 +10,15 @@ from faas.metrics import Metrics
 from faas.protocol import Worker
 from gateway.activator import Activator, Admit, everybody
 from gateway.breaker import Breakers
+from gateway.ceiling import MAX_CONCURRENCY, Ceiling
 from gateway.collector import Collector
 from gateway.counters import Counters
 from gateway.discovery import Discovery, Found
+from gateway.idle_patterns import IdlePatterns
 from gateway.invoke import Invoker
+from gateway.reservations import Reservations
 from gateway.router import Router
-from gateway.scaler import Scaler
+from gateway.scaler import BURST, Scaler
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class DataPath:
     router: Router
     scaler: Scaler
     invoker: Invoker
+    patterns: IdlePatterns
+    reservations: Reservations
 
     @classmethod
     def create(
@@ -33,15 +38,20 @@ class DataPath:
         clock: Callable[[], float] = time.monotonic,
         *,
         admit: Admit = everybody,
+        max_concurrency: int = MAX_CONCURRENCY,
+        burst: int = BURST,
     ) -> DataPath:
         """`found` stores a revision whose interface has become known; `clock` gives seconds, monotonic; `admit` raises
-        Throttled for a function that may not be called now.
+        Throttled for a function that may not be called now; `max_concurrency`: invocations of all functions at once;
+        `burst`: instances that one function may start at once.
         """
         router, collector = Router(), Collector()
-        scaler = Scaler(worker, collector, clock=clock)
-        activator = Activator(worker, scaler, collector, Breakers(), admit=admit, clock=clock)
+        patterns = IdlePatterns(metrics, clock=clock)
+        scaler = Scaler(worker, collector, patterns, burst=burst, clock=clock)
+        breakers, ceiling = Breakers(), Ceiling(max_concurrency)
+        activator = Activator(worker, scaler, collector, breakers, ceiling, admit=admit, clock=clock)
         invoker = Invoker(activator, Counters(metrics), Discovery(worker, router, found))
-        return cls(router, scaler, invoker)
+        return cls(router, scaler, invoker, patterns, Reservations(worker, ceiling, breakers))
 
     async def start(self) -> None:
         await self.scaler.start()

@@ -11,8 +11,8 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from faas.state.session import Database, Transaction
 from faas.turns import Turns
 from gateway.events.folder import FolderTriggers
 from gateway.images import Images
+from gateway.reservations import Reservations
 from gateway.router import LIVE, FunctionState, Router, function_label, repository_of
 from gateway.scaler import Scaler
 from gateway.scheduler import Scheduler
@@ -67,6 +68,7 @@ class Deployer:
         images: ImageSource,
         router: Router,
         scaler: Scaler,
+        reservations: Reservations,
         scheduler: Scheduler,
         folders: FolderTriggers,
         metrics: Metrics,
@@ -79,6 +81,7 @@ class Deployer:
         self._images = Images(images, registry)
         self._router = router
         self._scaler = scaler
+        self._reservations = reservations
         self._scheduler = scheduler
         self._folders = folders
         self._metrics = metrics
@@ -97,9 +100,12 @@ class Deployer:
             where = (key.namespace, key.function)
             state = states.setdefault(where, FunctionState(*where, named.get(where, {}), {}))
             state.revisions[key.number] = row.revision
+        for state in states.values():  # before anything starts
+            if (live := state.live) is not None:
+                self._reservations.settle(state.namespace, state.name, live.spec)
         for state in states.values():
             self._router.put(state)
-            if (live := state.revisions.get(state.aliases.get(LIVE, 0))) is not None:
+            if (live := state.live) is not None:
                 await self._scaler.revision_live(live)
 
     async def close(self, grace_seconds: float) -> None:
@@ -165,7 +171,7 @@ class Deployer:
 
     def _live(self, namespace: str, name: str) -> Revision | None:
         state = self._router.state(namespace, name)
-        return state.revisions.get(state.aliases.get(LIVE, 0)) if state else None
+        return state.live if state else None
 
     async def _replace(
         self,
@@ -184,17 +190,29 @@ class Deployer:
         async with self._database.write() as tx:
             number = await functions.next_number(tx, namespace, spec.name)
         revision = Revision(RevisionKey(namespace, spec.name, number), spec, image, spec.interface)
-        report = await self._ready(revision, check)
-        if report is not None:
-            revision = Revision(revision.key, spec, image, report.interface)
-            warnings += report.warnings
-        warnings += self._doubts(spec, namespace)
-        try:
-            await self._go_live(revision, by, present, also)
-        except BaseException:
-            await self._worker.retire(revision.key)
-            raise
+        with self._reserving(namespace, spec):
+            report = await self._ready(revision, check)
+            if report is not None:
+                revision = Revision(revision.key, spec, image, report.interface)
+                warnings += report.warnings
+            warnings += self._doubts(spec, namespace)
+            try:
+                await self._go_live(revision, by, present, also)
+            except BaseException:
+                await self._worker.retire(revision.key)
+                raise
         return Deployment(revision, created=live is None, changed=True, warnings=tuple(warnings), check=report)
+
+    @contextmanager
+    def _reserving(self, namespace: str, spec: FunctionSpec) -> Iterator[None]:
+        """What `spec` reserves is held beside what is held already; at the end what is live decides. Raises SpecError
+        where it cannot be had."""
+        self._reservations.widen(namespace, spec.name, spec)
+        try:
+            yield
+        finally:
+            live = self._live(namespace, spec.name)
+            self._reservations.settle(namespace, spec.name, live.spec if live else None)
 
     async def _ready(self, revision: Revision, check: bool) -> CheckReport | None:
         """Prepare, and with `check` start one instance."""
@@ -263,7 +281,7 @@ class Deployer:
         """What has been committed is what calls see from here on. It is done: what fails now is logged, not told."""
         self._router.put(state)
         self._scheduler.changed()
-        live = state.revisions.get(state.aliases.get(LIVE, 0))
+        live = state.live
         steps: list[Callable[[], Coroutine[Any, Any, None]]] = [self._folders.changed]
         steps += [partial(self._scaler.retire, key) for key in dropped]
         if live is not None:
@@ -292,19 +310,26 @@ class Deployer:
                 number = max(earlier)
             if (revision := state.revisions.get(number)) is None:
                 raise NotFound(f"{name} has no version {number}", hint="see faas versions")
-            present: Mapping[TriggerSpec, set[SeenFile]] = {}
             if alias == LIVE:
-                await self._ready(revision, check=False)
-                _, present = await self._folders.check(revision.spec.triggers)
-            now = self._clock()
+                with self._reserving(namespace, revision.spec):
+                    await self._point_back(revision)
+                return
             async with self._database.write() as tx:
-                await functions.touch(tx, namespace, name, now)
-                if alias == LIVE:
-                    await self._point_live(tx, revision, now, present)
-                else:
-                    await aliases.point(tx, namespace, name, alias, number)
+                await functions.touch(tx, namespace, name, self._clock())
+                await aliases.point(tx, namespace, name, alias, number)
                 changed = await self._state(tx, namespace, name)
             await self._publish(changed, [])
+
+    async def _point_back(self, revision: Revision) -> None:
+        """`live` to a revision that is there."""
+        await self._ready(revision, check=False)
+        _, present = await self._folders.check(revision.spec.triggers)
+        key, now = revision.key, self._clock()
+        async with self._database.write() as tx:
+            await functions.touch(tx, key.namespace, key.function, now)
+            await self._point_live(tx, revision, now, present)
+            changed = await self._state(tx, key.namespace, key.function)
+        await self._publish(changed, [])
 
     async def remove_alias(self, namespace: str, name: str, alias: str) -> None:
         if alias == LIVE:
@@ -335,6 +360,7 @@ class Deployer:
                 await tx.run_sync(invocations.remove_of, namespace, name)
                 await tx.run_sync(dead_letters.remove_of, namespace, name)
             self._router.remove(namespace, name)
+            self._reservations.settle(namespace, name, None)
             self._scheduler.changed()
             await self._folders.changed()
             for revision in state.revisions.values():

@@ -207,7 +207,7 @@ class Dispatcher:
         namespace, _, function = lane.removesuffix(FILES).partition("/")
         try:
             spec = self._router.resolve(namespace, function).revision.spec
-            limit = min(LANE_IN_FLIGHT, spec.scale.max * spec.concurrency)
+            limit = min(LANE_IN_FLIGHT, spec.scale.limit * spec.concurrency)
         except NotFound:
             limit = FUNCTION_OF_NOBODY
         return min(limit, FILES_IN_FLIGHT) if lane.endswith(FILES) else limit

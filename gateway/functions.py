@@ -56,6 +56,14 @@ FUNCTION = an_object(
     instances=INSTANCES,
     schedules=WHOLE,
     triggers=WHOLE,
+    learned=an_object(
+        ("linger_seconds", "prewarm_seconds", "keep_seconds", "reason", "seen"),
+        linger_seconds={"type": "number"},
+        prewarm_seconds={"type": "number"},
+        keep_seconds={"type": "number"},
+        reason=TEXT,
+        seen=WHOLE,
+    ),
     follow=an_object(
         ("tag", "state"),
         tag=TEXT,
@@ -142,6 +150,9 @@ async def described(request: web.Request) -> web.Response:
         "instances_list": [instance_shown(i) for i in gateway.worker.instances(revision.key)],
         "revisions": len(state.revisions),
     }
+    scale = revision.spec.scale
+    if scale.learns and (learned := gateway.path.patterns.shown(revision.key, scale.idle_seconds)) is not None:
+        function["learned"] = learned
     if revision.spec.follow:
         async with gateway.database.read() as tx:
             outcome = await follows.get(tx, where.namespace, where.name)

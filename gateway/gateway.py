@@ -18,6 +18,7 @@ from faas.oci.source import ImageSource
 from faas.protocol import RuntimeBase, Worker
 from faas.state.session import Database
 from gateway.callback import Callbacks
+from gateway.ceiling import MAX_CONCURRENCY
 from gateway.credentials import TokenStore
 from gateway.data_path import DataPath
 from gateway.delivery import Delivery
@@ -28,11 +29,13 @@ from gateway.events.file_event import FolderEvents
 from gateway.events.folder import FolderTriggers
 from gateway.events.roots import TriggerRoots
 from gateway.follow import TagFollower
+from gateway.idle_patterns import PatternKeeper
+from gateway.image_upkeep import ImageUpkeep
 from gateway.ledger import Ledger
 from gateway.prices import Prices
 from gateway.retries import RetryRules
 from gateway.router import Router
-from gateway.scaler import Scaler
+from gateway.scaler import BURST, Scaler
 from gateway.scheduler import Scheduler
 from gateway.spending import Spending
 
@@ -82,7 +85,12 @@ class Gateway:
     runtimes: RuntimeBases
     ledger: Ledger
     spending: Spending
+    patterns: PatternKeeper
+    image_upkeep: ImageUpkeep = field(init=False)
     ready: bool = False
+
+    def __post_init__(self) -> None:
+        self.image_upkeep = ImageUpkeep(self.worker, self.held)
 
     @classmethod
     def create(
@@ -99,19 +107,37 @@ class Gateway:
         allow_private_callbacks: bool = False,
         rules: RetryRules = RetryRules(),  # noqa: B008 - a frozen value
         prices: Prices = Prices(),  # noqa: B008 - a frozen value
+        max_concurrency: int = MAX_CONCURRENCY,
+        burst: int = BURST,
     ) -> Gateway:
         """Wire the parts; nothing runs yet."""
         ledger = Ledger(database)
         spending = Spending(database, ledger.month, prices, metrics)
         worker.report_to(ledger.add)
-        path = DataPath.create(worker, metrics, found=partial(store_interface, database), admit=spending.admit)
+        path = DataPath.create(
+            worker,
+            metrics,
+            found=partial(store_interface, database),
+            admit=spending.admit,
+            max_concurrency=max_concurrency,
+            burst=burst,
+        )
         callbacks = Callbacks(allow_private=allow_private_callbacks)
         delivery = Delivery(path.router, path.invoker, FolderEvents(database, roots), callbacks)
         dispatcher = Dispatcher(database, path.router, delivery, metrics, rules=rules)
         scheduler = Scheduler(database, dispatcher, metrics)
         folders = FolderTriggers(database, dispatcher, roots)
         deployer = Deployer(
-            database, worker, images, path.router, path.scaler, scheduler, folders, metrics, registry=info.registry
+            database,
+            worker,
+            images,
+            path.router,
+            path.scaler,
+            path.reservations,
+            scheduler,
+            folders,
+            metrics,
+            registry=info.registry,
         )
         return cls(
             database,
@@ -129,6 +155,7 @@ class Gateway:
             runtimes,
             ledger,
             spending,
+            PatternKeeper(database, path.patterns),
         )
 
     async def held(self) -> dict[str, list[str]]:
@@ -151,6 +178,7 @@ class Gateway:
         await self.tokens.ensure_admin(admin_token_file)
         await self.ledger.start()
         await self.spending.start()
+        await self.patterns.start()
         await self.path.start()
         await self.deployer.load()
         await self.callbacks.start()
@@ -158,6 +186,7 @@ class Gateway:
         await self.scheduler.start()
         await self.folders.start()
         await self.follower.start()
+        await self.image_upkeep.start()
         self.ready = True
 
     async def stop(self, grace_seconds: float) -> None:
@@ -166,11 +195,13 @@ class Gateway:
         The worker may end invocations after that: `ledger.stop` again once it has been closed.
         """
         self.ready = False
+        await self.image_upkeep.stop()
         await self.follower.stop()
         await self.folders.stop()
         await self.scheduler.stop()
         # Side by side: queued events run through the same invoker as requests do.
         await asyncio.gather(self.dispatcher.stop(grace_seconds), self.path.stop(grace_seconds))
+        await self.patterns.stop()
         await self.deployer.close(1.0)
         await self.callbacks.stop()
         await self.spending.stop()

@@ -32,13 +32,13 @@ async def listed(request: web.Request) -> web.Response:
 
 @access(Permission.CHANGE)
 async def scaled(request: web.Request) -> web.Response:
-    """The autoscaler goes on from there; `scale.max` holds."""
+    """The autoscaler goes on from there; `scale.max`, or `scale.reserved`, holds."""
     gateway, where = request.app[GATEWAY], function_name(request, Permission.CHANGE)
     body = await json_body(request)
     known_keys(body, "instances")
     state = gateway.deployer.known(where.namespace, where.name)
     revision = state.revisions[state.aliases[LIVE]]
-    wanted = a_number(body, "instances", 0, revision.spec.scale.max)
+    wanted = a_number(body, "instances", 0, revision.spec.scale.limit)
     await gateway.scaler.set_now(revision, wanted)
     return answer({"instances": wanted})
 

@@ -21,25 +21,34 @@ from gateway.operations import TEXT, Operation, an_object, function_name
 LINES = 1_000_000
 DEFAULT_LINES = 10_000
 CHUNK_BYTES = 65_536
+STREAMS = ("stdout", "stderr", "system")
 MEDIA_TYPE = "application/x-ndjson"
 
 
 def _query(request: web.Request, namespace: str, name: str) -> LogQuery:
     query = request.query
     try:
-        since = float(query["since"]) if query.get("since") else None
+        since, until = (float(query[key]) if query.get(key) else None for key in ("since", "until"))
         limit = int(query.get("limit") or DEFAULT_LINES)
     except ValueError:
-        raise InvalidInput("since must be Unix seconds and limit a whole number") from None
-    if not 1 <= limit <= LINES or (since is not None and not math.isfinite(since)):
-        raise InvalidInput(f"limit must be from 1 to {LINES}, since a finite number")
+        raise InvalidInput("since and until must be Unix seconds, limit a whole number") from None
+    if not 1 <= limit <= LINES or not all(moment is None or math.isfinite(moment) for moment in (since, until)):
+        raise InvalidInput(f"limit must be from 1 to {LINES}, since and until finite numbers")
+    follow, stream = query.get("follow", "").lower() in ("1", "true", "yes"), query.get("stream", "")
+    if follow and until is not None:
+        raise InvalidInput("follow goes on without an end: leave until out")
+    if stream not in ("", *STREAMS):
+        raise InvalidInput(f"stream must be one of {', '.join(STREAMS)}")
     return LogQuery(
         namespace,
         name,
         since=since,
+        until=until,
         contains=query.get("filter", ""),
         request_id=query.get("request_id", ""),
-        follow=query.get("follow", "").lower() in ("1", "true", "yes"),
+        instance=query.get("instance", ""),
+        stream=stream,
+        follow=follow,
         limit=limit,
     )
 
@@ -71,8 +80,11 @@ OPERATIONS = (
         {200: an_object(("time", "message"), more=True, time=_NUMBER, message=TEXT)},
         query={
             "since": _NUMBER,
+            "until": _NUMBER,
             "filter": TEXT,
             "request_id": TEXT,
+            "instance": TEXT,
+            "stream": {"type": "string", "enum": ["", *STREAMS]},
             "follow": {"type": "string", "enum": ["", "0", "1"]},
             "limit": {"type": "integer", "minimum": 1, "maximum": LINES},
         },

@@ -27,6 +27,10 @@ class FunctionState:
     aliases: dict[str, int]
     revisions: dict[int, Revision]
 
+    @property
+    def live(self) -> Revision | None:
+        return self.revisions.get(self.aliases.get(LIVE, 0))
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Route:

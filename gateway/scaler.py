@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from faas.background import Background
 from faas.protocol import Revision, RevisionKey, RevisionStats, Worker
 from gateway.autoscaler import Panic, decide
+from gateway.burst import Bucket, filled, take
 from gateway.collector import Collector, Load, Observed
+from gateway.idle_patterns import IdlePatterns
 
 log = logging.getLogger("faas.scaler")
 
 TICK_SECONDS = 1.0
+BURST = 1000
 
 
 @dataclass(slots=True)
@@ -32,14 +35,27 @@ class _Tracked:
     told: int | None = None
     fading: bool = False
     panic: Panic | None = None
+    prewarmed: bool = False  # an instance was asked for that an expected call is to use
 
 
 class Scaler:
-    """Tick and poke. `clock` gives seconds, monotonic."""
+    """Tick and poke. One function starts `burst` instances at once, and a tenth of that each second. `clock` gives
+    seconds, monotonic."""
 
-    def __init__(self, worker: Worker, collector: Collector, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        collector: Collector,
+        patterns: IdlePatterns,
+        *,
+        burst: int = BURST,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._burst = burst
+        self._buckets: dict[tuple[str, str], Bucket] = {}  # of functions that have started something lately
         self._worker = worker
         self._collector = collector
+        self._patterns = patterns
         self._clock = clock
         self._tracked: dict[RevisionKey, _Tracked] = {}
         self._live: dict[tuple[str, str], RevisionKey] = {}
@@ -57,6 +73,8 @@ class Scaler:
         tracked = self._track(revision)
         tracked.fading = False
         stats = self._worker.stats(revision.key)
+        if tracked.prewarmed:
+            self._prewarm_ended(tracked, stats, used=True)
         if stats.instances * revision.spec.concurrency > stats.executing + stats.waiting:
             return
         await self._act(tracked, stats, self._clock(), only_up=True)
@@ -80,6 +98,9 @@ class Scaler:
         now = self._clock()
         if before != key:
             tracked.load.seed(self._worker.stats(key).instances * revision.spec.concurrency, now)
+            replaced = self._tracked.get(before) if before is not None else None
+            last = replaced.load if replaced is not None else None
+            self._patterns.went_live(key, tracked.load, last, learns=revision.spec.scale.learns)
         await self._step(tracked, now)
         if before is not None and before != key and (old := self._tracked.get(before)) is not None:
             old.fading = True
@@ -91,6 +112,7 @@ class Scaler:
         self._collector.forget(key)
         if self._live.get((key.namespace, key.function)) == key:
             del self._live[key.namespace, key.function]
+            self._patterns.forget(key.namespace, key.function)
         await self._worker.retire(key)
 
     async def tick(self, now: float) -> None:
@@ -101,6 +123,9 @@ class Scaler:
                 await self._step(tracked, now)
             except Exception:
                 log.exception("scaling failed", extra={"function": str(tracked.revision.key)})
+        for function, bucket in list(self._buckets.items()):
+            if filled(bucket, now, self._burst) >= self._burst:
+                del self._buckets[function]
 
     def in_flight(self) -> dict[RevisionKey, int]:
         """Invocations of the revisions in use, those that wait included."""
@@ -138,15 +163,36 @@ class Scaler:
 
     async def _act(self, tracked: _Tracked, stats: RevisionStats, now: float, *, only_up: bool = False) -> None:
         revision, spec = tracked.revision, tracked.revision.spec
-        idle = 0.0 if tracked.fading else spec.scale.idle.total_seconds()
+        idle, live = 0.0 if tracked.fading else spec.scale.idle_seconds, self._is_live(tracked)
+        windows = self._patterns.windows(revision.key, idle) if live and spec.scale.learns else None
         observed: Observed = self._collector.observe(revision.key, now, idle=idle, instances=stats.instances)
-        result = decide(spec, observed, now, live=self._is_live(tracked), panic=tracked.panic)
+        result = decide(spec, observed, now, live=live, panic=tracked.panic, windows=windows)
         tracked.panic = result.panic
         if not result.valid or (only_up and result.desired <= stats.instances):
             return
-        if result.desired == tracked.told == stats.instances:
+        desired = self._within_burst(tracked, result.desired, stats, now)
+        if tracked.prewarmed and not desired:
+            self._prewarm_ended(tracked, stats, used=False)
+        if desired == tracked.told == stats.instances:
             return
-        if result.desired != tracked.told:
-            log.debug("scale %s to %d: %s", revision.key, result.desired, result.reason)
-        tracked.told = result.desired
-        await self._worker.scale(revision, result.desired)
+        if windows is not None and desired and not stats.instances:
+            tracked.prewarmed = observed.ended is not None and 0 < windows.prewarm <= now - observed.ended
+        if desired != tracked.told:
+            log.debug("scale %s to %d: %s", revision.key, desired, result.reason)
+        tracked.told = desired
+        await self._worker.scale(revision, desired)
+
+    def _prewarm_ended(self, tracked: _Tracked, stats: RevisionStats, *, used: bool) -> None:
+        """Counted where there was one: no memory may have been free for it."""
+        tracked.prewarmed = False
+        if stats.instances:
+            self._patterns.prewarmed(tracked.revision.key, used=used)
+
+    def _within_burst(self, tracked: _Tracked, desired: int, stats: RevisionStats, now: float) -> int:
+        """Of `desired` instances those that may be there now; the tick asks for the others as the bucket fills."""
+        already = max(stats.instances, tracked.told or 0)  # what was told and is not there yet has been paid for
+        if desired <= already:
+            return desired
+        function = (tracked.revision.key.namespace, tracked.revision.key.function)
+        starts, self._buckets[function] = take(self._buckets.get(function), desired - already, now, self._burst)
+        return already + starts

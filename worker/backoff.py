@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 FIRST_SECONDS = 1.0
 MOST_SECONDS = 30.0
+LIVED_SECONDS = 10.0  # what ends sooner may do so again and again
 
 
 class Backoff:
@@ -27,6 +28,12 @@ class Backoff:
         pause = min(MOST_SECONDS, FIRST_SECONDS * 2 ** min(self._failures - 1, 10))
         self._until = asyncio.get_running_loop().time() + pause
         self.cancel()
+
+    def ended(self, lived: float) -> None:
+        """One that was ready has ended by itself after so many seconds: its successor starts at once where it lived for
+        a while."""
+        if lived < LIVED_SECONDS:
+            self.failed()
 
     def succeeded(self) -> None:
         """Whatever failed before is over."""

@@ -66,16 +66,28 @@ def hint_from(text: str) -> str:
     return ""
 
 
-def larger(memory_mb: int, peak_bytes: int = 0) -> int:
+def larger(memory_mb: int) -> int:
     """The memory to try next, in MB: twice the limit (what was needed is not known: it never got it)."""
-    needed = max(memory_mb * 2, -(-peak_bytes // 1_048_576))
-    return min(MEMORY_MAX_MB, -(-needed // 64) * 64)
+    return min(MEMORY_MAX_MB, -(-memory_mb * 2 // 64) * 64)
 
 
-def out_of_memory_hint(memory_mb: int, peak_bytes: int = 0) -> str:
+def out_of_memory_hint(memory_mb: int) -> str:
     if memory_mb >= MEMORY_MAX_MB:
         return "it has the most there is: use less memory"
-    return f"set memory = {larger(memory_mb, peak_bytes)}"
+    return f"set memory = {larger(memory_mb)}"
+
+
+def out_of_memory(memory_mb: int, seen_bytes: int = 0) -> tuple[str, str]:
+    """(message, hint) for a function that the kernel ended because it would have had more than `memory_mb`.
+
+    Its peak is the limit, by the kernel's own counter: it ends nobody before. `seen_bytes`: the last sample, which
+    tells a function that grew for long from one that asked for much at once. What would have held it is not known,
+    but for this: more than the limit.
+    """
+    hint = out_of_memory_hint(memory_mb)
+    seen = f", {seen_bytes // 1_048_576} MB at the last look" if seen_bytes else ""
+    least = f"it needs more than {memory_mb} MB, how much more is not known: {hint}"
+    return f"the function had all of its limit of {memory_mb} MB{seen}, and asked for more: {least}", hint
 
 
 def ended(spec: FunctionSpec, outcome: Exit, log_tail: str) -> tuple[str, str]:

@@ -16,13 +16,12 @@ from datetime import UTC, datetime
 from faas.errors import FaasError, FunctionError, InstanceExited, OutOfMemory, TimedOut
 from faas.protocol import ColdStart, InstanceStatus, Report, Revision
 from faas.spec import Interface
-from worker import metering
-from worker.diagnosis import out_of_memory_hint
+from worker import diagnosis, metering
+from worker.charge import Charge
 from worker.drivers.base import Driver, Exit, Sandbox
 from worker.exchange import Exchange, ExchangeState, Undelivered
 from worker.http import HttpClient
-from worker.ledger import Charge
-from worker.metering import MEGABYTE, SAMPLE_SECONDS, Sampler
+from worker.metering import SAMPLE_SECONDS, Sampler
 from worker.output import Output
 from worker.runtime_api import RuntimeApi
 
@@ -60,6 +59,12 @@ class Instance:
         self.exchange: Exchange | None = None
         self.outcome: Exit | None = None
         self.charge: Charge | None = None  # of the memory ledger; none before there is a sandbox
+        self.is_frozen = False
+        self.freezing: asyncio.Task[None] | None = None  # on its way to that
+        self.is_thawing = False  # on its way back, or left there by a caller who went
+        self.can_freeze = True
+        self.grace_is_over = False  # it is frozen as soon as it asks for an event: somebody waits for its memory
+        self._running = 0  # invocations that have begun and not ended, where it has several slots
         self.memory_bytes = 0  # the last sample
         self.oom_kills = 0
         self._peak_bytes = 0  # since the invocation began
@@ -91,15 +96,16 @@ class Instance:
         self.executing += 1
         self.invocations += 1
 
-    def release(self) -> None:
-        """Give a slot back."""
+    def release(self, yields: int = 0) -> None:
+        """Give a slot back; `yields`: bytes of its charge that will be free when it stands still."""
         assert self.executing > 0
         self.executing -= 1
         if self.executing == 0 and self.state is InstanceState.BUSY:
             self._move(InstanceState.IDLE, InstanceState.BUSY)
             self.idle_since = time.monotonic()
+            self.grace_is_over = False
             if self.charge is not None:
-                self.charge.rest()
+                self.charge.rest(yields)
 
     def stop(self) -> None:
         """No more slots from here on."""
@@ -107,6 +113,16 @@ class Instance:
 
     def died(self) -> None:
         self._move(InstanceState.DEAD, InstanceState.STOPPING)
+
+    @property
+    def stands_still(self) -> bool:
+        """Frozen, or on its way there or back: it is thawed before it is given anything."""
+        return self.is_frozen or self.is_thawing or self.freezing is not None
+
+    @property
+    def is_asking(self) -> bool:
+        """Its runtime waits for an event."""
+        return self.api is not None and self.api.is_asked
 
     @property
     def free_slots(self) -> int:
@@ -123,6 +139,7 @@ class Instance:
         """An invocation reaches the function."""
         if self._unsettled:
             self.settle()
+        self._running += 1
         # A sample from before says something only while it is fresh; else the one at the end will.
         fresh = time.monotonic() - self._sampled_at < SAMPLE_SECONDS
         self._peak_bytes = self.memory_bytes if fresh else 0
@@ -134,9 +151,8 @@ class Instance:
 
     def end(self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None) -> Report:
         """It is over, `error` being what the caller gets; the report is made and the log's lines are on their way."""
-        now = time.monotonic()
-        if now - self._sampled_at >= SAMPLE_SECONDS:
-            self.sample(now)
+        self._running -= 1
+        self.sample(time.monotonic(), 0.0)  # what it has at its end was never less in between
         if self.executing <= 1:
             self._sampler.discard(self)
         limit = self.revision.spec.memory_bytes
@@ -170,7 +186,7 @@ class Instance:
         loop = asyncio.get_running_loop()
         if iterations:
             loop.call_soon(self._settle_in, iterations - 1, slices)
-        elif slices and self._unsettled and self.output.take_slice():
+        elif slices and self._unsettled and self.output.take_slice(begun=self._is_alone):
             loop.call_later(self.output.pause_seconds, self._settle_in, 0, slices - 1)
         else:
             self.settle()
@@ -179,7 +195,7 @@ class Instance:
         """Write the last lines of ended invocations, after what the function wrote before its answer."""
         if not self._unsettled:
             return
-        self.output.take_now()
+        self.output.take_now(begun=self._is_alone)
         for request_id, *lines in self._unsettled:
             for line in lines:
                 self.output.system(line, request_id)
@@ -188,14 +204,20 @@ class Instance:
             self.output.request_id = ""
 
     @property
+    def _is_alone(self) -> bool:
+        """No other invocation may be in the middle of a line."""
+        return self.slots == 1 or not self._running
+
+    @property
     def is_settled(self) -> bool:
         return not self._unsettled
 
     # Memory
 
-    def sample(self, now: float) -> None:
-        """Ask the kernel. Also says so in the log when a process inside was killed for want of memory."""
-        if self.sandbox is None or self.state is InstanceState.DEAD or now - self._sampled_at < SAMPLE_SECONDS / 2:
+    def sample(self, now: float, after_seconds: float = SAMPLE_SECONDS / 2) -> None:
+        """Ask the kernel, where the last answer is older than that. Also says so in the log when a process inside was
+        killed for want of memory."""
+        if self.sandbox is None or self.state is InstanceState.DEAD or now - self._sampled_at < after_seconds:
             return
         self._sampled_at = now
         stats = self._driver.stats(self.sandbox)
@@ -209,8 +231,7 @@ class Instance:
 
     def had_oom_kill(self) -> bool:
         """Whether a process was killed for want of memory since the invocation began, which has failed."""
-        self._sampled_at = 0.0
-        self.sample(time.monotonic())
+        self.sample(time.monotonic(), 0.0)
         return self.oom_kills > self._oom_kills_before
 
     # Its end
@@ -242,7 +263,5 @@ class Instance:
         return InstanceExited(f"Runtime exited with error: {outcome}")
 
     def out_of_memory(self) -> OutOfMemory:
-        memory = self.revision.spec.memory
-        hint = out_of_memory_hint(memory, self._peak_bytes)
-        peak = f", {self._peak_bytes // MEGABYTE} MB at the last look" if self._peak_bytes else ""
-        return OutOfMemory(f"the function used more memory than its limit of {memory} MB{peak}: {hint}", hint=hint)
+        message, hint = diagnosis.out_of_memory(self.revision.spec.memory, self._peak_bytes)
+        return OutOfMemory(message, hint=hint)

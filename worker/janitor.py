@@ -52,12 +52,14 @@ class Janitor:
             instance.charge.leave()
         self._work.start(self._remove(instance, gone), f"removal of {instance.id}")
 
-    async def discard(self, sandbox_id: str, sandbox: Sandbox | None, output: Output) -> None:
-        """End a sandbox that is no function's instance, whole; None: it was not made."""
+    async def discard(self, sandbox_id: str, sandbox: Sandbox | None = None, output: Output | None = None) -> None:
+        """End a sandbox that is no function's instance, whole; None: it was not made, or wrote nothing."""
         if sandbox is not None:
             await self._kill(sandbox)
-            await output.drained(LAST_WORDS_SECONDS)
-        await output.close()
+        if output is not None:
+            if sandbox is not None:
+                await output.drained(LAST_WORDS_SECONDS)
+            await output.close()
         await self._delete(sandbox_id)
         self._known.pop(sandbox_id, None)
 

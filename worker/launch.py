@@ -7,13 +7,13 @@ import contextlib
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 
 from faas.errors import Unavailable
 from faas.protocol import ColdStart, Revision
 from faas.spec import Interface
 from worker import sandbox_spec
-from worker.drivers.base import Driver, PreparedImage
+from worker.drivers.base import Driver, PreparedImage, Sandbox
 from worker.http import HttpClient
 from worker.instance import Instance
 from worker.readiness import Readiness
@@ -27,13 +27,23 @@ KNOWN_IMAGES = 4096
 IDLE_CONNECTIONS = 64  # kept per instance of an http function
 
 
-class Launcher:
+class Launches:
     """Brings instances up. What a failed launch leaves is the caller's to destroy."""
 
     def __init__(self, driver: Driver, at_once: int) -> None:
         self._driver = driver
         self._known: OrderedDict[str, PreparedImage] = OrderedDict()  # those that stay, the latest last
         self._turns = asyncio.Semaphore(at_once)  # for what ends soon; an image or an init may take minutes
+        self.under_way = 0  # launches that wait for their turn, or have it
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        self.under_way += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self.under_way -= 1
 
     async def prepare(self, reference: str) -> PreparedImage:
         """Bring `repository@digest` here. Raises ImageUnusable, Unavailable."""
@@ -46,18 +56,43 @@ class Launcher:
                 self._known.popitem(last=False)
         return image
 
+    def forget(self, held: Collection[str]) -> None:
+        """Images other than these are looked for again when they are needed."""
+        for reference in self._known.keys() - held:
+            del self._known[reference]
+
     async def launch(
         self, instance: Instance, on_begin: Callable[[Instance], None], on_exit: Callable[[Instance], None]
     ) -> None:
         """Make a STARTING instance ready; `on_begin` is called when there is a sandbox to be made, from where on
         calling it off costs something. Raises InitFailed, ImageUnusable, Unavailable."""
+        revision = instance.revision
+        image, sandbox, prepared, times = await self._start(instance, on_begin, on_exit)
+        assert instance.api is not None
+        idle = min(revision.spec.concurrency, IDLE_CONNECTIONS)
+        instance.http = http = HttpClient(sandbox, revision.spec.port, idle)
+        wanted = revision.interface if revision.interface is not Interface.AUTO else revision.spec.interface
+        exposed = tuple(_ports(image.config.exposed_ports))
+        found = await Readiness(sandbox, instance.api, http, instance.output, revision.spec, wanted, exposed).wait()
+        times.append(time.perf_counter())
+        with contextlib.suppress(OSError):  # it has just ended: `on_exit` says so
+            await self._driver.set_cpus(sandbox, sandbox_spec.cpus(revision))
+        phases = (after - before for before, after in itertools.pairwise(times))
+        instance.cold_start = ColdStart(sandbox.path, prepared, *phases)
+        instance.init_seconds = instance.cold_start.init
+        instance.ready(found, revision.spec.concurrency if found is Interface.HTTP else 1)
+
+    async def _start(
+        self, instance: Instance, on_begin: Callable[[Instance], None], on_exit: Callable[[Instance], None]
+    ) -> tuple[PreparedImage, Sandbox, float, list[float]]:
+        """Its process runs. With the seconds that the image took, and when sandbox and process began and were there."""
         revision, driver = instance.revision, self._driver
         clock = time.perf_counter
         began = clock()
         image = self._known.get(revision.image) or await self.prepare(revision.image)
         prepared = clock() - began
         spec = sandbox_spec.sandbox_spec(revision, image, instance.id, now=time.time())
-        async with self._turns:
+        async with self._turn():
             on_begin(instance)
             times = [clock()]
             async with within(CREATE_SECONDS, "a sandbox could not be created in time"):
@@ -70,19 +105,7 @@ class Launcher:
             async with within(START_SECONDS, "the sandbox did not start in time"):
                 await driver.start(sandbox)
             times.append(clock())
-        idle = min(revision.spec.concurrency, IDLE_CONNECTIONS)
-        instance.http = http = HttpClient(sandbox, revision.spec.port, idle)
-        wanted = revision.interface if revision.interface is not Interface.AUTO else revision.spec.interface
-        exposed = tuple(_ports(image.config.exposed_ports))
-        found = await Readiness(sandbox, api, http, instance.output, revision.spec, wanted, exposed).wait()
-        times.append(clock())
-        if spec.cpus != sandbox_spec.cpus(revision):
-            with contextlib.suppress(OSError):  # it has just ended: `on_exit` says so
-                await driver.set_cpus(sandbox, sandbox_spec.cpus(revision))
-        phases = (after - before for before, after in itertools.pairwise(times))
-        instance.cold_start = ColdStart(sandbox.path, prepared, *phases)
-        instance.init_seconds = instance.cold_start.init
-        instance.ready(found, revision.spec.concurrency if found is Interface.HTTP else 1)
+        return image, sandbox, prepared, times
 
 
 def function_arn(revision: Revision) -> str:

@@ -6,11 +6,12 @@ Given back by its exit, unless the function still works on what a cancelled call
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from types import TracebackType
 
 from faas.background import Background
-from faas.errors import BadFunctionResponse, FaasError, TimedOut, Unavailable
+from faas.errors import BadFunctionResponse, FaasError, OutOfMemory, TimedOut, Unavailable
 from faas.protocol import ColdStart, HttpRequest, HttpResponse, Invocation, InvocationResult, Report, Trigger
 from faas.spec import Interface
 from worker import http, metering
@@ -19,6 +20,8 @@ from worker.http import HttpExchange
 from worker.http_connection import BrokenConnection
 from worker.instance import SETTLE_ITERATIONS, SETTLE_SLICES, Instance
 from worker.revision_pool import RevisionPool
+
+log = logging.getLogger("worker.lease")
 
 EXIT_SECONDS = 0.25  # after a connection broke: was it the instance that ended?
 # Invocations whose outcome is stored; nobody reads their answer.
@@ -71,6 +74,8 @@ class PoolLease:
             instance = await self._pool.take(self._invocation.wait_seconds)
             self.queue_seconds = time.monotonic() - began
         self._holds(instance)
+        if instance.stands_still:
+            await self._thaw()
         return self
 
     def _holds(self, instance: Instance) -> None:
@@ -79,6 +84,23 @@ class PoolLease:
         self.instance_id = instance.id
         self.interface = instance.interface
         self.cold_start = instance.cold_start if instance.invocations == 1 else None
+
+    async def _thaw(self) -> None:
+        """Have it go on; one that cannot is of no use, so another is taken."""
+        for _ in range(OFFERS):
+            try:
+                await self._pool.freezer.thaw(self._instance)
+                return
+            except Unavailable as error:
+                log.warning("%s", error, extra={"instance": self._instance.id})
+                self._pool.destroy(self._instance)
+                self._give_back()
+            except BaseException:
+                self._give_back()
+                raise
+            self._holds(await self._pool.take(self._invocation.wait_seconds))
+        self._give_back()
+        raise Unavailable("one instance after the other could not be thawed")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -90,7 +112,7 @@ class PoolLease:
                 if turn > SETTLE_ITERATIONS and self._instance.is_settled:
                     break
                 await asyncio.sleep(0)
-            await self._pool.logs_written()
+            await self._pool.logs.written()
 
     async def _finish(self) -> None:
         instance, exchange, call = self._instance, self._exchange, self._http
@@ -140,6 +162,8 @@ class PoolLease:
         """The instance ended before it took the event: nothing has happened yet."""
         self._give_back()
         self._holds(await self._pool.take(self._invocation.wait_seconds))
+        if self._instance.stands_still:
+            await self._thaw()
 
     def _handed(self, exchange: Exchange) -> None:
         self._instance.begin(self._invocation.request_id)
@@ -156,7 +180,7 @@ class PoolLease:
                 exchange.result, exchange.error = None, instance.out_of_memory()
                 error = exchange.error
             self._account(exchange.ended_at - exchange.handed_at, error, error_type)
-        if isinstance(error, TimedOut):
+        if isinstance(error, TimedOut | OutOfMemory):
             self._pool.destroy(instance)
 
     def _left_event_ended(self, exchange: Exchange) -> None:
@@ -208,6 +232,7 @@ class PoolLease:
         if instance.outcome is not None:
             return instance.exit_error()
         if instance.had_oom_kill():
+            self._pool.destroy(instance)
             return instance.out_of_memory()
         if broken.no_listener:
             self._pool.destroy(instance)  # it lives, but serves no more
@@ -239,7 +264,7 @@ class PoolLease:
         pool, instance = self._pool, self._instance
         self.report = report = instance.end(self._invocation.request_id, seconds, error, error_type)
         if error is None:
-            pool.succeeded()
+            pool.backoff.succeeded()
         pool.recent_peak.add(report.max_memory_bytes, time.monotonic())
         pool.billed.inc(metering.gb_seconds(report))
         pool.reporting.ended(instance.revision.key, report)

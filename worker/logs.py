@@ -16,6 +16,7 @@ import shutil
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -37,7 +38,7 @@ _quoted = json.encoder.encode_basestring_ascii  # `json.dumps` of a text, at a f
 class FunctionLog:
     """One function's log."""
 
-    __slots__ = ("_store", "batches", "buffer", "dropped", "folder", "followers", "size")
+    __slots__ = ("_store", "batches", "buffer", "dropped", "dropped_at", "folder", "followers", "size")
 
     def __init__(self, store: LogStore, folder: Path) -> None:
         self._store = store
@@ -46,12 +47,14 @@ class FunctionLog:
         self.size = 0  # of the buffer and of what is on its way
         self.batches = 0  # on their way
         self.dropped = 0
+        self.dropped_at = 0.0
         self.followers: set[Follower] = set()
 
     def append(self, record: LogRecord) -> None:
         line = encode(record)
         if self.size + len(line) > BUFFER_BYTES:
             self.dropped += 1
+            self.dropped_at = record.time
             return
         self.buffer.append(line)
         self.size += len(line)
@@ -67,6 +70,7 @@ class Follower:
         self._lines: deque[LogRecord] = deque()
         self._skipped = 0
         self._arrived = asyncio.Event()
+        self._ended = False
 
     def put(self, record: LogRecord) -> None:
         if len(self._lines) >= FOLLOWER_LINES:
@@ -75,8 +79,16 @@ class Follower:
         self._lines.append(record)
         self._arrived.set()
 
-    async def get(self) -> LogRecord:
+    def end(self) -> None:
+        """Nothing will come any more."""
+        self._ended = True
+        self._arrived.set()
+
+    async def get(self) -> LogRecord | None:
+        """The next line; None at the end."""
         while not self._lines:
+            if self._ended:
+                return None
             self._arrived.clear()
             await self._arrived.wait()
         record = self._lines.popleft()
@@ -117,7 +129,8 @@ class LogStore:
         """Have `write` called, in the writer's thread, with all that was appended so far."""
         self._changed.pop(function, None)
         if function.dropped:
-            function.buffer.append(encode(LogRecord(0.0, f"{function.dropped} lines could not be stored", "system")))
+            lost = LogRecord(function.dropped_at, f"{function.dropped} lines could not be stored", "system")
+            function.buffer.append(encode(lost))
             function.size += len(function.buffer[-1])
             function.dropped = 0
         batch = b"".join(function.buffer)
@@ -141,11 +154,12 @@ class LogStore:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / CURRENT, "ab", buffering=0) as file:
-                size = file.tell()
-                file.write(batch)
-            if size + len(batch) > FILE_BYTES:
-                (folder / CURRENT).replace(folder / PREVIOUS)
+            current = folder / CURRENT
+            with contextlib.suppress(FileNotFoundError):
+                if current.stat().st_size + len(batch) > FILE_BYTES:
+                    current.replace(folder / PREVIOUS)
+            with open(current, "a+b", buffering=0) as file:
+                _append(file, batch)
             self._complained = False
         except OSError as error:
             if not self._complained:
@@ -177,10 +191,9 @@ class LogStore:
                 raise
             for record in await asyncio.to_thread(_newest, files, query):
                 yield record
-            while follower is not None:
-                record = await follower.get()
-                if matches(record, query):
-                    yield record
+            while follower is not None and (line := await follower.get()) is not None:
+                if matches(line, query):
+                    yield line
         finally:
             if follower is not None:
                 function.followers.discard(follower)
@@ -190,6 +203,8 @@ class LogStore:
         known = self._logs.pop((namespace, function), None)
         if known is not None:
             self._changed.pop(known, None)
+            for follower in known.followers:
+                follower.end()
         self._writer.submit(shutil.rmtree, self._folder / namespace / function, True)
 
     async def written(self) -> None:
@@ -207,6 +222,16 @@ class LogStore:
             self._flush = None
         for function in list(self._changed):
             self._submit(function, self._write)
+
+
+def _append(file: FileIO, batch: bytes) -> None:
+    """Write all of it, after a line's end: a crash or a full disk may have cut the last line off, and what is glued to
+    that could not be read either. Raises OSError."""
+    if (size := file.tell()) and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        file.write(b"\n")
+    left = memoryview(batch)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def encode(record: LogRecord) -> bytes:
@@ -237,7 +262,11 @@ def decode(line: bytes) -> LogRecord | None:
 def matches(record: LogRecord, query: LogQuery) -> bool:
     if query.since is not None and record.time < query.since:
         return False
+    if query.until is not None and record.time >= query.until:
+        return False
     if query.request_id and record.request_id != query.request_id:
+        return False
+    if not record.instance.startswith(query.instance) or query.stream not in ("", record.stream):
         return False
     return query.contains in record.message
 

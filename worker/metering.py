@@ -9,7 +9,8 @@ import time
 from typing import Protocol
 
 from faas.background import Background
-from faas.protocol import Ended, Report
+from faas.metrics import Metrics
+from faas.protocol import ColdStart, Ended, Report
 
 log = logging.getLogger("worker.metering")
 
@@ -48,6 +49,14 @@ def report_line(request_id: str, report: Report, status: str = "", error_type: s
     if error_type:
         fields.append(f"Error Type: {error_type}")
     return "\t".join(fields)
+
+
+def count_start(metrics: Metrics, label: str, cold: ColdStart) -> None:
+    """An instance of the function `label` is ready."""
+    for phase in ("prepare", "create", "start", "init"):
+        metrics.cold_start.labels(label, phase).observe(getattr(cold, phase))
+    metrics.cold_starts.labels(label, cold.path).inc()
+    metrics.init_duration.labels(label).observe(cold.init)
 
 
 class Reporting:

@@ -52,15 +52,15 @@ class Output:
         self.request_id = request_id
         self._used = self._lines = 0
 
-    def take_slice(self) -> bool:
-        """Log some of what has arrived by now; whether there is more of it."""
-        more = [pipe.take_slice() for pipe in self._pipes]
+    def take_slice(self, *, begun: bool = True) -> bool:
+        """Log some of what has arrived by now, with `begun` the beginning of a line too; whether there is more."""
+        more = [pipe.take_slice(begun=begun) for pipe in self._pipes]
         return any(more)
 
-    def take_now(self) -> None:
-        """Log what has arrived by now, the beginning of a line too. Of a flood only so much: the rest comes later."""
+    def take_now(self, *, begun: bool = True) -> None:
+        """Log what has arrived by now. Of a flood only so much: the rest comes later."""
         for _ in range(SLICES_NOW):
-            if not self.take_slice():
+            if not self.take_slice(begun=begun):
                 break
         self._say_cut()
 
@@ -147,12 +147,12 @@ class _Pipe:
                 break
         self._end_line()
 
-    def take_slice(self) -> bool:
+    def take_slice(self, *, begun: bool) -> bool:
         """Log some of what the stream holds, without waiting for more; whether there is more."""
         if not self._data:
             self._read_now()
         self._log_slice()
-        if not self._data:
+        if begun and not self._data:
             self._end_line()
         return bool(self._data)
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from faas.metrics import Metrics
 from worker.drivers.base import Driver
+from worker.freezer import Freezer
 from worker.janitor import Janitor
-from worker.launch import Launcher
+from worker.launch import Launches
 from worker.ledger import Ledger
 from worker.logs import LogStore
 from worker.metering import Reporting, Sampler
+from worker.precreated import Precreator
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Parts:
     """Collaborators only; what they do is theirs."""
 
     driver: Driver
-    launcher: Launcher
+    launches: Launches
     janitor: Janitor
     sampler: Sampler
     logs: LogStore
@@ -26,3 +28,5 @@ class Parts:
     at_once: int  # launches of one revision, their inits included
     reporting: Reporting
     ledger: Ledger
+    freezer: Freezer
+    precreator: Precreator

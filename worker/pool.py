@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from functools import partial
 from pathlib import Path
 
@@ -33,16 +33,19 @@ from faas.protocol import (
 )
 from worker import budget, sandbox_spec
 from worker.drivers.base import Driver
+from worker.freezer import Freezer
 from worker.instance import Instance, InstanceState
 from worker.janitor import Janitor
-from worker.launch import Launcher
+from worker.launch import Launches
 from worker.lease import PoolLease
 from worker.ledger import Ledger
 from worker.logs import LogStore
 from worker.metering import Reporting, Sampler
 from worker.parts import Parts
+from worker.precreated import Precreator
 from worker.revision_pool import RevisionPool
 from worker.run import running
+from worker.spares import Spares
 from worker.usage import UsageMeter
 
 REMOVAL_SECONDS = 20.0  # at the end: for instances to be killed and deleted
@@ -55,10 +58,19 @@ GAUGED = (InstanceState.STARTING, InstanceState.IDLE, InstanceState.BUSY, Instan
 class Pool:
     """Owns `driver`: `open` opens it and `close` closes it. `logs_dir` holds the functions' logs.
 
-    `memory_bytes` is what all instances may have together; None: the machine's memory, less a reserve.
+    `memory_bytes` is what all instances may have together; None: the machine's memory, less a reserve. `precreated`:
+    so many sandboxes are made ahead for each revision that is likely to scale.
     """
 
-    def __init__(self, driver: Driver, logs_dir: Path, metrics: Metrics, *, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        logs_dir: Path,
+        metrics: Metrics,
+        *,
+        memory_bytes: int | None = None,
+        precreated: int = 0,
+    ) -> None:
         self._driver = driver
         self._metrics = metrics
         if memory_bytes is None:
@@ -68,12 +80,26 @@ class Pool:
         self._logs = LogStore(logs_dir)
         self._sampler = Sampler()
         self._janitor = Janitor(driver)
+        self._freezer = Freezer(driver)
+        self._ledger.hurry = self._freezer.hurry
+        self._spares = Spares(driver, self._ledger)
         self._background = Background()
         at_once = 2 * (os.cpu_count() or 1) + 2  # launches are mostly waiting for the kernel and the function's init
-        launcher = Launcher(driver, at_once)
+        launches = Launches(driver, at_once)
         self._reporting = Reporting()
+        self._precreator = Precreator(precreated, driver, launches, self._janitor, self._ledger, metrics)
         self._parts = Parts(
-            driver, launcher, self._janitor, self._sampler, self._logs, metrics, at_once, self._reporting, self._ledger
+            driver,
+            launches,
+            self._janitor,
+            self._sampler,
+            self._logs,
+            metrics,
+            at_once,
+            self._reporting,
+            self._ledger,
+            self._freezer,
+            self._precreator,
         )
         self._pools: dict[RevisionKey, RevisionPool] = {}
         self._closing = False
@@ -83,6 +109,8 @@ class Pool:
         await self._driver.open()
         self._sampler.open()
         self._janitor.open()
+        self._precreator.open()
+        self._spares.open()
 
     async def close(self, grace_seconds: float) -> None:
         """Refuse what waits, let what runs finish within `grace_seconds`, then kill it; leave nothing behind."""
@@ -91,20 +119,29 @@ class Pool:
         for pool in pools:
             pool.refuse_waiters(ShuttingDown())
         self._ledger.close(ShuttingDown())
-        await asyncio.gather(*(pool.drain(grace_seconds) for pool in pools))
-        await self._background.cancel()
-        await self._janitor.close(REMOVAL_SECONDS)
-        await self._sampler.close()
-        await self._logs.close()
-        await self._driver.close()
+        try:
+            await asyncio.gather(*(pool.drain(grace_seconds) for pool in pools))
+        finally:  # whatever went wrong there, nothing stays
+            await self._background.cancel()
+            await self._precreator.close(REMOVAL_SECONDS)
+            await self._spares.close()
+            await self._freezer.close()
+            await self._janitor.close(REMOVAL_SECONDS)
+            await self._sampler.close()
+            await self._logs.close()
+            await self._driver.close()
 
     # Worker
 
     async def prepare(self, revision: Revision) -> None:
         """The image's layers, unpacked, and whether it can ever run. Raises SpecError, ImageUnusable, Unavailable."""
         self._check_memory(revision)
-        image = await self._parts.launcher.prepare(revision.image)
+        image = await self._parts.launches.prepare(revision.image)
         sandbox_spec.sandbox_spec(revision, image, "check", now=time.time())
+
+    async def collect(self, held: Collection[str]) -> int:
+        self._parts.launches.forget(held)
+        return await self._driver.collect(held)
 
     async def check(self, revision: Revision) -> CheckReport:
         """Start one instance and keep it, idle. Raises InitFailed with diagnosis and log tail, ImageUnusable."""
@@ -138,7 +175,7 @@ class Pool:
     async def _warnings(self, revision: Revision, instance: Instance, init_seconds: float) -> tuple[str, ...]:
         spec = revision.spec
         image = await self._driver.prepare(revision.image)
-        found = [sandbox_spec.user_warning(image.config.user)]
+        found = [sandbox_spec.user_warning(image.config.user), *image.warnings]
         if init_seconds > spec.init_timeout * SLOW_INIT_SHARE:
             found.append(f"init took {init_seconds:.1f} s of the {spec.init_timeout} s it may take")
         instance.sample(time.monotonic())
@@ -157,7 +194,11 @@ class Pool:
         if desired or revision.key in self._pools:
             self._of(revision).scale(desired)
 
+    def reserve(self, namespace: str, function: str, memory_bytes: int) -> None:
+        self._ledger.reserve(sandbox_spec.label_of(namespace, function), memory_bytes)
+
     async def retire(self, key: RevisionKey) -> None:
+        self._precreator.forget(key)
         if (pool := self._pools.get(key)) is not None:
             pool.retire()
 
@@ -172,6 +213,7 @@ class Pool:
             yield started
 
     async def usage(self) -> WorkerUsage:
+        self._spares.update()
         return await self._meter.usage(self._pools.values())
 
     def stats(self, key: RevisionKey) -> RevisionStats:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from faas.errors import Throttled
 from faas.protocol import Kind
+from worker.charge import Charge, Request
 from worker.eviction import Owner
 from worker.instance import Instance
-from worker.ledger import Charge, Ledger, Request
+from worker.ledger import Ledger
 
 
 class RevisionMemory:
@@ -55,10 +56,12 @@ class RevisionMemory:
         instance.charge.may_be_evicted(evict, cold.prepare + cold.create + cold.start + cold.init)
         instance.charge.rest()
 
-    def refusal(self, waited: float) -> Throttled:
-        """What an invocation is told whose wait for an instance is over."""
-        if self.stuck:
+    def refusal(self, waited: float, stuck: int) -> Throttled:
+        """What an invocation is told whose wait for an instance is over; so many were `stuck`: idle, and without the
+        memory to go on."""
+        if self.stuck or stuck:
             return self._ledger.refusal(self._size, waited)
         return Throttled(
-            f"no instance was free within {waited:g} s", hint="try again, or raise scale.max or queue_timeout"
+            f"no instance was free within {waited:g} s",
+            hint="try again, or raise queue_timeout, scale.max or scale.reserved",
         )

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown
 from faas.protocol import InstanceStatus, Revision, RevisionStats
 from worker.backoff import Backoff
+from worker.charge import Charge
 from worker.instance import Instance, InstanceState
-from worker.ledger import Charge
-from worker.metering import RecentPeak
+from worker.leaving import Leaving
+from worker.metering import RecentPeak, count_start
 from worker.output import Output
 from worker.parts import Parts
 from worker.revision_memory import RevisionMemory
 from worker.sandbox_spec import label
+from worker.still import Still
 from worker.waiters import Waiters
 
 log = logging.getLogger("worker.pool")
@@ -30,11 +32,14 @@ class RevisionPool:
     def __init__(self, revision: Revision, parts: Parts, on_empty: Callable[[RevisionPool], None]) -> None:
         self.revision = revision
         self.label = label(revision)
+        self.moved_at = 0.0
         self.desired = 0
         self.retired = False
         self.recent_peak = RecentPeak()
         self.billed = parts.metrics.billed_gb_seconds.labels(self.label)
         self.reporting = parts.reporting
+        self.freezer = parts.freezer
+        self.logs = parts.logs
         self._parts = parts
         self._on_empty = on_empty
         self._starting: dict[Instance, asyncio.Future[None]] = {}  # resolves when it is ready
@@ -43,14 +48,14 @@ class RevisionPool:
         self._checking: set[Instance] = set()
         self._launches: dict[Instance, asyncio.Task[None]] = {}
         self._ready: dict[Instance, None] = {}  # idle and busy ones
-        self._free: dict[Instance, None] = {}  # of them those with a free slot: longest unused first
-        self._stopping: dict[Instance, asyncio.TimerHandle | None] = {}  # with when it is killed at the latest
-        self._removing: set[Instance] = set()  # of them those that the janitor has
+        self._free: dict[Instance, None] = {}  # of them those with slot and memory free: longest unused first
+        self._leaving = Leaving(parts.janitor, self._reconcile)
         self._busy = 0
         self._executing = 0
-        self._waiters = Waiters(self._coming, lambda waited: self._memory.refusal(waited))
+        self._waiters = Waiters(self._coming, lambda waited: self._memory.refusal(waited, self._still.stuck))
         self._memory = RevisionMemory(parts.ledger, self, revision.spec.memory_bytes, self._waiters.expire)
-        self._backoff = Backoff(self._reconcile)  # launches that failed, and idle instances that died
+        self._still = Still(parts, self._spared, self._goes_on, self._waiters.expire)
+        self.backoff = Backoff(self._reconcile)  # launches that failed, and idle instances that died
         self._quiet: asyncio.Event | None = None
 
     # Slots
@@ -81,17 +86,20 @@ class RevisionPool:
             self._forgo()
 
     def _newest(self) -> Instance | None:
-        """The most recently used instance with a free slot."""
+        """The most recently used instance with a free slot; one that stands still only where there is no other."""
         while self._free:
             instance = next(reversed(self._free))
             if instance.outcome is None:
                 return instance
             self.destroy(instance)
-        return None
+        if (going_on := self._still.go_on()) is not None:
+            self._free[going_on] = None
+        return going_on
 
     def _claim(self, instance: Instance) -> Instance:
         if instance.state is InstanceState.IDLE:
             self._busy += 1
+            self.freezer.discard(instance)
         instance.claim()
         self._executing += 1
         if not instance.free_slots:
@@ -100,8 +108,11 @@ class RevisionPool:
 
     def release(self, instance: Instance) -> None:
         """Give a slot back; it goes to the oldest waiter, if there is one."""
-        instance.release()
+        ledger = self._parts.ledger
+        owed = ledger.is_owed(self)
+        instance.release(0 if owed or self.provisioned else self._still.yields(instance))
         self._executing -= 1
+        self.moved_at = instance.idle_since
         if not self._executing and self._quiet is not None:
             self._quiet.set()
         if instance in self._ready:
@@ -111,22 +122,39 @@ class RevisionPool:
                 self.destroy(instance)
                 return
             self._free.setdefault(instance)
-            ledger = self._parts.ledger
-            if ledger.overdue:
+            if owed:
                 ledger.settle()  # those of others that wait for so long come before our own
             self._serve()
+            self._still.rests(instance)
             self._reconcile()
             ledger.settle()
-        elif instance.executing == 0 and instance in self._stopping:
-            self._remove(instance)
+        else:
+            self._leaving.released(instance)
 
     def _serve(self) -> None:
-        while (instance := self._newest()) is not None and (waiter := self._waiters.pop()) is not None:
+        while len(self._waiters) and (instance := self._newest()) is not None:
+            if (waiter := self._waiters.pop()) is None:
+                self._still.froze(instance)  # they have gone: it stands still again
+                return
             waiter.future.set_result(self._claim(instance))
 
-    def succeeded(self) -> None:
-        """An invocation went well: whatever failed before is over."""
-        self._backoff.succeeded()
+    def _spared(self, instance: Instance) -> bool:
+        """Whether its memory may be others' while it stands still: the provisioned number is ready at once."""
+        if instance not in self._free or len(self._ready) - len(self._still) <= self.provisioned:
+            return False
+        del self._free[instance]
+        asyncio.get_running_loop().call_soon(self._reconcile)  # others may be started in it
+        return True
+
+    def _goes_on(self, instance: Instance) -> None:
+        """One that stood still has all its memory again."""
+        assert instance.charge is not None
+        self._free[instance] = None
+        instance.charge.rest()
+        self._serve()
+        self._still.froze(instance)  # where nobody needs it any more
+        self._waiters.expire()
+        self._reconcile()
 
     # How many
 
@@ -138,8 +166,7 @@ class RevisionPool:
 
     def retire(self) -> None:
         """Nothing new: waiting invocations are told, idle instances go, busy ones finish."""
-        self.retired = True
-        self.desired = 0
+        self.retired, self.desired = True, 0
         self._waiters.fail_all(NotFound(f"{self.revision.key} is gone"))
         self._reconcile()
 
@@ -152,15 +179,15 @@ class RevisionPool:
             return
         if surplus and not len(self._waiters):
             self._stop_surplus()
-        if not (self.desired or self._ready or self._starting or self._stopping or len(self._waiters)):
-            self._backoff.cancel()
+        if not (self.desired or self._ready or self._starting or len(self._leaving) or len(self._waiters)):
+            self.backoff.cancel()
             self._on_empty(self)
 
     def _start_missing(self, missing: int) -> None:
-        if self._backoff.pausing:
+        if self.backoff.pausing:
             # What fails again and again is retried slowly, but for whoever waits at once.
             missing = min(missing, max(0, self._needed - len(self._starting)))
-            self._backoff.retry_later()
+            self.backoff.retry_later()
         for _ in range(missing):
             if len(self._starting) < self._wanted:
                 self.start()
@@ -178,7 +205,7 @@ class RevisionPool:
     @property
     def _wanted(self) -> int:
         """So many of the starting ones are worth others' idle ones: for who waits, and what is provisioned."""
-        return max(self._needed, self.provisioned - len(self._ready))
+        return max(self._needed - len(self._still), self.provisioned - len(self._ready))
 
     @property
     def provisioned(self) -> int:
@@ -187,10 +214,9 @@ class RevisionPool:
 
     def _stop_surplus(self) -> None:
         self._call_off(len(self._starting) + len(self._ready) - self.desired)
-        surplus = len(self._ready) - self.desired
-        idle = [instance for instance in self._free if instance.state is InstanceState.IDLE]
-        for instance in idle[: max(0, surplus)]:
-            self.destroy(instance)
+        idle = [*self._still, *(instance for instance in self._free if instance.state is InstanceState.IDLE)]
+        for instance in idle[: max(0, len(self._ready) - self.desired)]:
+            self.destroy(instance, reconcile=False)  # else each of them would begin here anew, inside the one before
 
     def _call_off(self, most: int) -> None:
         """Call off launches, `most` at most, that have no sandbox yet: it costs nothing."""
@@ -199,7 +225,8 @@ class RevisionPool:
             self._cancel(instance)
 
     def _forgo(self) -> None:
-        """Call off launches that wait for memory where whoever needed them has been served, or has gone."""
+        """Nothing waits for memory where whoever needed it has been served, or has gone; launches are called off."""
+        self._still.want(max(self._needed, self.provisioned - len(self._ready) + len(self._still)))
         if not (asking := self._memory.asking):
             return
         needless = len(self._starting) - len(self._checking) - self._wanted
@@ -218,9 +245,8 @@ class RevisionPool:
     def start(self, charge: Charge | None = None, *, checking: bool = False) -> tuple[Instance, asyncio.Future[None]]:
         """Launch one more, with memory or to wait for it; the future resolves when it is ready, or with its failure."""
         parts, revision = self._parts, self.revision
-        instance_id = secrets.token_hex(8)
-        function_log = parts.logs.of(revision.key.namespace, revision.key.function)
-        output = Output(function_log, revision.key.number, instance_id)
+        instance_id = parts.precreator.take(revision) or secrets.token_hex(8)
+        output = Output(self.logs.of(revision.key.namespace, revision.key.function), revision.key.number, instance_id)
         instance = Instance(instance_id, revision, parts.driver, output, parts.sampler)
         instance.charge = charge
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -239,11 +265,11 @@ class RevisionPool:
             if instance.charge is None:  # an invocation's wait ends by itself, and its launch with it
                 wait_seconds = self.revision.spec.queue_timeout if instance in self._checking else None
                 instance.charge = await self._memory.charge(instance, wait_seconds)
-            await self._parts.launcher.launch(instance, self._queued.discard, self._exited)
+            await self._parts.launches.launch(instance, self._queued.discard, self._exited)
 
     def _coming(self) -> int:
         """Slots that are on their way."""
-        return (len(self._starting) - self._memory.stuck) * self.revision.spec.concurrency
+        return (len(self._starting) - self._memory.stuck) * self.revision.spec.concurrency + self._still.promised
 
     def _launched(self, instance: Instance, ready: asyncio.Future[None], task: asyncio.Task[None]) -> None:
         """A launch is over, one way or the other."""
@@ -255,7 +281,7 @@ class RevisionPool:
         if task.cancelled():
             ready.set_exception(ShuttingDown())
             ready.exception()
-            self._stop(instance)
+            self._leaving.stop(instance)
             return
         error = task.exception()
         if error is None and instance.outcome is not None:  # `_exited` left it to us, also after the task's last step
@@ -272,25 +298,24 @@ class RevisionPool:
         self._failed(instance, error, checked=checked)
 
     def _started(self, instance: Instance, *, checked: bool) -> None:
-        cold, metrics = instance.cold_start, self._parts.metrics
+        cold = instance.cold_start
         assert cold is not None
-        for phase in ("prepare", "create", "start", "init"):
-            metrics.cold_start.labels(self.label, phase).observe(getattr(cold, phase))
-        metrics.cold_starts.labels(self.label, cold.path).inc()
-        metrics.init_duration.labels(self.label).observe(cold.init)
+        count_start(self._parts.metrics, self.label, cold)
+        self._parts.precreator.started(self, cold.path)
         if checked and not self.retired:
             self.desired = max(self.desired, 1)  # kept, until somebody says otherwise
         self._ready[instance] = None
         self._free[instance] = None
         self._memory.may_be_evicted(instance, lambda: self.destroy(instance))
         self._serve()
+        self._still.rests(instance)
         self._waiters.expire()
         self._reconcile()
         self._parts.ledger.settle()
 
     def _failed(self, instance: Instance, failure: FaasError, *, checked: bool) -> None:
-        self._stop(instance)
-        self._backoff.failed()
+        self._leaving.stop(instance)
+        self.backoff.failed()
         told = len(self._waiters) > 0
         if isinstance(failure, InitFailed) or self._ready:
             self._waiters.fail_oldest(failure)
@@ -310,50 +335,31 @@ class RevisionPool:
             return  # its launch sees it, or we did it
         if instance.state is InstanceState.IDLE:
             log.info("an idle instance ended: %s", instance.outcome, extra={"instance": instance.id})
-            self._backoff.failed()
+            self.backoff.ended(time.time() - instance.started_at)
         self.destroy(instance)
 
-    def destroy(self, instance: Instance) -> None:
+    def destroy(self, instance: Instance, *, reconcile: bool = True) -> None:
         """Take it out of use: killed at once, or, where other invocations run in it, when they have ended or their
         time is over."""
         if instance not in self._ready:
             return
         del self._ready[instance]
         self._free.pop(instance, None)
+        self._still.discard(instance)
         if instance.state is InstanceState.BUSY:
             self._busy -= 1
-        self._stop(instance)
-        self._reconcile()
-
-    def _stop(self, instance: Instance) -> None:
-        instance.stop()
-        self._stopping[instance] = None
-        if instance.executing <= 1 or instance.outcome is not None:
-            self._remove(instance)
-        else:  # an upgraded connection has no time limit of its own
-            loop, limit = asyncio.get_running_loop(), instance.revision.spec.timeout
-            self._stopping[instance] = loop.call_later(limit, self._remove, instance)
-
-    def _remove(self, instance: Instance) -> None:
-        if instance not in self._removing:
-            self._removing.add(instance)
-            self._parts.janitor.remove(instance, lambda: self._gone(instance))
-
-    def _gone(self, instance: Instance) -> None:
-        if (timer := self._stopping.pop(instance, None)) is not None:
-            timer.cancel()
-        self._removing.discard(instance)
-        self._reconcile()
+        self._leaving.stop(instance)
+        if reconcile:
+            self._reconcile()
 
     async def drain(self, seconds: float) -> None:
         """Stop everything: idle ones now, busy ones when they have ended, `seconds` at most, then all."""
-        self.retired = True
-        self.desired = 0
+        self.retired, self.desired = True, 0
         launches = list(self._launches.values())
         for task in launches:
             task.cancel()
         await asyncio.gather(*launches, return_exceptions=True)
-        self._backoff.cancel()
+        self.backoff.cancel()
         self._reconcile()
         if self._executing:
             self._quiet = asyncio.Event()
@@ -362,16 +368,12 @@ class RevisionPool:
                     await self._quiet.wait()
         for instance in list(self._ready):
             self.destroy(instance)
-        for instance in list(self._stopping):
-            self._remove(instance)
+        self._leaving.remove_all()
 
     def refuse_waiters(self, error: FaasError) -> None:
         self._waiters.fail_all(error)
 
     # What is observed
-
-    async def logs_written(self) -> None:
-        await self._parts.logs.written()
 
     def stats(self) -> RevisionStats:
         return RevisionStats(
@@ -379,21 +381,20 @@ class RevisionPool:
         )
 
     def instances(self) -> list[InstanceStatus]:
-        now = time.monotonic()
-        return [instance.status(now) for instance in self.every_instance]
+        return [instance.status(time.monotonic()) for instance in self.every_instance]
 
     @property
     def every_instance(self) -> tuple[Instance, ...]:
-        return (*self._starting, *self._ready, *self._stopping)
+        return (*self._starting, *self._ready, *self._leaving)
 
     def count(self, state: InstanceState) -> int:
         return {
             InstanceState.STARTING: len(self._starting),
             InstanceState.IDLE: len(self._ready) - self._busy,
             InstanceState.BUSY: self._busy,
-            InstanceState.STOPPING: len(self._stopping),
+            InstanceState.STOPPING: len(self._leaving),
         }[state]
 
     @property
     def is_settled(self) -> bool:
-        return all(instance.is_settled for instance in (*self._ready, *self._stopping))
+        return all(instance.is_settled for instance in (*self._ready, *self._leaving))

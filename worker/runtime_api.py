@@ -73,6 +73,11 @@ class RuntimeApi:
         if not self.first_poll.done():
             self.first_poll.cancel()
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody polls for the next event."""
+        return bool(self._polls)
+
     def offer(self, exchange: Exchange) -> None:
         """Give this event out, now if somebody polls, else to the next poll."""
         assert self._open is None or self._open.state is ExchangeState.ENDED, "one event at a time"

@@ -38,8 +38,11 @@ REFUSED_FOLDERS = ("/proc", "/sys", "/dev")  # how runc's leaked descriptors wer
 
 def label(revision: Revision) -> str:
     """The function's name in metrics and labels: `hello`, outside `default` `hello.team`."""
-    key = revision.key
-    return key.function if key.namespace == "default" else f"{key.function}.{key.namespace}"
+    return label_of(revision.key.namespace, revision.key.function)
+
+
+def label_of(namespace: str, function: str) -> str:
+    return function if namespace == "default" else f"{function}.{namespace}"
 
 
 def sandbox_spec(revision: Revision, image: PreparedImage, instance_id: str, *, now: float) -> SandboxSpec:
@@ -161,7 +164,7 @@ def user_warning(written: str) -> str:
     name = written.partition(":")[0]
     if not written or user(written) != (NOBODY, NOBODY) or name == str(NOBODY):
         return ""
-    return f"the image's USER {written!r} is root or not numeric: the function runs as {NOBODY} instead"
+    return f"the image's USER {written!r} is root or not numeric: the function runs as {NOBODY} (nobody) instead"
 
 
 def _id(written: str, number: str) -> int:

@@ -19,9 +19,10 @@ from faas.cli.options import pass_session
 from faas.cli.output import as_json, output_option, size
 from faas.cli.session import Session, Target
 from faas.errors import FaasError
-from faas.settings import Address, default_data
-from worker.drivers.oci import attachment, mounts, runtime
-from worker.network import programs
+from faas.settings import Address, default_data, load
+from worker.drivers.oci import attachment, mounts, ownership, runtime
+from worker.launcher import privileges
+from worker.network import programs, shaping
 
 FREE_BYTES = 1_073_741_824  # below it a base image and a few functions no longer fit
 OLDEST_TIME = 1_700_000_000  # Unix time; a clock before it (November 2023) was never set
@@ -52,6 +53,8 @@ def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]
     engine = next((path for path in DOCKER_SOCKETS if _answers(path)), "")
     oci = root and bool(program) and sys.platform == "linux"
     yield finding("root", root, "yes" if root else "no", "run faas serve as root, or use an engine", not engine)
+    if root:
+        yield _account(data, finding)
     yield finding("oci runtime", bool(program), program or "none", "apt-get install runc", not engine)
     old = runtime.outdated(programs.attempt([program, "--version"]) or "") if program else ""
     if old:
@@ -69,6 +72,9 @@ def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]
     yield finding("loop devices", loop, _there(loop), "modprobe loop", needed)
     if oci:
         yield _stems(program, finding)
+        yield _user_namespaces(program, data, finding)
+        shaped = shaping.missing()
+        yield finding("bandwidth", not shaped, shaped or "follows memory", "modprobe sch_tbf", needed=False)
     yield _disk(data, finding)
     yield from _ports(finding) if not running else ()
     yield finding(
@@ -100,11 +106,31 @@ def cgroup_version() -> str:
     return "v1" if Path("/sys/fs/cgroup/memory").exists() else "none"
 
 
+def _account(data: Path, finding: Callable[..., Finding]) -> Finding:
+    """Whom the server gives root up for."""
+    try:
+        account = privileges.account(load({"data": data}).user)
+    except FaasError as error:
+        return finding("account", False, error.message, error.hint)
+    if account is None:
+        return finding("account", False, "the server keeps root", "leave out user = root", needed=False)
+    return finding("account", True, f"{account.name} (uid {account.uid})", "")
+
+
 def _stems(program: str, finding: Callable[..., Finding]) -> Finding:
     """Whether runtimes can wait for their function."""
     with tempfile.TemporaryDirectory(prefix="faas-doctor-") as work:
         missing = attachment.missing(program, Path(work))
     return finding("stems", not missing, missing or "possible", "Linux 5.8 or newer, with runc or crun", needed=False)
+
+
+def _user_namespaces(program: str, data: Path, finding: Callable[..., Finding]) -> Finding:
+    """Whether each instance has one, with ids of its own, or an id alone."""
+    folder = next(folder for folder in (data, *data.parents) if folder.exists())
+    with tempfile.TemporaryDirectory(prefix="faas-doctor-") as work, tempfile.TemporaryDirectory(dir=folder) as layers:
+        missing = ownership.missing_namespaces(program) or ownership.missing_views(Path(layers), Path(work) / "probe")
+    found = f"users: {missing}; an id of its own for each instance" if missing else "users: one for each instance"
+    return finding("namespaces", not missing, found, "Linux 5.19 or newer, with runc or crun", needed=False)
 
 
 def _disk(data: Path, finding: Callable[..., Finding]) -> Finding:

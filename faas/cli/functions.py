@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from faas.checks import rough_duration
 from faas.cli.options import full_name, function_argument, pass_session
 from faas.cli.output import Column, Json, age, as_json, at_terminal, local_time, note, output_option, show, size
 from faas.cli.session import Session
@@ -109,7 +110,11 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
         ),
     )
     scale = spec.get("scale") or {}
-    yield "Scale", f"{scale.get('min', '-')} to {scale.get('max', '-')}, idle {scale.get('idle', '-')}"
+    reserved = scale.get("reserved")
+    most = f"{reserved}, reserved" if reserved else scale.get("max", "-")
+    yield "Scale", f"{scale.get('min', '-')} to {most}, idle {scale.get('idle', '-')}"
+    if learned := function.get("learned"):
+        yield "Learned", _learned(learned)
     yield "Created", f"{local_time(function.get('created_at'))}, changed {age(function.get('updated_at'))} ago"
     yield from _rows("Env", [f"{name}=***" for name in sorted(spec.get("env") or {})])  # a page is shown around
     yield from _rows("Schedules", [f"{s['name']}: {s['cron']} {s['timezone']}" for s in spec.get("schedule") or ()])
@@ -123,6 +128,17 @@ def _followed(follow: Json) -> str:
     if follow.get("at"):
         words += f" {age(follow['at'])} ago, {follow.get('digest', '')[:19]}"
     return words + (f": {one_line(follow['error'])}" if follow.get("error") else "")  # the image may have written it
+
+
+def _learned(learned: Json) -> str:
+    """`leaves 1m after a call, is back after 53m, until 1h02m: why`."""
+    prewarm, keep = float(learned["prewarm_seconds"]), float(learned["keep_seconds"])
+    if prewarm:
+        back = f"is back after {rough_duration(prewarm)}, until {rough_duration(prewarm + keep)}"
+        words = f"leaves {rough_duration(learned['linger_seconds'])} after a call, {back}"
+    else:
+        words = f"leaves {rough_duration(max(keep, float(learned['linger_seconds'])))} after a call"
+    return f"{words}: {learned['reason']}"
 
 
 def _rows(label: str, rows: list[str]) -> Iterator[tuple[str, str]]:

@@ -40,6 +40,7 @@ def _metavar(name: str) -> str:
         "tls_key": "FILE",
         "processes": "N",
         "stems": "N",
+        "precreated": "N",
     }
     return known.get(name, "URL" if name.endswith("url") else "VALUE")
 

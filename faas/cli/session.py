@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import tomllib
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from faas.settings import ClientSettings
 
 T = TypeVar("T")
+
+FILE_CHARACTERS = 65_536  # of what the server left for this host's command line
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +86,22 @@ def logged_in(settings: ClientSettings) -> dict[str, str]:
 def _host_server(settings: ClientSettings) -> tuple[str, str]:
     """(URL, token) of the server of this host; "" where it is not there or not ours to read."""
     try:
-        url = str(json.loads((settings.data / "server.json").read_text())["api"])
+        url = str(json.loads(_plain(settings.data / "server.json"))["api"])
     except (OSError, ValueError, KeyError, TypeError):
         return "", ""
     try:
-        return url, (settings.data / "admin-token").read_text().strip()
-    except OSError:
+        return url, _plain(settings.data / "admin-token").strip()
+    except (OSError, ValueError):
         return url, ""
+
+
+def _plain(path: Path) -> str:
+    """What the server wrote there. Never what a link leads to: the folder is open to the server's account, which may
+    not read what root may, and hears what is sent to it as a token. Raises OSError, ValueError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path} is no plain file")
+        return file.read(FILE_CHARACTERS)
 
 
 def find(settings: ClientSettings) -> Target:

@@ -246,6 +246,17 @@ usage = Table(
     Index(None, "hour"),
 )
 
+# What is learned of a function whose `scale.idle` is "learn".
+idle_patterns = Table(
+    "idle_patterns",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    Column("pattern", Text, nullable=False),  # JSON, as Pattern.dump gives it
+    Column("ended_at", Float),  # the last call, where none was in flight after it
+    _of_function(),
+)
+
 budgets = Table(
     "budgets",
     metadata,

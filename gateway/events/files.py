@@ -37,7 +37,8 @@ def opened(watch: str) -> Iterator[int]:
     try:
         folder = os.open(watch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise NotFound(f"the watched folder {watch} cannot be read: {error.strerror}") from None
+        who = f" (the server runs as the user {os.geteuid()})" if isinstance(error, PermissionError) else ""
+        raise NotFound(f"the watched folder {watch} cannot be read: {error.strerror}{who}") from None
     try:
         # No component may be a symlink: what was checked at deploy is what is opened now.
         if str(Path(f"/proc/self/fd/{folder}").readlink()) != watch:

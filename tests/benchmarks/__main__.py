@@ -12,22 +12,42 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from tests.benchmarks import cold, machine, proxy, registry, small, warm
+from tests.benchmarks import (
+    cold,
+    density,
+    first_calls,
+    keepalive,
+    launcher,
+    machine,
+    neighbours,
+    proxy,
+    registry,
+    scale,
+    small,
+    warm,
+)
 from tests.benchmarks.measure import Figure, Report, Row
 
 BENCHMARKS: dict[str, Callable[[int | None], Report]] = {
     "cold": cold.measure,
+    "launcher": launcher.measure,
     "warm": warm.measure,
     "proxy": proxy.measure,
     "registry": registry.measure,
     "small": small.measure,
+    "scale": scale.measure,
+    "keepalive": keepalive.measure,
+    "first_calls": first_calls.measure,
+    "density": density.measure,
+    "neighbours": neighbours.measure,
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all if none")
-    parser.add_argument("--rounds", type=int, help="rounds of every benchmark, beside the one that warms up")
+    said = "rounds of every benchmark, beside the one that warms up; functions of first_calls, instances of density"
+    parser.add_argument("--rounds", type=int, help=said)
     asked = parser.parse_args()
     if unknown := [name for name in asked.names if name not in BENCHMARKS]:
         parser.error(f"there is no {unknown[0]}: {', '.join(BENCHMARKS)}")

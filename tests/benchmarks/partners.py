@@ -15,6 +15,9 @@ from docker.errors import APIError
 
 from tests.benchmarks.client import free_port, poll
 from tests.support.server import RunningServer
+from worker.drivers.docker import PAUSES
+from worker.drivers.docker_engine import LABEL
+from worker.drivers.docker_pauses import MARK
 from worker.drivers.oci import seccomp
 
 RUN_SECONDS = 60.0
@@ -85,6 +88,17 @@ class Engine:
             return (time.perf_counter() - began) * 1000
         finally:
             self._remove(name)
+
+    def rested(self, server_id: str) -> None:
+        """Wait until that server's docker driver has containers ready, and nothing but them."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while True:
+            rows = self.api.containers(all=True, filters={"label": f"{LABEL}={server_id}"})
+            if len(rows) == PAUSES and all(row["State"] == "running" and MARK in row["Labels"] for row in rows):
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError("the docker driver has no containers ready")
+            time.sleep(0.05)
 
     @staticmethod
     def _split(image: str, command: tuple[str, ...]) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,30 @@ from faas.oci.manifest import ImageConfig
 from faas.spec import Network
 from tests.support.images import program_layer
 from tests.support.leftovers import none_left, on_this_machine
+from tests.support.podman import podman_service
 from tests.support.sandboxes import MB, Workbench, probe, workbench
 from worker.drivers.base import Exit, SandboxState
 
 pytestmark = [pytest.mark.root]
 KINDS = [
     pytest.param("oci", marks=pytest.mark.oci),
+    pytest.param("launched", marks=pytest.mark.oci),
     pytest.param("docker", marks=pytest.mark.docker),
+    pytest.param("podman", marks=[pytest.mark.podman, pytest.mark.oci]),
 ]
 
 
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Podman's service, as DOCKER_HOST names it."""
+    with podman_service(tmp_path_factory.mktemp("podman")) as host:
+        yield host
+
+
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "podman":
+        monkeypatch.setenv("DOCKER_HOST", request.getfixturevalue("podman"))
     return str(request.param)
 
 
@@ -203,8 +216,23 @@ async def test_the_hosts_loopback_and_addresses_are_out_of_reach(bench: Workbenc
     assert "answer" not in text
 
 
+async def test_one_instance_does_not_reach_another(bench: Workbench) -> None:
+    words = ("cat", "/proc/net/fib_trie", "serve", "8080")
+    async with bench.running(*words, network=Network.OUTBOUND) as other, asyncio.timeout(30):
+        said = await other.stdout.readuntil(b"listening\n")
+        (address,) = _addresses(said.decode())
+        with await other.connect(8080):  # it does listen
+            _, text = await bench.run("tcp", address, "8080", network=Network.OUTBOUND)
+    assert len(text.splitlines()) == 1
+    assert "answer" not in text
+
+
 def _host_addresses() -> list[str]:
-    rows = Path("/proc/net/fib_trie").read_text().split("Local:")[1].splitlines()
+    return _addresses(Path("/proc/net/fib_trie").read_text())
+
+
+def _addresses(routes: str) -> list[str]:
+    rows = routes.split("Local:")[1].splitlines()
     found = {rows[i - 1].split()[-1] for i, row in enumerate(rows) if "host LOCAL" in row}
     return sorted(a for a in found if not a.startswith("127."))
 
@@ -269,6 +297,76 @@ async def test_a_compressed_image_of_several_layers_runs(bench: Workbench) -> No
     assert text == "from the second layer\n"
 
 
+async def test_one_made_ahead_runs_when_it_is_started_and_not_before(bench: Workbench) -> None:
+    spec = bench.spec("env", "GREETING", "exit", "7")
+    made = await bench.driver.create(spec, ahead=True)
+    assert (made.path, bench.driver.state(made)) == ("precreated", SandboxState.CREATED)
+    assert spec.id in await bench.driver.ids()
+    sandbox = await bench.driver.create(spec)
+    assert (sandbox.id, sandbox.path, sandbox.exited.done()) == (spec.id, "precreated", False)
+    await bench.driver.start(sandbox)
+    async with asyncio.timeout(20):
+        assert (await sandbox.stdout.read(), await sandbox.exited) == (b"hello\n", Exit(7))
+    await bench.driver.delete(spec.id)
+    assert await bench.driver.ids() == []
+
+
+async def test_one_made_ahead_that_never_runs_leaves_nothing(bench: Workbench) -> None:
+    spec = bench.spec("wait")
+    made = await bench.driver.create(spec, ahead=True)
+    await bench.driver.kill(made)
+    async with asyncio.timeout(10):
+        assert (await made.exited).signal == 9
+    await bench.driver.delete(spec.id)
+    assert await bench.driver.ids() == []
+
+
+async def test_one_made_ahead_for_something_else_is_made_anew(bench: Workbench) -> None:
+    spec = bench.spec("env", "GREETING")
+    await bench.driver.create(spec, ahead=True)
+    changed = dataclasses.replace(spec, env={"GREETING": "changed"})
+    sandbox = await bench.driver.create(changed)
+    await bench.driver.start(sandbox)
+    async with asyncio.timeout(20):
+        assert await sandbox.stdout.read() == b"changed\n"
+    await bench.driver.delete(spec.id)
+
+
+async def test_a_frozen_one_stands_still_until_it_is_thawed(bench: Workbench) -> None:
+    async with bench.running("spin") as sandbox, asyncio.timeout(30):
+        while not bench.driver.stats(sandbox).cpu_seconds:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await bench.driver.freeze(sandbox)
+        await bench.driver.freeze(sandbox)  # once more is no error
+        frozen = bench.driver.stats(sandbox).cpu_seconds
+        await asyncio.sleep(0.3)
+        assert bench.driver.stats(sandbox).cpu_seconds == frozen
+        await bench.driver.thaw(sandbox)
+        await bench.driver.thaw(sandbox)
+        while bench.driver.stats(sandbox).cpu_seconds == frozen:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_frozen_one_is_killed_and_deleted_as_any_other(bench: Workbench) -> None:
+    for delete_alone in (False, True):
+        async with bench.running("tasks", "10", "wait") as sandbox, asyncio.timeout(20):
+            await sandbox.stdout.readuntil(b"waiting\n")
+            await bench.driver.freeze(sandbox)
+            if not delete_alone:
+                await bench.driver.kill(sandbox)
+                assert sandbox.exited.result().signal == 9
+            await bench.driver.delete(sandbox.id)
+            assert (await sandbox.exited).signal == 9
+    assert await bench.driver.ids() == []
+
+
+async def test_what_has_ended_is_frozen_and_thawed_without_an_error(bench: Workbench) -> None:
+    async with bench.running("exit", "3") as sandbox, asyncio.timeout(20):
+        assert await sandbox.exited == Exit(3)
+        await bench.driver.freeze(sandbox)
+        await bench.driver.thaw(sandbox)
+
+
 CRASHING = """
 import asyncio, sys
 from pathlib import Path
@@ -302,9 +400,10 @@ async def test_a_crashed_servers_sandboxes_are_swept_by_the_next_one(
         assert await asyncio.wait_for(crashing.stdout.readline(), 60) == b"running\n"
         crashing.kill()
         await crashing.wait()
-        left = on_this_machine()
-        assert len([process for process in left["sandboxed processes"] if server_id in process]) >= 8
-        assert any(server_id in mount for mount in left["mounts"])
+        if kind != "launched":  # there the launcher has lost its server, and ends them itself
+            left = on_this_machine()
+            assert len([process for process in left["sandboxed processes"] if server_id in process]) >= 8
+            assert any(server_id in mount for mount in left["mounts"])
         async with workbench(tmp_path, server_id, kind) as second:
             assert await second.driver.ids() == []
             assert not [p for p in on_this_machine()["sandboxed processes"] if server_id in p and "probe" in p]

@@ -117,6 +117,8 @@ def test_a_photo_dropped_into_a_watched_folder_becomes_a_thumbnail_also_after_do
     photo = (sample / "photo.jpg").read_bytes()
     watched = tmp_path / "photos"
     watched.mkdir()
+    tmp_path.chmod(0o755)
+    watched.chmod(0o777)  # the server's account reads and writes there
     code = tmp_path / "thumbnail"
     code.mkdir()
     for source in sample.iterdir():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.leftovers import sandboxed
 from tests.support.server import Answer, RunningServer
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
@@ -18,10 +19,15 @@ BUDGET = 600
 CODE = """
 import time
 
+kept = b""
+
 def handler(event, context):
+    global kept
     what, _, amount = event["rawPath"].strip("/").partition("/")
     if what == "sleep":
         time.sleep(float(amount))
+    if what == "keep":
+        kept = b"x" * (int(amount) << 20)
     if what == "eat":
         hog = []
         while True:
@@ -60,23 +66,40 @@ def settled(server: RunningServer) -> None:
     time.sleep(0.6)  # the server looks twice a second
 
 
+def charged(server: RunningServer) -> float:
+    """MB, of functions' instances."""
+    return metric(server, 'faas_memory_charged_bytes{kind="invoked"}') / MB
+
+
+def test_idle_functions_are_charged_what_they_have_so_that_more_fit_than_could_run(server: RunningServer) -> None:
+    for name in ("first", "second", "third"):
+        assert server.get(f"/function/{name}").status == 200
+    settled(server)
+    assert set(instances(server)) >= {"first", "second", "third"}
+    assert 9 < charged(server) < 200
+    assert evictions(server) == 0
+    calls = [server.get(f"/function/{name}") for name in ("first", "second", "third") * 3]
+    assert {call.status for call in calls} == {200}
+    assert evictions(server) == 0
+
+
 def test_the_third_function_makes_the_longest_unused_one_go(server: RunningServer) -> None:
     for name in ("first", "second", "third", "eater"):
         server.faas("scale", name, "0")
     settled(server)
     assert instances(server) == {}
-    assert server.get("/function/first").status == 200
+    assert server.get("/function/first/keep/180").status == 200
     time.sleep(4)  # longer than starts differ: what a start costs counts too
-    assert server.get("/function/second").status == 200
+    assert server.get("/function/second/keep/180").status == 200
     settled(server)
     before = evictions(server)
     assert set(instances(server)) & {"first", "second", "third"} == {"first", "second"}
     assert server.get("/function/third").status == 200
     settled(server)
-    assert set(instances(server)) & {"first", "second", "third"} == {"second", "third"}
-    assert evictions(server) == before + 1
+    assert set(instances(server)) >= {"second", "third"}
+    assert evictions(server) == before + 1  # the first one: where it is again, it was started in what is free now
     assert metric(server, "faas_memory_budget_bytes") == BUDGET * MB
-    assert metric(server, 'faas_memory_charged_bytes{kind="invoked"}') == 512 * MB
+    assert 190 < charged(server) <= BUDGET
     assert metric(server, 'faas_memory_evictions_total{kind="invoked"}') == before + 1
 
 
@@ -155,5 +178,31 @@ def test_top_shows_it(server: RunningServer) -> None:
     assert "CHARGED" in titles
     (row,) = [row.split() for row in rows if row.startswith("first ")]
     assert row[1:5] == ["0", "1", "0", "0"]
-    assert row[7:9] == ["256", "MB"]
-    assert 0 < float(row[5]) < 100
+    assert 0 < float(row[5]) < float(row[7]) < 100
+
+
+def test_forty_idle_instances_in_a_budget_for_eight_are_answerable_and_a_crash_leaves_none_of_them(
+    tmp_path: Path,
+) -> None:
+    flags = ("--driver", "oci", "--memory-budget", "1024")
+    with RunningServer(tmp_path / "data", *flags) as running:
+        toml = 'memory = 128\nqueue_timeout = 60\n[scale]\nmax = 40\nidle = "1h"'
+        running.push_code(tmp_path, "many", CODE, toml)
+        running.faas("scale", "many", "40")
+        deadline = time.monotonic() + 120
+        while instances(running).get("many", 0) < 40 and time.monotonic() < deadline:
+            time.sleep(0.3)
+        time.sleep(1)
+        memory = running.get("/v1/top", api=True).json()["memory"]
+        assert instances(running) == {"many": 40}
+        assert sum(memory["charged_bytes"].values()) < 40 * 20 * MB
+        with concurrent.futures.ThreadPoolExecutor(40) as threads:
+            for path in ("/function/many", "/function/many/sleep/0.2"):
+                answers = [call.result() for call in [threads.submit(running.get, path) for _ in range(40)]]
+                assert {answer.status for answer in answers} == {200}, answers[0].text + running.log_tail()
+        assert peak(running) <= 1024 * MB
+        running.kill()
+        assert len(sandboxed(running.id)) > 20
+        running.start()
+        assert sandboxed(running.id) == []
+        assert running.get("/function/many").status == 200

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import sqlite3
 import time
 import urllib.error
 import urllib.parse
@@ -24,6 +23,8 @@ from typing import Any
 
 import pytest
 
+from gateway.keepalive import Pattern, windows
+from tests.support.database import edited
 from tests.support.prometheus import Prometheus, Rows, of, other_address, quantile, scraping
 from tests.support.server import Answer, RunningServer
 
@@ -37,6 +38,7 @@ CALLS, FAILURES, REFUSED, DEAD, RUNNING, PAIRS = 20, 10, 4, 3, 2, 4
 SLEEP, SLOW = 0.3, 2.0  # seconds in the handler: 0.3 is far from the bounds of its bucket, 0.25 and 0.5
 HELD = 100  # MiB
 BLOBS, BLOB_BYTES = 4, 1_500_000
+STEMS = 2  # the setting's default
 BUDGET = 1000  # requests of `panel`
 
 CODE = """
@@ -66,18 +68,28 @@ FUNCTIONS = {  # name → (code, faas.toml)
 
 
 def miss_one_fire_time(server: RunningServer, folder: Path) -> None:
-    """Have the server find at its start that a fire time passed two minutes ago, when it last looked before that."""
+    """Have the server find at its start that a fire time passed two minutes ago, when it last looked before that; and
+    that `expected` is called every four hours, nearly so long ago for the last time."""
+    pattern = Pattern()
+    for _ in range(5):
+        pattern.record(13_800.0)
+    ended = time.time() - windows(pattern, 600.0).prewarm - 5
+    server.push_code(folder, "expected", "def handler(event, context): ...\n", '[scale]\nidle = "learn"')
     passed = int(time.time()) // 60 * 60 - 120
     when = time.gmtime(passed)
     schedules = '[[schedule]]\nname = "each-minute"\ncron = "* * * * *"\n'
     schedules += f'[[schedule]]\nname = "missed"\ncron = "{when.tm_min} {when.tm_hour} * * *"\nmissed = "skip"'
     server.push_code(folder, "cron", "def handler(event, context): ...\n", schedules)
     assert server.stop() == 0
-    database = sqlite3.connect(server.data / "faas.db")
-    with database:
+    with edited(server.data / "faas.db") as database:
         database.execute("UPDATE schedules SET considered_until = ? WHERE name = 'missed'", (passed - 1,))
-    database.close()
+        database.execute("UPDATE idle_patterns SET pattern = ?, ended_at = ?", (pattern.dump(), ended))
     server.start()
+    for _ in range(100):
+        if server.get("/v1/functions/expected", api=True).json()["instances"]["idle"]:
+            break
+        time.sleep(0.1)
+    assert server.get("/function/expected").status == 200
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +291,8 @@ class Panels:
         assert 0 < of(self.one("Our overhead, 95th percentile")) <= quantile(0.95, beyond, overheads)
 
     def instances(self) -> None:
+        expected = self.one("Expected calls since the start")
+        assert expected == {(("function", "expected"), ("outcome", "used")): 1}
         started = self.one("Cold starts per second")
         assert sum(v for k, v in started.items() if dict(k)["function"] == "cold") * WINDOW == close(1)
         assert sum(started.values()) * WINDOW == close(1)
@@ -300,6 +314,9 @@ class Panels:
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         assert of(budget) == close(machine - max(machine / 10, 512 * 2**20))
         assert set(self.one("Idle instances evicted per second").values()) == {0}  # there is room for all
+        stems, made_ahead = self.shown.pop("Ready before they are needed")
+        assert {dict(k)["runtime"].partition(":")[0]: v <= STEMS for k, v in stems.items()} == {"python": True}
+        assert made_ahead == {(): 0}  # what stems serve needs none
         base = self.sent.reports("hold", 0)[0]["Max Memory Used"]  # before it held anything
         assert of(self.one("Most memory used"), function="hold") == close((base + HELD) * 2**20)
         billed = sum(report["Billed Duration"] for report in self.sent.reports("panel", self.sent.began)) / 1000

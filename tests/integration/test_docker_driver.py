@@ -1,7 +1,4 @@
-"""The docker driver on an engine of its own: what an engine may do to it, and what is left behind.
-
-A dockerd is started here with folders and a socket of its own, so that it can be stopped, frozen and emptied.
-"""
+"""The docker driver on an engine of its own: what an engine may do to it, and what is left behind."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import asyncio
 import json
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +23,7 @@ from faas.errors import NotOffered, Unavailable
 from faas.oci import media_types
 from faas.oci.manifest import ImageConfig, Manifest
 from tests.conftest import IN_CI
+from tests.support.engine import Engine
 from tests.support.images import program_layer
 from tests.support.leftovers import none_left
 from tests.support.sandboxes import MB, Workbench, probe, workbench
@@ -35,78 +31,11 @@ from tests.support.server import RunningServer
 from worker.drivers.base import Exit, SandboxStats
 from worker.drivers.docker import DockerDriver
 from worker.drivers.docker_groups import ContainerGroupsV2
-from worker.drivers.oci import mounts
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
 PROJECT = Path(__file__).resolve().parents[2]
 RECOVERY_SECONDS = 10.0
-
-
-class Engine:
-    """A dockerd that shares nothing with the machine's own: no firewall rule, no default bridge."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._process: subprocess.Popen[bytes]
-        self.host = f"unix://{folder / 'sock'}"
-
-    def start(self) -> None:
-        places = [f"--{name}={self._folder / place}" for name, place in (("data-root", "data"), ("exec-root", "exec"))]
-        quiet = ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--shutdown-timeout=1"]
-        with open(self._folder / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                ["dockerd", *places, f"--pidfile={self._folder / 'pid'}", "-H", self.host, *quiet],
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 30
-        while not self._listens():
-            assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline, "dockerd does not listen"
-            time.sleep(0.05)
-        with self.api() as api:
-            api.ping()
-
-    def _listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as connection:
-            return connection.connect_ex(str(self._folder / "sock")) == 0
-
-    def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
-
-    def remove(self) -> None:
-        self.thaw()
-        self.stop()
-        for point in mounts.mounted_below(self._folder):
-            mounts.unmount(point)
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def api(self) -> docker.APIClient:
-        return docker.APIClient(self.host, timeout=20)
-
-    def of(self, server_id: str) -> list[str]:
-        """What carries a server's label."""
-        wanted = {"label": f"faas.server={server_id}"}
-        with self.api() as api:
-            found = [row["Names"][0] for row in api.containers(all=True, filters=wanted)]
-            return found + [row["Name"] for row in api.networks(filters=wanted)]
-
-    def states(self, server_id: str) -> set[str]:
-        with self.api() as api:
-            rows = api.containers(all=True, filters={"label": f"faas.server={server_id}"})
-            return {row["State"] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +57,14 @@ def chosen(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
 async def bench(tmp_path: Path, engine: Engine) -> AsyncIterator[Workbench]:
     server_id = secrets.token_hex(4)
     with none_left(server_id, str(tmp_path)):
-        async with workbench(tmp_path, server_id, "docker") as made:
+        async with workbench(tmp_path, server_id, "docker", pauses=0) as made:
             yield made
     assert engine.of(server_id) == []
 
 
 def api_of(bench: Workbench) -> Any:
     assert isinstance(bench.driver, DockerDriver)
-    return bench.driver._api
+    return bench.driver._engine.api
 
 
 async def until_gone(bench: Workbench, engine: Engine) -> None:
@@ -284,7 +213,7 @@ async def test_a_caller_that_is_cancelled_is_let_go_and_what_is_made_for_it_is_r
 
 
 async def test_closing_waits_for_what_is_being_made(tmp_path: Path, engine: Engine) -> None:
-    async with workbench(tmp_path, kind="docker") as bench:
+    async with workbench(tmp_path, kind="docker", pauses=0) as bench:
         held = Held(api_of(bench), "create_container", 1)
         api_of(bench).create_container = held
         making = asyncio.create_task(bench.driver.create(bench.spec("wait")))
@@ -340,17 +269,19 @@ HANGING = """
 import asyncio, sys
 from pathlib import Path
 from tests.support.sandboxes import workbench
-from worker.drivers import docker
+from worker.drivers import docker as driver
+import docker
 
-docker.CLOSE_SECONDS = 2.0
-info = docker.docker.APIClient.info
-docker.docker.APIClient.info = lambda api: {**info(api), "CgroupDriver": sys.argv[3]}
+driver.CLOSE_SECONDS = 2.0
+info = docker.APIClient.info
+docker.APIClient.info = lambda api: {**info(api), "CgroupDriver": sys.argv[3]}
 
 async def main():
     async with workbench(Path(sys.argv[1]), sys.argv[2], "docker") as bench:
         sandboxes = [await bench.driver.create(bench.spec("wait")) for _ in range(10)]
         await asyncio.gather(*map(bench.driver.start, sandboxes))
-        print(*(Path(f"/proc/{bench.driver._api.inspect_container(s.container)['State']['Pid']}") for s in sandboxes))
+        look = bench.driver._engine.api.inspect_container
+        print(*(Path(f"/proc/{look(s.container)['State']['Pid']}") for s in sandboxes))
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.readline)
 
@@ -428,7 +359,7 @@ def test_an_engine_that_is_restarted_is_said_and_functions_run_again_soon_after_
     assert call(0).text == "done"
     with ThreadPoolExecutor(4) as threads:
         running = [threads.submit(call, 50) for _ in range(2)]
-        while len(engine.of(server.id)) < 5:  # two containers each, and the network
+        while engine.instances(server.id) < 2:
             time.sleep(0.1)
         while server.get("/v1/functions/slow", api=True).json()["instances"]["busy"] < 2:
             time.sleep(0.1)

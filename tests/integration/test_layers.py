@@ -208,3 +208,23 @@ def _children() -> set[str]:
         for child in (task / "children").read_text().split()
         if "worker.layers.unpack" in Path(f"/proc/{child}/cmdline").read_text()
     }
+
+
+async def test_what_is_collected_is_unpacked_again_and_what_is_kept_or_wanted_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = MemoryImages()
+    kept, gone = (images.add("f", [tar_of({"same": b"1"}), tar_of({name: b"2" * 9000})]) for name in ("kept", "gone"))
+    with store(tmp_path, images) as layers:
+        before = await layers.image(gone)
+        stays = await layers.image(kept)
+        assert await layers.collect([]) == 0  # all of it was wanted just now
+        monkeypatch.setattr("worker.layers.store.WANTED_SECONDS", 0.0)
+        _, names = await layers.names(kept)
+        assert await layers.collect(names) > 8000
+        assert not before.layers[1].exists()
+        assert (stays.layers[0] / "same").read_bytes() == b"1"
+        assert (stays.layers[1] / "kept").exists()
+        after = await layers.image(gone)
+        assert (after.layers[1] / "gone").exists()
+        assert after.layers[1] != before.layers[1]  # a short name never means another layer

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from faas.spec import Network
 from tests.support.sandboxes import MB, Workbench, workbench
 from worker.drivers.oci.cgroups import is_v2
 from worker.drivers.oci.driver import OciDriver
+from worker.drivers.oci.sandbox import OciSandbox
 from worker.network.namespace import in_throwaway_thread, new_namespace, setns, socket_in
+from worker.network.shaping import MBIT_PER_CPU, share
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
 
@@ -156,6 +159,7 @@ class Outside:
     link: str
     address: str
     services: list[socket.socket] = field(default_factory=list)
+    heard: list[bytes] = field(default_factory=list)
 
     def serve(self, address: str) -> None:
         service = socket_in(self.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -178,6 +182,7 @@ class Outside:
         for service in list(self.services):
             with contextlib.suppress(TimeoutError):
                 words, peer = service.recvfrom(512)
+                self.heard.append(words)
                 service.sendto(answer_to(words, peer[0]), peer)
 
 
@@ -248,6 +253,69 @@ async def test_the_own_range_is_unreachable_whoever_is_there(bench: Workbench, o
     assert host_hears(address).startswith(b"host")
     _, text = await bench.run("udp", address, "53", network=Network.OUTBOUND)
     assert text.strip() in UNREACHABLE
+
+
+def transfer(sender: int, receiver: int, listener: int, size: int) -> float:
+    """Seconds that so many bytes take, from one namespace into another; who listens is in `listener`."""
+    address = "198.51.100.2"
+    with socket_in(listener, lambda: socket.create_server((address, 0))) as server:
+        connector = sender if listener == receiver else receiver
+        client = socket_in(connector, lambda: socket.create_connection(server.getsockname(), timeout=20))
+        peer, _ = server.accept()
+        into, out_of = (client, peer) if connector == sender else (peer, client)
+        began = time.monotonic()
+        sending = threading.Thread(target=lambda: (into.sendall(bytes(size)), into.close()))
+        sending.start()
+        while out_of.recv(1 << 18):
+            pass
+        taken = time.monotonic() - began
+        sending.join()
+        out_of.close()
+        return taken
+
+
+async def test_bandwidth_follows_memory_both_ways(bench: Workbench, outside: Outside) -> None:
+    speed: dict[tuple[int, str], float] = {}
+    for megabytes in (128, 1024):
+        async with bench.running("wait", network=Network.OUTBOUND, memory_bytes=megabytes * MB) as sandbox:
+            assert isinstance(sandbox, OciSandbox)
+            assert sandbox.namespace is not None
+            here, there = sandbox.namespace.descriptor, outside.namespace
+            size = megabytes * 40_000  # about half a second
+            speed[megabytes, "out"] = size / await asyncio.to_thread(transfer, here, there, there, size)
+            speed[megabytes, "in"] = size / await asyncio.to_thread(transfer, there, here, there, size)
+    for way in ("out", "in"):
+        assert speed[128, way] < share(128 * MB, MBIT_PER_CPU) / 8 * 1.5
+        assert speed[1024, way] < share(1024 * MB, MBIT_PER_CPU) / 8 * 1.5
+        assert speed[1024, way] > 2.5 * speed[128, way]  # 8 times on a machine that is not busy
+
+
+async def test_a_source_that_is_not_the_instances_own_goes_nowhere(bench: Workbench, outside: Outside) -> None:
+    """Tried as root of its namespace, which nobody in it is: what its firewall does when all else has failed."""
+    async with bench.running("wait", network=Network.OUTBOUND) as sandbox:
+        assert isinstance(sandbox, OciSandbox)
+        assert sandbox.namespace is not None
+        assert isinstance(bench.driver, OciDriver)
+        own, subnet = sandbox.namespace.number, bench.driver._egress.subnet
+        sources = {"own": subnet[own], "neighbour": subnet[own + 1], "gateway": subnet[1], "host": "198.51.100.1"}
+        for name, source in sources.items():
+            await asyncio.to_thread(say, sandbox.namespace.descriptor, str(source), outside.address, name.encode())
+        await asyncio.sleep(0.3)
+    assert set(outside.heard) == {b"own"}
+
+
+def say(namespace: int, source: str, target: str, words: bytes) -> None:
+    """Send words from an address that the namespace is made to have."""
+
+    def tell() -> None:
+        setns(namespace)
+        subprocess.run(["ip", "addr", "add", f"{source}/32", "dev", "eth0"], capture_output=True)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.bind((source, 0))
+            for _ in range(3):
+                asking.sendto(words, (target, 53))
+
+    in_throwaway_thread(tell)
 
 
 async def test_no_network_is_loopback_alone(bench: Workbench, outside: Outside) -> None:

@@ -18,9 +18,9 @@ import pytest
 from faas.errors import InitFailed, OutOfMemory
 from tests.support.fake_driver import eventually
 from tests.support.leftovers import none_left, on_this_machine
-from tests.support.sandboxes import probe
+from tests.support.sandboxes import MB, probe
 from tests.support.stem_functions import Bases, World
-from worker.drivers.oci import attachment
+from worker.drivers.oci import attachment, stems
 from worker.drivers.oci.cgroups import is_v2
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.sandbox_spec import PIDS
@@ -291,7 +291,7 @@ async def test_a_stem_is_one_functions_and_gone_with_it(world: World, image: str
     for revision in revisions:
         await world.pool.retire(revision.key)
     names = {stem.name for stem in stems}
-    await world.until(lambda: not names & set(world.driver._on_this_machine()))
+    await world.until(lambda: not names & set(world.driver._bundles.ids()))
     assert not names & {stem.name for stem in parked(world)}
 
 
@@ -310,15 +310,44 @@ async def test_stems_are_no_instances_to_the_janitor(world: World, image: str) -
 
 async def test_stems_go_when_nobody_needs_them(world: World, image: str) -> None:
     await world.warmed(image, 2)
-    stems, now = world.driver._stems, asyncio.get_running_loop().time()
-    stems.shrink(now + 60, short=False)
+    shelves, now = world.driver._stems, asyncio.get_running_loop().time()
+    shelves.shrink(now + 60, short=False)
     assert world.ready() == 2
-    stems.shrink(now + 1200, short=False)
+    shelves.shrink(now + 1200, short=False)
     assert (world.ready(), world.sample("faas_stems", runtime=world_runtime(world))) == (0, 0)
     assert (await world.once(image)).path == "cold"
     await world.until(lambda: world.ready() == 2)
-    stems.shrink(now, short=True)
+    shelves.shrink(now, short=True)
     assert world.ready() == 0
+
+
+async def test_their_memory_is_told_and_can_be_had_back(world: World, image: str) -> None:
+    await world.warmed(image, 2)
+    driver, before = world.driver, parked(world)
+    measured = sum(driver._cgroups.stats(stem.name).memory_bytes for stem in before)
+    assert measured > 2 * 4 * MB
+    assert abs(driver.spare_bytes() - measured) < measured / 2
+    revision = world.revision(image)
+    assert (await world.invoke(revision)).path == "stem"
+    await world.until(lambda: world.ready() == 2)
+    await driver.drop_spares()
+    names = {stem.name for stem in before}
+    assert (driver.spare_bytes(), world.ready()) == (0, 0)
+    assert len(names & set(driver._bundles.ids())) == 1  # the one that serves
+    assert (await world.once(image)).path == "cold"
+    await asyncio.sleep(1)
+    assert world.ready() == 0  # not at once: what they had is needed
+    assert (await world.invoke(revision, a=1)).value == {"a": 1}
+
+
+async def test_after_their_memory_was_needed_they_come_back(
+    world: World, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stems, "DROPPED_SECONDS", 0.2)
+    await world.warmed(image, 2)
+    await world.driver.drop_spares()
+    await world.warmed(image, 2)
+    assert (await world.once(image)).path == "stem"
 
 
 CRASHING = """

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,11 +98,12 @@ async def worlds(bases: Bases, tmp_path: Path) -> AsyncIterator[tuple[World, Wor
             await world.pool.close(1)
 
 
+@pytest.mark.parametrize("changed", [{}, {"TZ": "Asia/Tokyo"}, {"HOME": "/var/task"}], ids=str)
 async def test_a_function_sees_what_it_would_see_after_an_ordinary_start(
-    worlds: tuple[World, World], image: str
+    worlds: tuple[World, World], image: str, changed: dict[str, str]
 ) -> None:
     await worlds[0].warmed(image, 2)
-    keys = {"handler": "seen.handler", "memory": 256, "env": {"GREETING": "hello", "TZ": "Asia/Tokyo"}}
+    keys: dict[str, Any] = {"handler": "seen.handler", "memory": 256, "env": {"GREETING": "hello", **changed}}
     answers = [await world.invoke(world.revision(image, **keys)) for world in worlds]
     assert [answer.path for answer in answers] == ["stem", "cold"]
     for answer in answers:

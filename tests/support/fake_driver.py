@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,8 @@ class FakeSandbox:
     ports: dict[int, int] = field(default_factory=dict)  # inside → outside
     memory_bytes: int = 10 * 1_048_576
     oom_kills: int = 0
+    is_frozen: bool = False
+    freezes: int = 0
     cpus: float = 0.0
     task: asyncio.Task[None] | None = None
     process: asyncio.subprocess.Process | None = None
@@ -248,6 +250,7 @@ class FakeDriver:
     a path is run as a subprocess. `image` is what every reference means."""
 
     name = "fake"
+    freeze_grace_seconds = 0.01
 
     def __init__(self, programs: Mapping[str, Program] | None = None, *, image: ImageConfig | None = None) -> None:
         self.programs = {"echo": lambda_program(echo), **(programs or {})}
@@ -255,8 +258,14 @@ class FakeDriver:
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.created: list[FakeSandbox] = []
         self.is_open = False
+        self.collected: set[str] | None = None
         self.prepare_error: Exception | None = None
         self.create_seconds = 0.0
+        self.freeze_seconds = 0.0  # and to thaw
+        self.freeze_error: Exception | None = None
+        self.thaw_error: Exception | None = None
+        self.spares = 0  # bytes
+        self.drops = 0
 
     async def open(self) -> None:
         self.is_open = True
@@ -266,16 +275,24 @@ class FakeDriver:
             await self.delete(sandbox_id)
         self.is_open = False
 
+    async def collect(self, held: Collection[str]) -> int:
+        self.collected = set(held)
+        return 0
+
     async def prepare(self, reference: str) -> PreparedImage:
         if self.prepare_error is not None:
             raise self.prepare_error
         return PreparedImage(reference, self.image, None)
 
-    async def create(self, spec: SandboxSpec) -> Sandbox:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
         if spec.id in self.sandboxes:
-            raise Conflict(f"there is a sandbox {spec.id} already")
+            made = self.sandboxes[spec.id]
+            if ahead or made.path != "precreated" or made.spec != spec or made.state is not SandboxState.CREATED:
+                raise Conflict(f"there is a sandbox {spec.id} already")
+            return made
         await asyncio.sleep(self.create_seconds)
         sandbox = self.sandboxes[spec.id] = FakeSandbox(spec)
+        sandbox.path = "precreated" if ahead else "cold"
         self.created.append(sandbox)
         return sandbox
 
@@ -313,6 +330,30 @@ class FakeDriver:
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
         assert isinstance(sandbox, FakeSandbox)
         sandbox.cpus = cpus
+
+    async def freeze(self, sandbox: Sandbox) -> None:
+        """In name only: what runs in it runs on."""
+        assert isinstance(sandbox, FakeSandbox)
+        if self.freeze_error is not None:
+            raise self.freeze_error
+        await asyncio.sleep(self.freeze_seconds)
+        sandbox.is_frozen = True
+        sandbox.freezes += 1
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        assert isinstance(sandbox, FakeSandbox)
+        if self.thaw_error is not None:
+            raise self.thaw_error
+        await asyncio.sleep(self.freeze_seconds)
+        sandbox.is_frozen = False
+
+    def spare_bytes(self) -> int:
+        return self.spares
+
+    async def drop_spares(self) -> None:
+        self.drops += 1
+        await asyncio.sleep(0)
+        self.spares = 0
 
     def state(self, sandbox: Sandbox) -> SandboxState:
         assert isinstance(sandbox, FakeSandbox)

@@ -7,14 +7,15 @@ first served, busy instances finish before they go, a wait that is over raises T
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from faas.errors import FunctionError, InitFailed, NotOffered, Throttled
+from faas.errors import FunctionError, InitFailed, NotOffered, SpecError, Throttled
 from faas.protocol import (
     CheckReport,
     ColdStart,
@@ -82,9 +83,12 @@ class FakeWorker:
         self.fails = fails
         self.found = Interface.LAMBDA
         self.prepared: list[RevisionKey] = []
+        self.held: set[str] | None = None
         self.checked: list[RevisionKey] = []
         self.scaled: list[tuple[RevisionKey, int]] = []
         self.retired: list[RevisionKey] = []
+        self.reserved: dict[tuple[str, str], int] = {}
+        self.reservable = 10_000 * MB
         self.forgotten: list[tuple[str, str]] = []
         self.records: list[LogRecord] = []
         self.invocations: list[Invocation] = []
@@ -96,6 +100,10 @@ class FakeWorker:
 
     async def prepare(self, revision: Revision) -> None:
         self.prepared.append(revision.key)
+
+    async def collect(self, held: Collection[str]) -> int:
+        self.held = set(held)
+        return 0
 
     async def check(self, revision: Revision) -> CheckReport:
         self.checked.append(revision.key)
@@ -121,6 +129,12 @@ class FakeWorker:
             slots.starting += 1
             asyncio.get_running_loop().call_later(self.start_seconds, self._started, revision, slots)
         self._shrink(revision, slots)
+
+    def reserve(self, namespace: str, function: str, memory_bytes: int) -> None:
+        after = {**self.reserved, (namespace, function): memory_bytes}
+        if memory_bytes and sum(after.values()) > self.reservable:
+            raise SpecError("the fake worker has too little memory", key="scale.reserved")
+        self.reserved = {where: size for where, size in after.items() if size}
 
     async def retire(self, key: RevisionKey) -> None:
         self.retired.append(key)
@@ -161,7 +175,9 @@ class FakeWorker:
 
     async def logs(self, query: LogQuery) -> AsyncIterator[LogRecord]:
         for record in self.records:
-            if query.contains in record.message and query.request_id in ("", record.request_id):
+            asked = ((query.request_id, record.request_id), (query.stream, record.stream))
+            begins = record.instance.startswith(query.instance) and record.time < (query.until or math.inf)
+            if begins and query.contains in record.message and all(wanted in ("", has) for wanted, has in asked):
                 yield record
 
     def forget_logs(self, namespace: str, function: str) -> None:

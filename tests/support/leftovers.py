@@ -55,6 +55,11 @@ def _sandboxes() -> set[str]:
     return found
 
 
+def sandboxed(server_id: str) -> list[str]:
+    """Processes in the sandboxes of one server: id, name, group."""
+    return sorted(row for row in _sandboxes() if server_id in row)
+
+
 def on_this_machine() -> dict[str, set[str]]:
     return {
         "mounts": _mounts(),

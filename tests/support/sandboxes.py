@@ -17,25 +17,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from faas.metrics import Metrics
+from faas.oci.source import ImageSource
 from faas.spec import Network
 from tests.support.images import MemoryImages, program_layer
 from worker.drivers.base import Driver, DriverPaths, Exit, PreparedImage, Sandbox, SandboxSpec
 from worker.drivers.docker import DockerDriver
 from worker.drivers.oci.driver import OciDriver
+from worker.launcher import process as launcher
+from worker.launcher.client import LaunchedDriver
 
 MB = 1024 * 1024
 DEADLINE_SECONDS = 20.0
 
 
-@functools.cache
 def probe() -> Path:
     """The compiled program; `FAAS_PROBE` names one where there is no compiler."""
     if given := os.environ.get("FAAS_PROBE"):
         return Path(given)
+    return compiled("probe")
+
+
+@functools.cache
+def compiled(name: str) -> Path:
+    """The static program of `name`.c beside this file."""
     folder = tempfile.mkdtemp(prefix="faas-probe-")
+    Path(folder).chmod(0o755)  # other users of this machine may try it too
     atexit.register(shutil.rmtree, folder)
-    program = Path(folder) / "probe"
-    source = Path(__file__).with_name("probe.c")
+    program = Path(folder) / name
+    source = Path(__file__).with_name(f"{name}.c")
     subprocess.run(["gcc", "-static", "-O1", "-w", "-o", program, source], check=True)
     return program
 
@@ -85,7 +95,19 @@ class Workbench:
         return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 
-DRIVERS: dict[str, Callable[..., Driver]] = {"oci": OciDriver, "docker": DockerDriver}
+def launched(paths: DriverPaths, source: ImageSource, **options: Any) -> Driver:
+    """The oci driver in a launcher of its own, as the server has it."""
+    process = launcher.start(launcher.Options(str(paths.data), paths.server_id, driver=options))
+    return LaunchedDriver(process, source, Metrics(""), lambda: None)
+
+
+DRIVERS: dict[str, Callable[..., Driver]] = {
+    "oci": OciDriver,
+    "launched": launched,
+    "docker": DockerDriver,
+    "podman": DockerDriver,
+    "oci-runsc": functools.partial(OciDriver, runtime="runsc"),
+}
 
 
 @contextlib.asynccontextmanager

@@ -74,14 +74,14 @@ class Answer:
 
 
 class World:
-    """A pool with `stems` of them per runtime."""
+    """A pool with `stems` of them per runtime, and `precreated` sandboxes per revision."""
 
-    def __init__(self, bases: Bases, logs: Path, stems: int = 2) -> None:
+    def __init__(self, bases: Bases, logs: Path, stems: int = 2, precreated: int = 0) -> None:
         self.bases = bases
         self.metrics = Metrics("test")
         paths = DriverPaths(bases.data, bases.server_id)
         self.driver = OciDriver(paths, bases.images, stems=stems, metrics=self.metrics)
-        self.pool = Pool(self.driver, logs, self.metrics)
+        self.pool = Pool(self.driver, logs, self.metrics, precreated=precreated)
         self.count = 0
 
     def revision(self, image: str, **keys: Any) -> Revision:

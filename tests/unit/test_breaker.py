@@ -103,5 +103,31 @@ def test_a_revisions_limit_is_its_instances_times_their_concurrency_and_unused_b
     assert breaker.limit == 60
     assert breaker.try_enter()
     assert breakers.of(http) is breaker
-    breakers.leave(http.key, breaker)
+    breakers.leave(breaker)
+    assert len(breakers) == 0
+
+
+async def test_a_reserved_breaker_is_one_for_all_revisions_and_follows_the_number() -> None:
+    breakers = Breakers()
+    old, new = revision(), revision(number=2)
+    alone = breakers.of(old)
+    breakers.reserve("default", "hello", 1)
+    shared = breakers.of(old)
+    assert shared is not alone
+    assert shared.try_enter()
+    assert breakers.of(new) is shared
+    with pytest.raises(Throttled) as refused:
+        await shared.enter(0)
+    assert refused.value.reason == "ReservedFunctionConcurrentInvocationLimitExceeded"
+    waiting = [asyncio.create_task(shared.enter(5)) for _ in range(2)]
+    await turn()
+    breakers.reserve("default", "hello", 2)
+    await turn()
+    assert [task.done() for task in waiting] == [True, False]
+    breakers.reserve("default", "hello", 0)  # who waits for what is over does not wait on
+    await asyncio.gather(*waiting)
+    assert breakers.of(old).limit == 50
+    for _ in range(3):
+        breakers.leave(shared)
+    breakers.forget_unused(breakers.of(old))
     assert len(breakers) == 0

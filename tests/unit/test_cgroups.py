@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from worker.drivers.base import SandboxStats
-from worker.drivers.oci.cgroups import CgroupsV1, CgroupsV2, for_machine, is_v2, quota
+from worker.drivers.oci.cgroups import CgroupsV1, CgroupsV2, for_machine, is_v2, quota, starting_shares
 
 V2_FILES = {
     "memory.stat": "anon 1000\nfile 999999\nkernel 200\nshmem 30\nslab 100\n",
@@ -20,6 +20,7 @@ V2_FILES = {
     "cpu.stat": "usage_usec 2500000\nuser_usec 1\nsystem_usec 2\n",
     "cpu.max": "max 100000\n",
     "cgroup.procs": "",
+    "cgroup.kill": "",
 }
 
 
@@ -74,6 +75,7 @@ def test_v2_writes_the_quota_with_its_period(v2: Path, tmp_path: Path) -> None:
     folder = write(v2 / "faas/abcd/i1", V2_FILES)
     groups.set_cpus("i1", 0.25)
     assert (folder / "cpu.max").read_text() == "25000 100000"
+    assert (folder / "cpu.weight").read_text() == "100", "from here on it weighs as much as others"
 
 
 def test_v2_kills_the_group_at_one_stroke(v2: Path, tmp_path: Path) -> None:
@@ -173,8 +175,8 @@ def test_a_process_of_another_pid_namespace_is_not_signalled(
 def test_what_was_killed_and_is_ours_is_buried_and_what_does_not_die_is_not_waited_for(
     v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.drivers.oci.cgroups.SWEEP_SECONDS", 0.2)
-    monkeypatch.setattr("worker.drivers.oci.cgroups.BURY_SECONDS", 0.2)
+    monkeypatch.setattr("worker.drivers.oci.groups.SWEEP_SECONDS", 0.2)
+    monkeypatch.setattr("worker.drivers.oci.groups.BURY_SECONDS", 0.2)
     groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
     with subprocess.Popen(["sleep", "60"]) as mortal, subprocess.Popen(["sleep", "60"]) as immortal:
         folder = write(v2 / "faas/abcd/i1", {"cgroup.procs": f"{mortal.pid}\n{immortal.pid}\n"})
@@ -187,3 +189,97 @@ def test_what_was_killed_and_is_ours_is_buried_and_what_does_not_die_is_not_wait
         assert Path(f"/proc/{immortal.pid}").exists()
         (folder / "cgroup.procs").write_text("")
         real(immortal.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("starting", "shares"), [(1, 1024), (4, 1024), (8, 512), (64, 64), (100_000, 2)])
+def test_those_that_start_weigh_together_as_one_ready_instance_for_each_core(starting: int, shares: int) -> None:
+    assert starting_shares(starting, 4) == shares
+
+
+# Counters that stay open
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_statistics_are_asked_for_again_where_the_memory_has_changed_or_the_answer_is_old(
+    v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    folder = write(v2 / "faas/abcd/i1", {**V2_FILES, "memory.current": "5000000\n"})
+    with groups.counters("i1") as counters:
+        assert counters.read().memory_bytes == 1230
+        (folder / "memory.stat").write_text("anon 9000000\nkernel 0\n")
+        monkeypatch.setattr("worker.drivers.oci.counters.SAME_SECONDS", 60.0)
+        assert counters.read().memory_bytes == 1230
+        (folder / "memory.current").write_text("6100000\n")
+        assert counters.read().memory_bytes == 9_000_000
+        (folder / "memory.stat").write_text("anon 1\nkernel 0\n")
+        monkeypatch.setattr("worker.drivers.oci.counters.SAME_SECONDS", -1.0)
+        assert counters.read().memory_bytes == 1
+
+
+def test_counters_are_released_and_opened_again_and_closed_for_good(v2: Path, tmp_path: Path) -> None:
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    write(v2 / "faas/abcd/i1", V2_FILES)
+    before = open_files()
+    counters = groups.counters("i1")
+    assert counters.read().pids == 7
+    assert open_files() == before + 4  # there is no memory.current here
+    counters.release()
+    assert open_files() == before
+    assert counters.read().pids == 7
+    counters.close()
+    assert counters.read() == SandboxStats(0, 0, 0, 0.0)
+    assert open_files() == before
+
+
+# Freezing
+
+
+def test_v1_freezes_by_the_state_and_says_whether_all_stand_still(tmp_path: Path) -> None:
+    groups = CgroupsV1("abcd", tmp_path)
+    folder = write(tmp_path / "freezer/faas/abcd/i1", {"freezer.state": "THAWED\n", "cgroup.procs": ""})
+    assert groups.freeze("i1")
+    assert (folder / "freezer.state").read_text().startswith("FROZEN")
+    groups.thaw("i1")
+    assert (folder / "freezer.state").read_text().startswith("THAWED")
+    with pytest.raises(FileNotFoundError):
+        groups.freeze("gone")
+    with pytest.raises(FileNotFoundError):
+        groups.thaw("gone")
+
+
+def test_v2_freezes_and_reads_from_the_events_whether_all_stand_still(v2: Path, tmp_path: Path) -> None:
+    groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    folder = write(v2 / "faas/abcd/i1", {**V2_FILES, "cgroup.freeze": "0", "cgroup.events": "populated 1\nfrozen 0\n"})
+    assert not groups.freeze("i1")
+    assert (folder / "cgroup.freeze").read_text() == "1"
+    (folder / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+    assert groups.freeze("i1")
+    groups.thaw("i1")
+    assert (folder / "cgroup.freeze").read_text() == "0"
+
+
+@pytest.mark.parametrize("verb", ["end_frozen", "kill", "close"])
+def test_v1_signals_before_it_thaws_so_that_none_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    seen: list[tuple[int, str]] = []
+    groups = CgroupsV1("abcd", tmp_path)
+    files = {"freezer.state": "FROZEN", "cgroup.procs": "4194001\n4194002\n"}
+    folder = write(tmp_path / "freezer/faas/abcd/i1", files)
+    write(tmp_path / "pids/faas/abcd/i1", {"cgroup.procs": files["cgroup.procs"]})
+
+    def kill(process: int, number: int) -> None:
+        seen.append((process, (folder / "freezer.state").read_text()))
+        if process == 4194002:  # the last one: they are gone
+            for tree in ("freezer", "pids"):
+                (tmp_path / tree / "faas/abcd/i1/cgroup.procs").write_text("")
+
+    monkeypatch.setattr("os.kill", kill)
+    monkeypatch.setattr("worker.drivers.oci.groups.REMOVE_SECONDS", 0.1)
+    getattr(groups, verb)(*(() if verb == "close" else ("i1",)))
+    assert set(seen) == {(4194001, "FROZEN"), (4194002, "FROZEN")}
+    assert (folder / "freezer.state").read_text() == "THAWED"

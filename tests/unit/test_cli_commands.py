@@ -110,6 +110,19 @@ def test_describe_says_what_became_of_the_last_push_of_a_followed_tag(faas: Comm
     assert re.search(r"Follows +prod: failed \w+ ago, sha256:0123456789ab: no \\x1b\[31mentry point\n", page)
 
 
+@pytest.mark.parametrize(
+    ("prewarm", "keep", "words"),
+    [(3516.0, 202.6, "leaves 1m00s after a call, is back after 58m36s, until 1h01m: why"),
+     (0.0, 600.0, "leaves 10m00s after a call: why"), (0.0, 30.0, "leaves 1m00s after a call: why")],
+)  # fmt: skip
+def test_describe_says_what_was_learned_of_the_calls(
+    faas: CommandLine, prewarm: float, keep: float, words: str
+) -> None:
+    learned = {"linger_seconds": 60.0, "prewarm_seconds": prewarm, "keep_seconds": keep, "seen": 5, "reason": "why"}
+    faas.api.replies["GET", "/v1/functions/hello"] = Reply({**HELLO, "learned": learned})
+    assert f"  Learned      {words}\n" in faas("describe", "hello").out
+
+
 def test_rm_needs_no_answer_where_nobody_is_there_to_give_one(faas: CommandLine) -> None:
     faas.api.replies["DELETE", "/v1/functions/hello"] = Reply(status=204)
     assert faas("rm", "hello").out == "hello\n"
@@ -223,10 +236,21 @@ def test_logs_are_one_line_per_record(faas: CommandLine) -> None:
     assert faas("logs", "hello", "-o", "name").out == "r1\nr2\n"
 
 
+def test_logs_are_narrowed_and_long_lines_say_whose_they_are(faas: CommandLine) -> None:
+    body = b'{"time": 1.5, "message": "hi", "stream": "stderr", "instance": "i1", "request_id": ""}\n'
+    faas.api.replies["GET", "/v1/functions/hello/logs"] = Reply(body)
+    asked = ("--since", "1900000000", "--until", "1900000060.5", "--instance", "i1", "--stream", "stderr", "--long")
+    assert faas("logs", "hello", *asked).out.endswith(" stderr i1 - hi\n")
+    assert faas.api.last("GET").query == {
+        "since": "1900000000.000000", "until": "1900000060.500000", "instance": "i1", "stream": "stderr",
+    }  # fmt: skip
+    assert "leave --until out" in faas("logs", "hello", "-f", "--until", "5m", code=2).err
+
+
 def test_logs_since_takes_a_time_and_refuses_nonsense(faas: CommandLine) -> None:
     faas.api.replies["GET", "/v1/functions/hello/logs"] = Reply(b"")
     faas("logs", "hello", "--since", "2030-01-01T00:00:00Z")
-    assert faas.api.last("GET").query["since"] == "1893456000.000"
+    assert faas.api.last("GET").query["since"] == "1893456000.000000"
     assert "neither a duration" in faas("logs", "hello", "--since", "yesterday", code=2).err
 
 

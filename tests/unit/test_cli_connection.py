@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import os
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -53,6 +55,24 @@ def test_the_environment_comes_first_then_the_login_then_this_host(tmp_path: Pat
     assert (found.url, found.token, found.url_source, found.token_source) == (
         "http://env:1", "of-env", "FAAS_URL", "FAAS_TOKEN",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["admin-token", "server.json"])
+def test_what_a_link_leads_to_is_no_token_and_no_address(tmp_path: Path, name: str) -> None:
+    """The data folder is open to an account that may not read what root may."""
+    leave_server(tmp_path, token="of-host")
+    planted = tmp_path / "data" / name
+    planted.rename(tmp_path / "elsewhere")
+    planted.symlink_to(tmp_path / "elsewhere")
+    if name == "admin-token":
+        assert (find(places(tmp_path)).url, find(places(tmp_path)).token) == ("http://host:1", "")
+    else:
+        with pytest.raises(Unreachable):
+            find(places(tmp_path))
+    planted.unlink()
+    os.mkfifo(planted)  # would keep its reader waiting
+    with pytest.raises(Unreachable) if name == "server.json" else contextlib.nullcontext():
+        assert find(places(tmp_path)).token == ""
 
 
 def test_a_token_is_never_sent_to_another_server(tmp_path: Path) -> None:

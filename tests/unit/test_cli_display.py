@@ -56,6 +56,7 @@ def test_ages(then: object, text: str) -> None:
 def test_since_is_a_duration_or_a_time() -> None:
     assert since_when("10m", 1000) == 400
     assert since_when("90", 1000) == 910
+    assert since_when("1900000000.25", 1000) == 1_900_000_000.25
     assert since_when("1970-01-01T00:00:05+00:00", 1000) == 5
 
 

@@ -157,9 +157,9 @@ async def test_log_records_come_one_by_one_however_they_are_cut(api: FakeApi) ->
     body = b"".join(json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in records)
     api.replies["GET", "/v1/functions/hello/logs"] = Reply(body)
     async with Client(api.url, TOKEN) as client:
-        got = [r async for r in client.logs("hello", since=12.5, contains="x", request_id="r", limit=9)]
+        got = [r async for r in client.logs("hello", since=12.5, filter="x", request_id="r", limit=9)]
     assert got == records
-    assert api.seen[0].query == {"since": "12.500", "filter": "x", "request_id": "r", "limit": "9"}
+    assert api.seen[0].query == {"since": "12.500000", "filter": "x", "request_id": "r", "limit": "9"}
 
 
 async def test_a_log_of_nobody_is_not_found(api: FakeApi) -> None:

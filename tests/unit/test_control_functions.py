@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -254,7 +255,16 @@ async def test_logs_are_lines_of_json(server: Control) -> None:
     assert answered.headers["Content-Type"] == "application/x-ndjson"
     assert answered.body.count(b"\n") == 2
     assert b'"request_id": "r1"' in answered.body
-    for query in ("limit=0", "limit=9999999999", "limit=x", "since=nan", "since=x"):
+    server.worker.records += [LogRecord(3.0, "odd", "stderr", 1, "i1"), LogRecord(4.0, "odd", "stderr", 1, "i2")]
+    for query, messages in (
+        ("instance=i1", ["odd"]),
+        ("until=3", ["first", "line\nbreak"]),
+        ("stream=stderr", ["odd"] * 2),
+    ):
+        lines = (await server.call("GET", f"/v1/functions/hello/logs?{query}")).body.splitlines()
+        assert [json.loads(line)["message"] for line in lines] == messages
+    for query in ("limit=0", "limit=9999999999", "limit=x", "since=nan", "since=x", "until=inf", "stream=all",
+                  "follow=1&until=9"):  # fmt: skip
         assert (await server.call("GET", f"/v1/functions/hello/logs?{query}")).status == 400
 
 

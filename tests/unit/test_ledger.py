@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from faas.errors import ShuttingDown, Throttled
 from faas.metrics import Metrics
 from faas.protocol import Kind
+from worker.admission import PATIENCE_SECONDS, plan
+from worker.charge import Charge, Readmission, still_size
 from worker.eviction import Owner, unprotected, victims
-from worker.ledger import PATIENCE_SECONDS, Charge, Ledger, plan
+from worker.ledger import Ledger
 
 MB = 1_048_576
 
@@ -23,6 +25,7 @@ MB = 1_048_576
 class AnOwner:
     label: str = "hello"
     provisioned: int = 0
+    moved_at: float = 0.0
 
 
 @dataclass(eq=False)
@@ -32,6 +35,12 @@ class Resting:
     rested_at: float = 0.0
     start_seconds: float = 1.0
     kind: Kind = Kind.INVOKED
+    is_shrunk: bool = False
+    yields: int = 0
+
+    @property
+    def room(self) -> int:
+        return self.size - self.yields
 
 
 @dataclass(eq=False)
@@ -39,6 +48,7 @@ class Wanted:
     size: int
     since: float = 0.0
     owner: AnOwner | None = field(default_factory=AnOwner)
+    grows: Resting | None = None
 
 
 OWNERS = [AnOwner(f"f{n}") for n in range(4)]
@@ -169,6 +179,59 @@ def test_the_provisioned_number_is_never_gone_below(counts: dict[AnOwner, tuple[
         owner.provisioned = 0
 
 
+# Who stands still, and is to go on
+
+
+def test_one_that_is_to_go_on_waits_for_those_that_run_and_then_others_that_stand_still_go() -> None:
+    owner = AnOwner()
+    own, sibling = Resting(10, owner, is_shrunk=True), Resting(10, owner, is_shrunk=True)
+    ready = Resting(100, owner)
+    call = Wanted(90, owner=owner, grows=own)
+    resting = [own, sibling, ready]
+    assert plan([call], resting, 85, 0, 1000, 0.5, None, {owner}).evicted == []
+    made = plan([call], resting, 85, 0, 1000, 0.5)
+    assert (made.evicted, made.promised) == ([sibling], [call])  # nobody runs whose memory could be waited for
+    made = plan([call], resting, 85, 0, 1000, PATIENCE_SECONDS, None, {owner})
+    assert (made.evicted, made.promised) == ([sibling], [call])
+    owner.moved_at = 0.1  # one became free since: the queue moves
+    assert plan([call], resting, 85, 0, 1000, PATIENCE_SECONDS, None, {owner}).evicted == []
+    owner.moved_at = 0.0
+    start = Wanted(90, owner=owner)
+    assert plan([start], resting, 85, 0, 1000, PATIENCE_SECONDS).evicted == []  # no start of what is idle
+
+
+def test_those_that_somebody_waits_for_go_last_and_never_for_a_younger_request() -> None:
+    one, two = (Resting(50, AnOwner(name), is_shrunk=True) for name in ("one", "two"))
+    older, younger = Wanted(40, 0.0, one.owner, one), Wanted(40, 0.1, two.owner, two)
+    made = plan([older, younger], [one, two], 10, 0, 1000, 0.2)
+    assert (made.evicted, made.promised) == ([two], [older])
+    idle = Resting(50, AnOwner("idle"), rested_at=9.9)
+    made = plan([older, younger], [one, two, idle], 10, 0, 1000, 10.0)
+    assert made.evicted == [idle]
+
+
+def test_an_eviction_gives_only_what_would_not_be_free_without_it() -> None:
+    about_to_shrink, old = Resting(100, yields=90, rested_at=9.99), Resting(20)
+    made = plan([Wanted(100)], [about_to_shrink, old], 10, 90, 1000, 0.5)
+    assert (made.evicted, len(made.promised)) == ([], 1)
+    assert victims(15, [about_to_shrink, old], AnOwner(), 10.0) == [old]
+
+
+def test_of_the_provisioned_ones_those_stay_that_are_ready_at_once() -> None:
+    owner = AnOwner(provisioned=1)
+    ready, still = Resting(100, owner, rested_at=0.0), Resting(10, owner, rested_at=5.0, is_shrunk=True)
+    assert unprotected([ready, still], {owner: 2}) == [still]
+
+
+@pytest.mark.parametrize(
+    ("measured", "limit", "charged"), [(9.5, 128, 11), (10, 128, 11), (127.5, 128, 128), (0, 64, 1)]
+)
+def test_what_stands_still_is_charged_what_was_measured_a_little_more_and_never_above_its_limit(
+    measured: float, limit: int, charged: int
+) -> None:
+    assert still_size(int(measured * MB), limit * MB) == charged * MB
+
+
 # The books
 
 
@@ -193,6 +256,7 @@ class Machine:
         self.waiting: list[asyncio.Task[Charge]] = []
         self.live: list[Charge] = []
         self.dying: list[Charge] = []
+        self.going_on: dict[Charge, Readmission] = {}  # of the live ones those that wait for the rest of their memory
 
     async def step(self, verb: str, number: int, size: int, owner: AnOwner) -> None:
         if verb == "ask":
@@ -205,9 +269,17 @@ class Machine:
             self.waiting.pop(number % len(self.waiting)).cancel()
         elif verb in ("rest", "use", "leave") and self.live:
             charge = self.live[number % len(self.live)]
-            getattr(charge, verb)()
-            if verb == "leave":
+            if verb == "rest":
+                charge.rest(yields=number * MB // 2 if number * MB // 2 < charge.size else 0)
+            elif verb == "leave":
+                charge.leave()
                 self.ends(charge)
+            elif charge not in self.going_on:
+                charge.use()
+        elif verb in ("freeze", "go on", "try to go on", "cannot freeze") and self.live:
+            self.still(verb, self.live[number % len(self.live)], size)
+        elif verb == "needless" and self.going_on:
+            self.ledger.forget(self.going_on.popitem()[1])
         elif verb == "die" and self.dying:
             charge = self.dying.pop(number % len(self.dying))
             charge.release()
@@ -216,6 +288,24 @@ class Machine:
             self.clock.now += number / 10
             self.ledger.settle()
         await self.settled()
+
+    def still(self, verb: str, charge: Charge, size: int) -> None:
+        if charge not in self.ledger.resting or charge in self.going_on:
+            return
+        if verb == "freeze":
+            charge.shrink(size * MB)
+        elif verb == "cannot freeze":
+            charge.keep()
+        elif charge.is_shrunk and verb == "try to go on":
+            if charge.try_grow():
+                charge.use()
+        elif charge.is_shrunk:
+            self.going_on[charge] = self.ledger.readmit(charge, lambda: self.went_on(charge), lambda: None)
+
+    def went_on(self, charge: Charge) -> None:
+        if self.going_on.pop(charge, None) is not None:
+            assert charge.is_held
+            assert charge.size == charge.full
 
     async def settled(self) -> None:
         for _ in range(3):
@@ -231,6 +321,8 @@ class Machine:
     def ends(self, charge: Charge) -> None:
         self.live.remove(charge)
         self.dying.append(charge)
+        if (request := self.going_on.pop(charge, None)) is not None:
+            self.ledger.forget(request)
 
     def check(self) -> None:
         ledger = self.ledger
@@ -239,7 +331,10 @@ class Machine:
         assert ledger.free == ledger.budget - held
         assert ledger._leaving == sum(charge.size for charge in self.dying)
         assert set(ledger.resting) <= set(self.live)
-        assert ledger.waiting == len(self.waiting)
+        assert ledger.yielding == sum(charge.yields for charge in ledger.resting)
+        assert all(0 < charge.size <= charge.full for charge in (*self.live, *self.dying))
+        assert all(charge.size == charge.full for charge in self.live if charge not in ledger.resting)
+        assert ledger.waiting == len(self.waiting) + len(self.going_on)
         if not self.live and not self.dying:
             assert ledger.waiting == 0
 
@@ -258,10 +353,12 @@ class Machine:
         assert self.ledger.free == self.ledger.budget
 
 
-verbs = st.sampled_from(["ask", "ask", "try", "give up", "rest", "rest", "use", "leave", "die", "die", "wait"])
+CHARGES = ["ask", "ask", "try", "give up", "rest", "rest", "use", "leave", "die", "die", "wait"]
+STILL = ["freeze", "freeze", "freeze", "cannot freeze", "go on", "go on", "try to go on", "needless"]
+verbs = st.sampled_from([*CHARGES, *STILL])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(verbs, st.integers(0, 30), st.integers(1, 60), owners), max_size=60))
 def test_whatever_happens_the_budget_holds_no_charge_is_lost_and_nobody_waits_for_ever(
     steps: list[tuple[str, int, int, AnOwner]],
@@ -271,6 +368,49 @@ def test_whatever_happens_the_budget_holds_no_charge_is_lost_and_nobody_waits_fo
         for step in steps:
             await machine.step(*step)
             machine.check()
+        await machine.end()
+
+    asyncio.run(live())
+
+
+stills = st.lists(st.tuples(st.integers(1, 20), st.integers(21, 60), owners), min_size=1, max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(stills, st.integers(1, 3))
+def test_however_full_it_is_of_what_stands_still_everybody_who_is_called_goes_on_or_makes_another_go_on(
+    sizes_owners: list[tuple[int, int, AnOwner]], at_once: int
+) -> None:
+    """Nobody but those who stand still is there to make room, and all are called at once."""
+
+    async def live() -> None:
+        machine = Machine(100)
+        for size, full, owner in sizes_owners:
+            charge = machine.ledger.try_charge(Kind.INVOKED, full * MB, owner)
+            if charge is None:
+                break
+            machine.started(charge)
+            charge.rest()
+            charge.shrink(size * MB)
+        called = list(machine.live)
+        for charge in called:
+            machine.still("go on", charge, 0)
+        ran: list[Charge] = []
+        for _ in range(20 * len(called)):
+            await machine.settled()
+            machine.check()
+            running = [charge for charge in machine.live if charge.is_held]
+            assert running or machine.dying or not machine.going_on, "nobody runs, nobody ends, and somebody waits"
+            for charge in running[:at_once]:
+                ran.append(charge)
+                charge.rest()
+                charge.shrink(5 * MB)
+            while machine.dying:
+                machine.dying.pop().release()
+        assert not machine.going_on
+        assert ran
+        assert all(charge in ran or charge.held == 0 for charge in called)
+        assert ran[0] is called[0], "the first who was called runs first"
         await machine.end()
 
     asyncio.run(live())

@@ -25,6 +25,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "faas_overhead_seconds": ("histogram", FUNCTION),
     "faas_cold_start_seconds": ("histogram", ("function", "phase")),
     "faas_cold_starts_total": ("counter", ("function", "path")),
+    "faas_prewarmed_total": ("counter", ("function", "outcome")),
     "faas_concurrent_executions": ("gauge", FUNCTION),
     "faas_concurrency_limit": ("gauge", FUNCTION),
     "faas_instances": ("gauge", ("function", "state")),

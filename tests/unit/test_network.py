@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import struct
 from pathlib import Path
 
 import pytest
 
 from faas.errors import Unavailable
+from worker.network import shaping
 from worker.network.egress import SHARED_SPACE, Egress, choose_subnet
 from worker.network.resolver import hosts, resolv_conf, servers
 
@@ -77,3 +79,19 @@ def test_what_an_instance_cannot_reach_is_left_out(tmp_path: Path, line: str) ->
 
 def test_an_instance_knows_its_own_name() -> None:
     assert "127.0.0.1\tlocalhost my-name\n" in hosts("my-name")
+
+
+def test_bandwidth_is_a_share_of_memory_as_the_cpu_is() -> None:
+    assert shaping.share(1769 << 20, 1000) == 1_000_000_000
+    assert shaping.share(128 << 20, 1000) == 72_357_263
+    assert shaping.share(10_240 << 20, 1000) == 5_788_581_119
+    assert shaping.share(128 << 20, 0) == 0  # no limit
+
+
+@pytest.mark.parametrize("bits", [1, 8_000, 72_000_000, 10**12])
+def test_the_kernel_is_told_a_rate_that_its_fields_hold(bits: int) -> None:
+    message = shaping.request(3, bits)
+    length, kind, flags = struct.unpack_from("=IHH", message)
+    assert (length, kind, flags) == (len(message), shaping.RTM_NEWQDISC, 0x505)
+    assert struct.unpack_from("=i", message, 20) == (3,)
+    assert b"tbf\0" in message

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from faas.errors import ImageUnusable
+from faas.errors import ImageUnusable, Unavailable
 from worker.drivers.oci.process import PR_SET_CHILD_SUBREAPER, become_subreaper
 from worker.drivers.oci.runtime import Runtime
 
@@ -69,3 +70,70 @@ def test_what_crun_says_becomes_the_images_fault(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(FAULT)
     with pytest.raises(ImageUnusable, match="the command is not in the image"):
         like_crun(tmp_path, b"f").run("i1", tmp_path, 1, 2)
+
+
+# Letting a created one go
+
+LIKE_RUNC = """\
+#!{python}
+import os, sys
+words = sys.argv[1:]
+if "start" in words:
+    open(os.path.join({folder!r}, "said"), "w").write(" ".join(words[words.index("start"):]))
+    sys.exit({code})
+"""
+
+
+def program(folder: Path, name: str, code: int = 0) -> Runtime:
+    file = folder / name
+    file.write_text(LIKE_RUNC.format(python=sys.executable, folder=str(folder), code=code))
+    file.chmod(0o755)
+    (folder / "state" / "one").mkdir(parents=True)
+    return Runtime(str(file), folder / "state")
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that waits at a pipe for its reader, as runc's first one does."""
+    fifo = tmp_path / "state" / "one" / "exec.fifo"
+    code = f"import sys; open({str(fifo)!r}, 'wb', 0).write(b'0'); sys.exit(5)"
+    (tmp_path / "state" / "one").mkdir(parents=True)
+    os.mkfifo(fifo)
+    with subprocess.Popen([sys.executable, "-S", "-c", code]) as process:
+        yield process
+        process.kill()
+
+
+def test_runcs_first_process_is_let_go_without_the_program(tmp_path: Path, waiting: subprocess.Popen[bytes]) -> None:
+    runtime = Runtime(str(tmp_path / "runc"), tmp_path / "state")
+    watched = os.pidfd_open(waiting.pid)
+    try:
+        runtime.start("one", tmp_path, watched)
+        assert waiting.wait(10) == 5
+        assert not (tmp_path / "state" / "one" / "exec.fifo").exists()
+        with pytest.raises(Unavailable, match="waits no more"):
+            runtime.start("one", tmp_path, watched)
+    finally:
+        os.close(watched)
+
+
+def test_one_that_ended_at_the_gate_is_told(tmp_path: Path, waiting: subprocess.Popen[bytes]) -> None:
+    runtime = Runtime(str(tmp_path / "runc"), tmp_path / "state")
+    watched = os.pidfd_open(waiting.pid)
+    waiting.kill()
+    waiting.wait(10)
+    try:
+        with pytest.raises(Unavailable, match="does not answer"):
+            runtime.start("one", tmp_path, watched)
+    finally:
+        os.close(watched)
+
+
+def test_another_program_is_asked_to_start_it(tmp_path: Path) -> None:
+    program(tmp_path, "crun").start("one", tmp_path, -1)
+    assert (tmp_path / "said").read_text() == "start one"
+
+
+def test_a_program_that_cannot_start_it_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="the runtime failed"):
+        program(tmp_path, "crun", 1).start("one", tmp_path, -1)

@@ -218,3 +218,64 @@ def test_an_application_that_raises_answers_500_and_serves_on(tmp_path: Path) ->
             connection.request("GET", "/")
             assert connection.getresponse().status == 500
             connection.close()
+
+
+AS_JSON = r"""
+import sys
+sys.path.insert(0, sys.argv[1])
+import bootstrap
+
+READ = [
+    b'{"a": [1, 2.5, -3e10, true, false, null, "x\\u00e9\\ud800"], "b": {"c": "\xc3\xa9"}, "a": 2}', b" \n\t {} \r\n",
+    b"NaN", b"-Infinity", b'"\xed\xa0\x80"', b"123456789012345678901234567890",
+]
+WRITTEN = [{"a": [1, 2.5, None, True, "\u00e9\ud800"], 1: 2, None: 3, 2.5: 1, True: 4}, (1,), float("nan"), "x", 10**40]
+UNREADABLE = [
+    b"", b"{", b'{"a": 1} x', b"\xff", b"{'a': 1}", b"[1,]", b'"\x01"', b"[" * 200_000, '{"a": 1}'.encode("utf-16"),
+    b"\xef\xbb\xbf{}", b"\xc2\xa0{}",
+]
+loop = []
+loop.append(loop)
+UNWRITABLE = [{1, 2}, b"x", {(1, 2): 3}, [1, {"a": set()}], loop]
+
+def outcome(work, value):
+    try:
+        return repr(work(value))
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+def without_json():
+    for name in [name for name in sys.modules if name.partition(".")[0] == "json"]:
+        del sys.modules[name]
+
+quick = [repr(list(map(bootstrap.loads, READ))), list(map(bootstrap.dumps, WRITTEN))]
+assert "json" not in sys.modules
+import json
+assert quick == [repr(list(map(json.loads, READ))), [json.dumps(value).encode() for value in WRITTEN]]
+for ours, theirs, values in (
+    (bootstrap.loads, json.loads, UNREADABLE),
+    (bootstrap.dumps, lambda value: json.dumps(value).encode(), UNWRITABLE),
+):
+    for value in values:
+        expected = outcome(theirs, value)
+        without_json()
+        assert outcome(ours, value) == expected, expected
+json.JSONEncoder.default = lambda self, value: "patched"
+sys.modules["json"] = json
+assert bootstrap.dumps({1}) == b'"patched"'
+print("same")
+"""
+
+
+def test_json_without_its_module_is_as_with_it() -> None:
+    command = [sys.executable, "-S", "-B", "-c", AS_JSON, str(RUNTIME)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("same\n", "")
+
+
+def test_a_function_that_needs_no_json_starts_without_it(tmp_path: Path) -> None:
+    code = "import sys\ndef handler(event, context):\n    return [event, sorted(sys.modules)]\n"
+    with function(code, tmp_path) as (api, _):
+        event, loaded = invoke(api, {"a": 1})[1]
+    assert event == {"a": 1}
+    assert not {"json", "re", "enum", "collections"} & set(loaded)

@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
+from faas.metrics import Metrics
 from faas.protocol import RevisionKey, RevisionStats
 from faas.spec import Interface
 from gateway.collector import Collector
+from gateway.idle_patterns import IdlePatterns
 from gateway.scaler import Scaler
 from tests.support.data_path import revision
 from tests.support.fake_worker import FakeWorker
@@ -23,9 +25,11 @@ class Clock:
 
 
 class Parts:
-    def __init__(self) -> None:
+    def __init__(self, burst: int = 1000) -> None:
         self.clock, self.worker, self.collector = Clock(), FakeWorker(), Collector()
-        self.scaler = Scaler(self.worker, self.collector, clock=self.clock)
+        self.metrics = Metrics("test")
+        self.patterns = IdlePatterns(self.metrics, clock=self.clock)
+        self.scaler = Scaler(self.worker, self.collector, self.patterns, burst=burst, clock=self.clock)
 
     async def pass_seconds(self, seconds: float) -> None:
         for _ in range(int(seconds)):
@@ -215,3 +219,45 @@ async def test_an_http_functions_load_over_a_minute_decides(parts: Parts) -> Non
         load.leave(parts.clock())
     await parts.pass_seconds(90)
     assert parts.instances(web.key) == 0
+
+
+async def test_a_burst_starts_so_many_at_once_and_the_rest_as_time_goes_by_for_all_its_revisions() -> None:
+    parts = Parts(burst=20)
+    old, new = revision(), revision(number=2)
+    for of in (old, new):
+        for _ in range(15):
+            parts.collector.load(of.key, parts.clock()).enter(parts.clock())
+        await parts.scaler.poke(of)
+    await parts.settled()
+    assert (parts.instances(old.key), parts.instances(new.key)) == (15, 5)
+    await parts.pass_seconds(3)
+    assert parts.instances(new.key) == 11
+    other = revision("other")
+    for _ in range(20):
+        parts.collector.load(other.key, parts.clock()).enter(parts.clock())
+    await parts.scaler.poke(other)
+    assert parts.instances(other.key) == 20, "another function has a bucket of its own"
+    await parts.pass_seconds(2)
+    assert parts.instances(new.key) == 15
+
+
+async def test_what_was_told_and_is_not_there_yet_is_not_paid_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(burst=10)
+    hello = revision()
+    parts.worker.start_seconds = 3600
+    monkeypatch.setattr(parts.worker, "stats", lambda key: RevisionStats())  # no memory: nothing starts
+    for _ in range(10):
+        parts.collector.load(hello.key, parts.clock()).enter(parts.clock())
+    await parts.scaler.poke(hello)
+    await parts.pass_seconds(5)
+    assert [desired for _, desired in parts.worker.scaled] == [10] * 6
+
+
+async def test_a_reservation_is_the_most_instances() -> None:
+    parts = Parts()
+    hello = revision(scale={"reserved": 3})
+    for _ in range(9):
+        parts.collector.load(hello.key, parts.clock()).enter(parts.clock())
+    await parts.scaler.poke(hello)
+    await parts.settled()
+    assert parts.instances(hello.key) == 3

@@ -61,7 +61,12 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path, name: str) 
         "registry_upstreams": "docker.io=https://registry-1.docker.io",
         "trigger_roots": "/srv:/mnt/scans",
         "memory_budget": "600",
+        "bandwidth": "300",
+        "user": "faas",
         "stems": "3",
+        "precreated": "2",
+        "max_concurrency": "200",
+        "burst": "30",
     }
     pair = {"tls_cert": {"FAAS_TLS_KEY": "k"}, "tls_key": {"FAAS_TLS_CERT": "c"}}
     environ = {"FAAS_DATA": str(tmp_path), f"FAAS_{name.upper()}": values.get(name, "something"), **pair.get(name, {})}
@@ -90,7 +95,12 @@ def test_an_unknown_key_of_the_file_is_refused_with_the_known_ones(tmp_path: Pat
         ({"memory_budget": "127"}, "memory_budget must be 128 MB or more"),
         ({"memory_budget": "-1"}, "memory_budget must be 128 MB or more"),
         ({"memory_budget": "2G"}, "memory_budget \\(flag\\) must be"),
+        ({"bandwidth": "-1"}, "bandwidth must be 0 to 100000 Mbit/s"),
         ({"stems": "-1"}, "stems must be 0 to"),
+        ({"precreated": "-1"}, "precreated must be 0 to"),
+        ({"precreated": "9"}, "precreated must be 0 to"),
+        ({"max_concurrency": "0"}, "max_concurrency must be 1 to 100000"),
+        ({"burst": "1001"}, "burst must be 1 to 1000"),
         ({"processes": "many"}, "processes \\(flag\\) must be"),
         ({"database_url": "postgresql://x"}, "only SQLite is offered yet"),
         ({"tls_cert": "c.pem"}, "--tls-cert and --tls-key go together"),

@@ -60,7 +60,6 @@ pattern = "*.jpg"             # e.g.
 NOT_OFFERED = (
     '[secrets]\nDB_PASSWORD = "db-password"\n',
     '[[route]]\npath = "/img/{id}"\nmethods = ["GET"]\n',
-    "[scale]\nreserved = 2\n",
 )
 
 
@@ -93,7 +92,7 @@ def test_every_key_of_the_listing_is_one_that_a_spec_has() -> None:
     data = tomllib.loads(CONTRACT)
     known = FunctionSpec("x").to_dict()
     assert data.keys() <= known.keys()
-    assert data["scale"].keys() - {"reserved"} == known["scale"].keys()
+    assert data["scale"].keys() == known["scale"].keys()
     assert data["async"].keys() == known["async"].keys()
     assert known.keys() - data.keys() == {"image", "app", "entrypoint", "workdir"}  # named in its comments
 
@@ -103,11 +102,22 @@ def test_what_a_spec_says_of_itself_is_taken_back() -> None:
     assert spec.parse(listed.to_dict()) == listed
 
 
+@pytest.mark.parametrize("flags", [None, {"scale": {"idle": "learn"}}])
+def test_an_idle_time_may_be_learned(tmp_path: Path, flags: dict[str, Any] | None) -> None:
+    found = spec_file.parse(
+        written(tmp_path, f'name = "x"\nscale = {{ idle = "{"5m" if flags else "learn"}" }}\n'), flags
+    )
+    assert (found.scale.learns, found.scale.idle_seconds) == (True, 600)
+    assert found.to_dict()["scale"]["idle"] == "learn"
+    assert spec.parse(found.to_dict()) == found
+    assert not spec.parse({"name": "x"}).scale.learns
+
+
 @pytest.mark.parametrize("text", NOT_OFFERED)
 def test_what_is_not_offered_is_refused_by_name_and_line(tmp_path: Path, text: str) -> None:
     error = refused(tmp_path, f'name = "x"\n{text}')
     assert "not offered yet" in error.message
-    assert error.message.startswith(f"{tmp_path}/faas.toml:{3 if 'reserved' in text else 2}: ")
+    assert error.message.startswith(f"{tmp_path}/faas.toml:2: ")
 
 
 RANGES = [
@@ -120,6 +130,7 @@ RANGES = [
     ("port", 1, 65_535),
     ("scale.min", 0, 1000),
     ("scale.max", 1, 1000),
+    ("scale.reserved", 0, 1000),
     ("async.retries", 0, 2),
 ]
 
@@ -129,7 +140,7 @@ def test_a_number_holds_within_its_range_and_is_refused_beyond(tmp_path: Path, k
     table, _, name = key.rpartition(".")
 
     def text(value: object) -> str:
-        room = "max = 1000\n" if key == "scale.min" else ""
+        room = "max = 1000\n" if key in ("scale.min", "scale.reserved") else ""
         return 'name = "x"\n' + (f"[{table}]\n" if table else "") + f"{name} = {value}\n{room}"
 
     for fine in (low, high):
@@ -189,6 +200,9 @@ def test_a_number_that_python_would_not_write_out_is_refused(tmp_path: Path, val
         ("env = { A = 1 }", "env must be a table of texts (A is none: put quotes around it)"),
         ('env = { "A-B" = "1" }', "env must be a table of names"),
         ('scale = { idle = "soon" }', "scale.idle must be a duration"),
+        ('scale = { idle = "Learn" }', 'scale.idle must be a duration such as "30s", "5m" or "1h30m" or "learn"'),
+        ('scale = { idle = "2d" }', 'scale.idle must be a duration from 0s to 1d or "learn"'),
+        ('async = { max_age = "learn" }', 'async.max_age must be a duration such as "30s", "5m" or "1h30m", not'),
         ('async = { max_age = "7h" }', "async.max_age must be a duration from 1m to 6h"),
         ('schedule = "daily"', "schedule must be an array of tables"),
     ],
@@ -308,3 +322,12 @@ def test_a_wrong_flag_is_named_as_the_flag(tmp_path: Path) -> None:
     assert error.message.startswith("--scale-max: scale.max must be")
     error = refused(tmp_path, 'name = "x"\n[scale]\nmin = 2000\n', {"scale": {"max": 2}})
     assert error.message.startswith(f"{tmp_path}/faas.toml:3: scale.min must be")
+
+
+def test_a_reservation_caps_and_is_not_above_what_is_written_as_the_most() -> None:
+    assert spec.parse({"name": "x", "scale": {"reserved": 5}}).scale.limit == 5
+    assert spec.parse({"name": "x", "scale": {"max": 7}}).scale.limit == 7
+    with pytest.raises(SpecError, match=r"scale.reserved \(60\) is above scale.max \(50\)"):
+        spec.parse({"name": "x", "scale": {"reserved": 60}})
+    with pytest.raises(SpecError, match=r"scale.min \(6\) is above scale.reserved \(5\)"):
+        spec.parse({"name": "x", "scale": {"min": 6, "reserved": 5}})

@@ -16,8 +16,8 @@ from faas.oci.platform import architecture
 from faas.spec import Network
 from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.drivers.oci.standing import base_of, can_become, parked, standing
-from worker.drivers.oci.stems import memory_is_short
 from worker.layers.store import UnpackedImage
+from worker.meminfo import says_short
 
 DIGEST = Digest.of(b"base")
 BASE = ImageConfig(
@@ -166,5 +166,5 @@ def test_code_and_dependencies_and_the_names_they_bring(tmp_path: Path) -> None:
 
 def test_memory_is_short_below_a_tenth() -> None:
     text = "MemTotal:       1000 kB\nMemFree:          10 kB\nMemAvailable:    {} kB\nHugePages_Total:       0\n"
-    assert memory_is_short(text.format(99))
-    assert not memory_is_short(text.format(101))
+    assert says_short(text.format(99))
+    assert not says_short(text.format(101))

@@ -353,6 +353,34 @@ async def test_what_may_be_logged_starts_anew_with_each_request_also_where_sever
     assert {record.message[1] for record in records if record.stream == "stdout"} == set("01234")
 
 
+async def test_a_line_that_one_request_is_writing_is_not_cut_by_the_end_of_another(tmp_path: Path) -> None:
+    begun, enough = asyncio.Event(), asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await head_of(reader):
+            if b"/slow" in head:
+                world.sandbox.stdout.feed_data(b"begun and ")
+                begun.set()
+                await enough.wait()
+                world.sandbox.stdout.feed_data(b"ended\n")
+            elif b"/last" in head:
+                world.sandbox.stdout.feed_data(b"without an end")
+            writer.write(OK)
+
+    async with World(tmp_path, handle, concurrency=2) as world:
+        slow = asyncio.create_task(world.get("GET", "/slow"))
+        await begun.wait()
+        await world.get("GET", "/quick")
+        await asyncio.sleep(0.05)
+        enough.set()
+        await slow
+        await world.get("GET", "/last")
+        await asyncio.sleep(0.05)
+        records = [record async for record in world.pool.logs(LogQuery("default", "web"))]
+    lines = [record.message for record in records if record.stream == "stdout"]
+    assert lines == ["begun and ended", "without an end"]
+
+
 async def test_a_cancellation_that_comes_while_an_upload_is_called_off_is_not_lost(tmp_path: Path) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await head_of(reader)

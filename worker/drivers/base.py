@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -36,12 +36,14 @@ class PreparedImage:
     """An image whose files are here. `handle` is the driver's own (lower folders, an engine's image id).
 
     `stays`: they are here as long as the driver is open, whoever else removes images; it need not be prepared again.
+    `warnings` are what a deploy should be told of how this machine runs it.
     """
 
     reference: str  # repository@digest
     config: ImageConfig
     handle: object
     stays: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,9 @@ class Driver(Protocol):
     """Runs sandboxes."""
 
     name: str
+    freeze_grace_seconds: float
+    """So long an instance is idle before it is frozen: many times what `freeze` and `thaw` take together, so that a
+    caller who comes back at once never pays for them."""
 
     async def open(self) -> None:
         """Prepare the machine and sweep what a crashed server of the same data folder left. Raises Unavailable."""
@@ -144,10 +149,19 @@ class Driver(Protocol):
         """Bring `repository@digest` here, unpacked; idempotent, one at a time per digest. Raises ImageUnusable."""
         ...
 
+    async def collect(self, held: Collection[str]) -> int:
+        """Remove what `prepare` brought here of other images (`repository@digest`) than these; bytes, where known.
+
+        What sandboxes run, and what was prepared within the last hour, stays. Raises FaasError, with nothing removed.
+        """
+        ...
+
     async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
         """Everything but the process. Raises Conflict where the id exists, Unavailable where there is no room.
 
-        `ahead`: nobody waits for it, so all that can be done before `start` is done here, and no stem is taken for it.
+        `ahead`: nobody waits for it, so all that can be done before `start` is done here, and no stem is taken for it;
+        Unavailable where a stem would serve it sooner. Who uses it says `create` again, with the same spec and without
+        `ahead`: what was made ahead is given then, where it is still what a new one would be, else a new one.
         """
         ...
 
@@ -167,7 +181,8 @@ class Driver(Protocol):
         ...
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
-        """Change the CPU limit: init runs at a full core, the rest at the function's share."""
+        """Change the CPU limit: init runs at a full core, the rest at the function's share. Its start is over: where it
+        weighed less than others meanwhile, it weighs as much from here on."""
         ...
 
     async def freeze(self, sandbox: Sandbox) -> None:

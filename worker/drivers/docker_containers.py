@@ -10,6 +10,7 @@ from worker.drivers.base import SandboxSpec
 from worker.drivers.oci.cgroups import PERIOD_MICROSECONDS, quota
 
 PAUSE_MEMORY = 8 << 20  # the engine's least is 6 MiB
+PAUSE_PIDS = 32  # it is one; before, it is a runtime of several threads
 SHM_BYTES = 1 << 20
 _ALIKE: dict[str, Any] = {
     "cap_drop": ["ALL"],
@@ -19,21 +20,24 @@ _ALIKE: dict[str, Any] = {
 }
 
 
-def pause_container(api: Any, image: str, spec: SandboxSpec, network: str, labels: Mapping[str, str]) -> dict[str, Any]:
+def pause_container(
+    api: Any, image: str, hostname: str, network: str, labels: Mapping[str, str], *, processes: int = 0
+) -> dict[str, Any]:
     """It holds the network namespace and waits."""
     host = api.create_host_config(
         **_ALIKE,
         network_mode=network,
         mem_limit=PAUSE_MEMORY,
         memswap_limit=PAUSE_MEMORY,
-        pids_limit=4,
+        pids_limit=PAUSE_PIDS,
+        ulimits=_limits(64, processes),
         security_opt=["no-new-privileges:true"],
         sysctls={"net.ipv4.ip_unprivileged_port_start": "0"},
     )
     return {
         "image": image,
         "user": "65534:65534",
-        "hostname": spec.hostname,
+        "hostname": hostname,
         "labels": dict(labels),
         "host_config": host,
     }
@@ -48,8 +52,9 @@ def function_container(
     seccomp: str,
     tmp: Path | None,
     cgroup_parent: str | None,
+    processes: int = 0,
 ) -> dict[str, Any]:
-    """The function's own, in the network namespace of the container `pause`."""
+    """The function's own, in the network namespace of the container `pause`. `seccomp`: a list in JSON, or its path."""
     uid, gid = spec.user
     host = api.create_host_config(
         **_ALIKE,
@@ -59,10 +64,7 @@ def function_container(
         memswap_limit=spec.memory_bytes,
         pids_limit=spec.pids,
         shm_size=SHM_BYTES,
-        ulimits=[
-            {"name": "nofile", "soft": spec.open_files, "hard": spec.open_files},
-            {"name": "core", "soft": 0, "hard": 0},
-        ],
+        ulimits=_limits(spec.open_files, processes),
         security_opt=["no-new-privileges:true", f"seccomp={seccomp}"],
         binds={str(tmp): {"bind": "/tmp", "mode": "rw"}} if tmp else None,  # noqa: S108 - inside
         cgroup_parent=cgroup_parent,
@@ -77,6 +79,12 @@ def function_container(
         "labels": dict(labels),
         "host_config": host,
     }
+
+
+def _limits(open_files: int, processes: int) -> list[dict[str, Any]]:
+    """Of a process. `processes` is of all that its user has anywhere, so it is no limit of ours; 0: the engine's."""
+    values = {"nofile": open_files, "core": 0, **({"nproc": processes} if processes else {})}
+    return [{"name": name, "soft": value, "hard": value} for name, value in values.items()]
 
 
 def cpu_limit(cpus: float) -> dict[str, int]:

@@ -14,6 +14,7 @@ from worker.drivers.base import Exit
 
 log = logging.getLogger("worker.drivers.docker")
 
+ENDED = ("exited", "dead", "stopped")  # the last is Podman's, until it has cleaned up
 RETRY_SECONDS = 0.5  # between looks at an engine that does not answer
 Ts = TypeVarTuple("Ts")
 
@@ -66,7 +67,7 @@ class Endings:
                 for event in self._stream:
                     container = event["Actor"]["ID"]
                     code = int(event["Actor"]["Attributes"].get("exitCode", -1))
-                    self._tell(self._ended, container, _exit(code, self._state(container)))
+                    self._tell(self._ended, container, exit_of(code, self._state(container)))
             except self._errors as error:
                 why = error
             if not lost and not self._closing.is_set():
@@ -78,8 +79,8 @@ class Endings:
         """What ended while nobody listened."""
         for container in self._known():
             state = self._state(container)
-            if state["Status"] in ("exited", "dead"):
-                self._tell(self._ended, container, _exit(state["ExitCode"], state))
+            if state["Status"] in ENDED:
+                self._tell(self._ended, container, exit_of(state["ExitCode"], state))
 
     def _tell(self, what: Callable[[*Ts], None], *about: *Ts) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed
@@ -95,6 +96,7 @@ class Endings:
         return state
 
 
-def _exit(code: int, state: dict[str, Any]) -> Exit:
+def exit_of(code: int, state: dict[str, Any]) -> Exit:
+    """Of an engine's `State`."""
     number = code - 128 if 128 < code < 193 else 0
     return Exit(code, number, bool(state.get("OOMKilled")) and code != 0)

@@ -15,7 +15,7 @@ import json
 import struct
 import tarfile
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -115,6 +115,13 @@ class Images:
         if known := self._prepared.get(reference):
             return known
         return await self._work.complete(self._prepare(reference), f"the loading of {reference}")
+
+    def forget(self, held: Collection[str]) -> set[str]:
+        """Images other than these are brought to the engine again when they are needed; the tags of those that no
+        longer mean anything here."""
+        gone = {reference: self._prepared.pop(reference) for reference in self._prepared.keys() - set(held)}
+        tags = {str(image.handle) for image in gone.values()}
+        return tags - {str(image.handle) for image in self._prepared.values()}
 
     async def bring_back(self, image: PreparedImage) -> None:
         """Somebody has removed it from the engine: `docker image prune -a` takes what no container uses."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from dataclasses import dataclass, field
 
+from faas.errors import ImageUnusable
 from worker.drivers.base import Exit, SandboxSpec, SandboxState
 from worker.drivers.docker_attach import Output
+from worker.drivers.docker_pauses import Pause
 from worker.drivers.oci.scratch import Scratch
 from worker.network.namespace import socket_in
 
@@ -23,17 +24,26 @@ class DockerSandbox:
     stdout: asyncio.StreamReader
     stderr: asyncio.StreamReader
     exited: asyncio.Future[Exit]
-    pause: str = ""  # container ids
-    container: str = ""
+    waits: bool = False  # made ahead, and not asked for yet
+    path: str = "cold"
+    pause: Pause | None = None  # holds the network namespace
+    container: str = ""  # the engine's id of the function's own
     group: str = ""  # control group of the function's container, once it runs
-    namespace: int = -1  # descriptor of the network namespace
     output: Output | None = None
     scratch: Scratch | None = None
     state: SandboxState = SandboxState.CREATED
+    frozen: bool = False
     unwanted: bool = False  # its removal was asked for
+    broken: ImageUnusable | None = None  # found out while it was made; told at its start
     listeners: list[socket.socket] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # making, starting, removing: one after the other
-    path = "cold"
+
+    @classmethod
+    def of(cls, spec: SandboxSpec, ahead: bool) -> DockerSandbox:
+        """Nothing of it is made yet."""
+        exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        path = "precreated" if ahead else "cold"
+        return cls(spec, asyncio.StreamReader(), asyncio.StreamReader(), exited, ahead, path)
 
     @property
     def id(self) -> str:
@@ -61,6 +71,11 @@ class DockerSandbox:
             raise
         return connector
 
+    @property
+    def namespace(self) -> int:
+        """Descriptor of the network namespace; -1 where there is none."""
+        return self.pause.namespace if self.pause else -1
+
     def ended(self, outcome: Exit) -> None:
         self.state = SandboxState.STOPPED
         if not self.exited.done():
@@ -71,6 +86,3 @@ class DockerSandbox:
             listener.close()
         if self.output is not None:
             self.output.close()
-        if self.namespace >= 0:
-            os.close(self.namespace)
-            self.namespace = -1

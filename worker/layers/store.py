@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +40,10 @@ LAYER_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
 }
+SHORT = "l"  # the folder of short names among the layers
 CLOSE_SECONDS = 10.0  # for what follows the end of a child: its half of a layer is removed
+WANTED_SECONDS = 3600.0  # a deploy, from the first look at its image until its revision is written
+HEX_LENGTHS = (64, 128)  # of layers' names
 LAYERS = 120  # more do not fit the one page of options that mount(2) takes
 
 
@@ -72,11 +77,14 @@ class LayerStore:
         self._unpacker = Unpacker()
         self._unpacking: dict[tuple[Digest, Digest], asyncio.Task[int]] = {}
         self._short: dict[Digest, Path] = {}
+        self._names = itertools.count()  # a short name never comes to mean another layer
+        self._wanted_at: dict[Digest, float] = {}  # the loop's clock
 
     def open(self) -> None:
         """Blocking. Make the folders; remove what an interrupted unpacking left. Short names start afresh."""
-        shutil.rmtree(self._root / "tmp", ignore_errors=True)
-        for folder in (self._root, self._root / "tmp", self._root / "blobs", self._links):
+        for name in ("tmp", SHORT):
+            shutil.rmtree(self._root / name, ignore_errors=True)
+        for folder in (self._root, self._root / "tmp", self._root / "blobs", self._root / SHORT, self._links):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._short.clear()
 
@@ -88,6 +96,15 @@ class LayerStore:
 
     async def image(self, reference: str) -> UnpackedImage:
         """The image of `repository@digest`, with every layer here. Raises ImageUnusable with the reason."""
+        repository, manifest, config = await self._described(reference)
+        folders, left = [], self._limits.bytes
+        for index, descriptor in enumerate(manifest.layers):
+            diff_ids = config.diff_ids[: index + 1]
+            left = max(0, left - await self._layer(repository, descriptor, diff_ids, left))
+            folders.append(self._link(chain_id(diff_ids)))
+        return UnpackedImage(manifest.digest, config, tuple(folders))
+
+    async def _described(self, reference: str) -> tuple[str, Manifest, ImageConfig]:
         try:
             repository = Reference.parse(reference).local
             manifest = await self._source.manifest(reference, self._architecture)
@@ -95,12 +112,69 @@ class LayerStore:
         except (NotFound, ValueError) as error:
             raise ImageUnusable(f"{reference}: {error}") from None
         self._check(reference, manifest, config)
-        folders, left = [], self._limits.bytes
-        for index, descriptor in enumerate(manifest.layers):
-            diff_ids = config.diff_ids[: index + 1]
-            left = max(0, left - await self._layer(repository, descriptor, diff_ids, left))
-            folders.append(self._link(chain_id(diff_ids)))
-        return UnpackedImage(manifest.digest, config, tuple(folders))
+        return repository, manifest, config
+
+    async def names(self, reference: str) -> tuple[ImageConfig, list[Digest]]:
+        """The image's config and its layers' names, whether they are here or not. Raises ImageUnusable."""
+        _, _, config = await self._described(reference)
+        return config, [chain_id(config.diff_ids[:count]) for count in range(1, len(config.diff_ids) + 1)]
+
+    async def collect(self, kept: Collection[Digest]) -> int:
+        """Remove the layers that are not `kept` and that nobody wanted lately; how many bytes that gave."""
+        now = time.monotonic()
+        names = {name.hex for name in kept}
+        names |= {name.hex for name, wanted in self._wanted_at.items() if now - wanted < WANTED_SECONDS}
+        names |= {chain.hex for chain, _ in self._unpacking}
+        for name in [name for name in self._short if name.hex not in names]:
+            short = self._short.pop(name)
+            self._wanted_at.pop(name, None)
+            for link in (short, self._root / SHORT / short.name):
+                link.unlink(missing_ok=True)
+        return await self._in_thread(lambda: self._remove_all_but(names))
+
+    def _remove_all_but(self, names: Collection[str]) -> int:
+        """Blocking. The notes go first: a layer without its note is unpacked anew, a note without its layer would be
+        believed."""
+        removed = 0
+        for folder in self._root.iterdir():
+            if len(folder.name) not in HEX_LENGTHS or folder.name in names:
+                continue
+            for note in (self._root / "blobs").glob(f"{folder.name}-*"):
+                note.unlink(missing_ok=True)
+            doomed = self._root / "tmp" / secrets.token_hex(8)
+            folder.rename(doomed)
+            removed += sum(entry.lstat().st_blocks * 512 for entry in doomed.rglob("*"))
+            shutil.rmtree(doomed, ignore_errors=True)
+        return removed
+
+    def named(self, layers: Collection[Path]) -> set[Digest]:
+        """The names of layers that an image has."""
+        return {name for name, short in self._short.items() if short in layers}
+
+    def has(self, layer: Path) -> bool:
+        """Whether this layer of an image has not been collected."""
+        return layer in self._short.values()
+
+    def found(self, name: Digest) -> Path | None:
+        """The layer of ours that `add` made under this name, if it is here."""
+        return self._link(name) if (self._root / name.hex).is_dir() else None
+
+    async def add(self, name: Digest, fill: Callable[[Path], None]) -> Path:
+        """A layer of our own making, whole or not there: `fill` puts files into a folder, in a thread."""
+        temporary = self._root / "tmp" / secrets.token_hex(8)
+
+        def make() -> None:
+            temporary.mkdir()
+            temporary.chmod(0o755)
+            try:
+                fill(temporary)
+                _publish(temporary, self._root / name.hex)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+
+        await self._in_thread(make)
+        return self._link(name)
 
     async def _config(self, repository: str, manifest: Manifest) -> ImageConfig:
         if manifest.config is None or manifest.config.size > CONFIG_BYTES:
@@ -150,10 +224,16 @@ class LayerStore:
         return self._root / "blobs" / f"{chain.hex}-{descriptor.digest.hex}"
 
     def _link(self, chain: Digest) -> Path:
-        """A short name: all of an image's layers must fit the options of one mount."""
+        """A short name: all of an image's layers must fit the options of one mount.
+
+        The same name is in the folder of layers, for who sees that at another place (`…/l/1f`).
+        """
+        self._wanted_at[chain] = time.monotonic()
         short = self._short.get(chain)
         if short is None:
-            short = self._links / f"{len(self._short):x}"
+            name = f"{next(self._names):x}"
+            short = self._links / name
+            (self._root / SHORT / name).symlink_to(f"../{chain.hex}")
             short.symlink_to(self._root / chain.hex)
             self._short[chain] = short
         return short
@@ -173,7 +253,12 @@ class LayerStore:
                 lambda: self._unpack_blob(blob, temporary, descriptor, diff_ids[-1], lowers, limits)
             )
         seen = self._seen(chain, descriptor)
-        await self._in_thread(lambda: _publish(temporary, self._root / chain.hex, seen, size))
+
+        def publish() -> None:
+            _publish(temporary, self._root / chain.hex)
+            seen.write_text(str(size))
+
+        await self._in_thread(publish)
         return size
 
     def _unpack_blob(
@@ -211,7 +296,7 @@ def _size(seen: Path) -> int | None:
         return None
 
 
-def _publish(temporary: Path, final: Path, seen: Path, size: int) -> None:
+def _publish(temporary: Path, final: Path) -> None:
     """Flush, then rename: power loss leaves the whole folder or none (zero-byte files are the classic result)."""
     descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -222,4 +307,3 @@ def _publish(temporary: Path, final: Path, seen: Path, size: int) -> None:
         temporary.rename(final)
     except OSError:  # unpacked from another blob of the same content
         shutil.rmtree(temporary, ignore_errors=True)
-    seen.write_text(str(size))

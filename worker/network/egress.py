@@ -31,9 +31,12 @@ from worker.network.resolver import RESOLV_CONFS, servers, stamp
 log = logging.getLogger("worker.network")
 
 SHARED_SPACE = ipaddress.IPv4Network("100.64.0.0/10")  # RFC 6598: on no LAN, so it hides nobody's addresses
+INSIDE = "eth0"  # an instance's end of its link
 PREFIX = 20  # 4,094 instances
 RECHECK_SECONDS = 10.0  # between looks at the machine's other firewall, which an engine may start or rewrite
-FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that the calling thread is in
+# Of the network namespace that the calling thread is in.
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
 def choose_subnet(server_id: str, taken: list[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
@@ -75,6 +78,12 @@ def interfaces() -> set[str]:
 
 def bridges() -> set[str]:
     return {row["ifname"] for row in json.loads(run(["ip", "-json", "link", "show", "type", "bridge"]) or "[]") if row}
+
+
+def _without_ipv6(interface: str) -> None:
+    """A link has no use for link-local addresses, and its two ends not for each other's."""
+    if IPV6.exists():
+        (IPV6 / interface / "disable_ipv6").write_text("1")
 
 
 class Egress:
@@ -188,6 +197,7 @@ table inet {self.table} {{
         type filter hook prerouting priority -150; policy accept;
         iifname {links} meta nfproto ipv6 drop
         iifname {links} ip saddr != {self.subnet} drop
+        iifname {links} fib saddr . iif oif missing drop
         {names}
         iifname {links} fib daddr type {{ local, broadcast, multicast }} drop
         iifname {links} ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, {self.subnet} }} drop
@@ -250,17 +260,19 @@ table inet {self.table} {{
         which may be inside an instance, for a socket.
         """
         address, home = self.subnet[number], f"/proc/{os.getpid()}/fd/{self._host_namespace}"
+        _without_ipv6("default")  # of interfaces that come
         run(
             ["ip", "-batch", "-"],
-            f"link add eth0 type veth peer name {name} netns {home}\n"
-            f"addr add {address}/32 dev eth0\nlink set eth0 up\n"
-            f"route add {self.gateway} dev eth0\nroute add default via {self.gateway}\n",
+            f"link add {INSIDE} type veth peer name {name} netns {home}\n"
+            f"addr add {address}/32 dev {INSIDE}\nlink set {INSIDE} up\n"
+            f"route add {self.gateway} dev {INSIDE}\nroute add default via {self.gateway}\n",
         )
 
     def link_outside(self, number: int, name: str) -> None:
         """Blocking, at the host: the gateway's address and the route to the instance."""
         if time.monotonic() - self._checked > RECHECK_SECONDS:
             self._pass_foreign_firewall()
+        _without_ipv6(name)
         run(
             ["ip", "-batch", "-"],
             f"addr add {self.gateway}/32 dev {name}\nlink set {name} up\n"

@@ -11,23 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 from faas.errors import FaasError
 from faas.spec import Network
-from worker.network.egress import Egress
-from worker.network.namespace import new_namespace
+from worker.network import shaping
+from worker.network.egress import INSIDE, Egress
+from worker.network.namespace import new_namespace, socket_in
 
 log = logging.getLogger("worker.network")
 
 READY = 4  # namespaces of each kind kept ready
+USUAL_MEMORY_BYTES = 128 << 20  # of an instance: the least, and the default of `memory`
 PATIENCE_SECONDS = 0.1  # before one is made ahead: whoever took the last is starting an instance on the same cores
 
 
 class NetworkNamespace:
-    """A namespace for one instance; never used twice. `number` is its address in the egress subnet, 0 for none."""
+    """A namespace for one instance; never used twice. `number` is its address in the egress subnet, 0 for none; `link`
+    the host's end of its link, which sends and takes `bits` per second (0: no limit)."""
 
-    __slots__ = ("_descriptor", "number")
+    __slots__ = ("_descriptor", "bits", "link", "number")
 
-    def __init__(self, descriptor: int, number: int = 0) -> None:
+    def __init__(self, descriptor: int, number: int = 0, link: str = "", bits: int = 0) -> None:
         self._descriptor = descriptor
         self.number = number
+        self.link = link
+        self.bits = bits
 
     @property
     def descriptor(self) -> int:
@@ -49,17 +54,25 @@ class NetworkNamespace:
 
 
 class NamespacePool:
-    """Gives namespaces and makes new ones in the background. Blocking work runs in `threads`."""
+    """Gives namespaces and makes new ones in the background. Blocking work runs in `threads`.
 
-    def __init__(self, egress: Egress, threads: ThreadPoolExecutor) -> None:
+    An instance gets `mbit_per_cpu` × its memory / 1769 MB as its bandwidth, each way; 0: as much as there is.
+    """
+
+    def __init__(self, egress: Egress, threads: ThreadPoolExecutor, mbit_per_cpu: int = 0) -> None:
         self._egress = egress
         self._threads = threads
+        self._mbit_per_cpu = mbit_per_cpu
         self._ready: dict[Network, deque[NetworkNamespace]] = {kind: deque() for kind in Network}
         self._making: dict[Network, asyncio.Task[None]] = {}
         self._closed = False
 
     async def open(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._egress.open)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self._egress.open)
+        if self._mbit_per_cpu and (missing := await loop.run_in_executor(self._threads, shaping.missing)):
+            log.warning("instances have all the bandwidth there is: %s", missing)
+            self._mbit_per_cpu = 0
         for kind in Network:
             self._refill(kind)
 
@@ -70,6 +83,22 @@ class NamespacePool:
             return ready.popleft() if ready else await self._make(kind)
         finally:
             self._refill(kind)
+
+    def adapt(self, namespace: NetworkNamespace, memory_bytes: int) -> None:
+        """Blocking, but nearly always only a stat. What a start has to see to: the firewall lets through to the name
+        servers that instances are told now, and the bandwidth is that of its memory. Raises OSError, Unavailable.
+        """
+        if namespace.link:
+            self._egress.follow_resolver()
+            self._shape(namespace, memory_bytes)
+
+    def _shape(self, namespace: NetworkNamespace, memory_bytes: int) -> None:
+        """0.1 ms, and nothing for the usual memory."""
+        bits = shaping.share(memory_bytes, self._mbit_per_cpu)
+        if bits != namespace.bits:
+            shaping.limit(namespace.link, bits)
+            socket_in(namespace.descriptor, lambda: shaping.limit(INSIDE, bits))
+            namespace.bits = bits
 
     async def discard(self, namespace: NetworkNamespace) -> None:
         """Close it; with the last process gone, its interfaces vanish too, and its address is free again."""
@@ -108,18 +137,20 @@ class NamespacePool:
             return NetworkNamespace(await loop.run_in_executor(self._threads, new_namespace))
         number = self._egress.take()
 
-        def linked() -> int:
+        def linked() -> NetworkNamespace:
             name = self._egress.link_name()
             descriptor = new_namespace(lambda: self._egress.link_inside(number, name))
+            made = NetworkNamespace(descriptor, number, name)
             try:
                 self._egress.link_outside(number, name)
+                self._shape(made, USUAL_MEMORY_BYTES)
             except BaseException:
-                os.close(descriptor)
+                made.close()
                 raise
-            return descriptor
+            return made
 
         try:
-            return NetworkNamespace(await loop.run_in_executor(self._threads, linked), number)
+            return await loop.run_in_executor(self._threads, linked)
         except BaseException:
             self._egress.give_back(number)
             raise

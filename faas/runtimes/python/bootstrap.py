@@ -12,6 +12,7 @@ from os import environ
 from time import time
 
 DEPENDENCIES = "/opt/python"
+WHITE = " \t\n\r"  # of JSON
 PREFIX = b"/2018-06-01/runtime/"
 AF_INET = 2
 STEM_CHANNEL = 3  # descriptor of the socket to the server, in a stem alone; closed before any of the function's code
@@ -170,10 +171,55 @@ def caller(handler):
     return lambda event, context: loop.run_until_complete(handler(event, context))
 
 
-def serve(api, handler):
-    """Take events one after the other, for ever."""
+class _Defaults:
+    """What the scanner of `_json` asks of a decoder."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int = float, int
+    parse_constant = {"-Infinity": float("-inf"), "Infinity": float("inf"), "NaN": float("nan")}.__getitem__
+
+
+def _refuse(value):
+    raise TypeError
+
+
+def loads(payload):
+    """As `json.loads`, by its compiled half alone as long as the function does without the rest, which takes longer to
+    import than the interpreter to start. What is not plain is the whole module's, its errors as well."""
+    if "json" not in sys.modules:
+        try:
+            from _json import make_scanner
+
+            text = payload.decode("utf-8", "surrogatepass")
+            value, end = make_scanner(_Defaults)(text, len(text) - len(text.lstrip(WHITE)))
+            if not text[end:].strip(WHITE):
+                return value
+        except Exception:
+            pass
     import json
 
+    return json.loads(payload)
+
+
+def dumps(value):
+    """As `json.dumps(value).encode()`, likewise."""
+    if "json" not in sys.modules:
+        try:
+            from _json import encode_basestring_ascii, make_encoder
+
+            encode = make_encoder({}, _refuse, encode_basestring_ascii, None, ": ", ", ", False, False, True)
+            return "".join(encode(value, 0)).encode()
+        except Exception:
+            pass
+    import json
+
+    return json.dumps(value).encode()
+
+
+def serve(api, handler):
+    """Take events one after the other, for ever."""
+    loads(b"0")  # what it needs is imported now, in the init
     handler = caller(handler)
     while True:
         headers, payload = api.request(b"GET", b"invocation/next")
@@ -183,9 +229,9 @@ def serve(api, handler):
             environ["_X_AMZN_TRACE_ID"] = trace.decode("latin-1")
         kind = None
         try:
-            result = handler(json.loads(payload), Context(headers))
+            result = handler(loads(payload), Context(headers))
             kind = "Runtime.MarshalError"
-            body = json.dumps(result).encode()
+            body = dumps(result)
         except Exception as error:
             if kind is not None:
                 message = f"Unable to marshal response: {error}"

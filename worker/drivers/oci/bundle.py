@@ -7,11 +7,14 @@ from typing import Any
 
 from worker.drivers.base import SandboxSpec
 from worker.drivers.oci.cgroups import PERIOD_MICROSECONDS, quota
+from worker.drivers.oci.ownership import Maps
 
 OOM_SCORE = 500  # where the machine itself runs out of memory, a function goes before the server
 SHM_BYTES = 1 << 20  # enough for a semaphore; data belongs in /tmp, which is not memory
+SHM_FILES = 1024  # an empty one is memory too
 _DEV = ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]
-# As Docker masks them: they tell about, or reach into, the host.
+# As Docker masks them: they tell about, or reach into, the host. (Its paths of processors' heat are in /sys, which no
+# instance has.)
 MASKED = [
     "/proc/acpi",
     "/proc/asound",
@@ -34,9 +37,19 @@ def _bind(source: Path, target: str, *options: str) -> dict[str, Any]:
     return {"destination": target, "type": "bind", "source": str(source), "options": flags}
 
 
+def _user_namespace(maps: Maps | None) -> dict[str, Any]:
+    if maps is None:
+        return {}
+    keys = ("containerID", "hostID", "size")
+    users, groups = ([dict(zip(keys, row, strict=True)) for row in rows] for rows in maps)
+    return {"uidMappings": users, "gidMappings": groups}
+
+
 def configuration(
     spec: SandboxSpec,
     *,
+    user: tuple[int, int],
+    maps: Maps | None,
     root: Path,
     namespace: str,
     cgroup: str,
@@ -47,8 +60,8 @@ def configuration(
 ) -> dict[str, Any]:
     """The configuration of a sandbox whose root is mounted at `root` and whose network is at the path `namespace`.
 
-    No capability in any set, no new privileges, a numeric user. `memory` is the cgroups' part of the resources,
-    `cpu_shares` its weight beside other instances.
+    No capability in any set, no new privileges, a numeric `user` (uid, gid), in a user namespace where there are
+    `maps`. `memory` is the cgroups' part of the resources, `cpu_shares` its weight beside other instances.
     """
     mounts: list[dict[str, Any]] = [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
@@ -57,12 +70,12 @@ def configuration(
             "destination": "/dev/shm",  # noqa: S108 - a path inside
             "type": "tmpfs",
             "source": "shm",
-            "options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_BYTES}"],
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_BYTES}", f"nr_inodes={SHM_FILES}"],
         },
     ]
     if tmp is not None:
         mounts.append(_bind(tmp, "/tmp", "rw"))  # noqa: S108 - a path inside
-    uid, gid = spec.user
+    uid, gid = user
     none: list[str] = []
     capabilities = dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), none)
     return {
@@ -88,7 +101,9 @@ def configuration(
         "annotations": dict(spec.labels),
         "linux": {
             "cgroupsPath": cgroup,
+            **_user_namespace(maps),
             "namespaces": [
+                *([{"type": "user"}] if maps else []),
                 {"type": "pid"},
                 {"type": "ipc"},
                 {"type": "uts"},

@@ -12,65 +12,72 @@ import shutil
 from pathlib import Path
 
 from faas.errors import FaasError, Unavailable
-from faas.spec import Network
 from worker.drivers.base import SandboxSpec
 from worker.drivers.oci import attachment, mounts, seccomp, workdir
 from worker.drivers.oci.bundle import configuration
-from worker.drivers.oci.cgroups import CPU_SHARES, Cgroups
+from worker.drivers.oci.cgroups import Cgroups
 from worker.drivers.oci.furniture import Furniture
-from worker.drivers.oci.ownership import OwnedLayers
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.drivers.oci.standing import Standing
 from worker.layers.store import UnpackedImage
-from worker.network.egress import Egress
+from worker.network.pool import NamespacePool
 
 log = logging.getLogger("worker.drivers.oci")
 
-STEM_SHARES = 2  # of the CPU, as long as it serves nobody: everybody else comes first
+SPARE_SHARES = 2  # of the CPU, as long as it serves nobody: everybody else comes first
 
 
 class Bundles:
     """Below `run`."""
 
-    def __init__(self, run: Path, cgroups: Cgroups, egress: Egress, resolvers: tuple[Path, ...]) -> None:
+    def __init__(
+        self, run: Path, layers: Path, cgroups: Cgroups, namespaces: NamespacePool, resolvers: tuple[Path, ...]
+    ) -> None:
         self._folder = run / "bundles"
         self._empty = run / "empty"
         self._cgroups = cgroups
-        self._egress = egress
-        self._owned = OwnedLayers(run / "owned")
-        self._furniture = Furniture(run / "furniture", resolvers)
+        self._namespaces = namespaces
+        self._furniture = Furniture(layers, run, resolvers)
         self._seccomp = seccomp.profile()
 
     def folder(self, sandbox_id: str) -> Path:
         return self._folder / sandbox_id
 
+    def open(self) -> None:
+        self._furniture.open()
+
     def furnish(self, sandbox: OciSandbox) -> None:
         """The root file system and the configuration. Raises OSError, FaasError."""
         spec, scratch, image = sandbox.spec, sandbox.scratch, sandbox.spec.image.handle
         assert isinstance(image, UnpackedImage)
+        identity = sandbox.identity
         assert sandbox.namespace is not None
+        assert identity is not None
+        # The runtime's first process is root inside: it has to come as far as its root, and nobody else.
         sandbox.root.mkdir(parents=True)
-        layers, upper, owner = image.layers, None, (0, 0)
-        if spec.writable_root:
-            if scratch is None:
-                raise Unavailable("a writable root needs ephemeral_storage")
-            layers, upper, owner = self._owned.layers(layers, spec.user), scratch.folder, spec.user
-            os.chown(scratch.upper, *spec.user)
-        sandbox.furniture = self._furniture.layer(spec.hostname, owner)
-        layers = (*layers, sandbox.furniture)
+        os.chown(sandbox.bundle, 0, identity.root)
+        sandbox.bundle.chmod(0o710)
+        if spec.writable_root and scratch is None:
+            raise Unavailable("a writable root needs ephemeral_storage")
+        if scratch is not None:
+            scratch.belong(identity.root, identity.on_host)
+        sandbox.furniture = self._furniture.layer(spec.hostname)
+        layers = identity.layers((*image.layers, sandbox.furniture))
+        upper = scratch.folder if spec.writable_root and scratch else None
         mounts.mount_root(layers, sandbox.root, upper, self._empty)
         workdir.check(sandbox.root, spec.workdir)
-        if spec.network is Network.OUTBOUND:
-            self._egress.follow_resolver()
+        self._namespaces.adapt(sandbox.namespace, spec.memory_bytes)
         config = configuration(
             spec,
+            user=identity.user,
+            maps=identity.maps,
             root=sandbox.root,
             namespace=sandbox.namespace.path,
             cgroup=self._cgroups.path(sandbox.name),
             memory=self._cgroups.memory(spec.memory_bytes),
             seccomp=self._seccomp,
             tmp=scratch.tmp if scratch else None,
-            cpu_shares=STEM_SHARES if sandbox.is_parked else CPU_SHARES,
+            cpu_shares=SPARE_SHARES if sandbox.is_parked or sandbox.is_ahead else sandbox.shares,
         )
         # It holds the function's environment: for root alone.
         with open(os.open(sandbox.bundle / "config.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
@@ -80,9 +87,21 @@ class Bundles:
         """Give a stem, whose first process is `process` (a pidfd), the limits and the files of `spec`."""
         if stem.furniture != self._furniture.layer(spec.hostname):
             raise Unavailable("this machine's resolver has changed since it was started")
-        self._egress.follow_resolver()
+        if stem.namespace is not None:
+            self._namespaces.adapt(stem.namespace, spec.memory_bytes)
         self._cgroups.set_limits(stem.name, spec.memory_bytes, spec.cpus)
-        attachment.attach(standing.layers, standing.places, process, stem.bundle / "code", self._empty)
+        assert stem.identity is not None
+        layers = stem.identity.layers(standing.layers)
+        attachment.attach(layers, standing.places, process, stem.bundle / "code", self._empty)
+
+    def claim(self, made: OciSandbox) -> None:
+        """Make what was made ahead an instance's. Raises Unavailable where a new one would differ from it."""
+        spec = made.spec
+        if made.furniture != self._furniture.layer(spec.hostname):
+            raise Unavailable("this machine's resolver has changed since it was made")
+        if made.namespace is not None:
+            self._namespaces.adapt(made.namespace, spec.memory_bytes)
+        self._cgroups.set_limits(made.name, spec.memory_bytes, spec.cpus)
 
     def remove(self, sandbox_id: str) -> None:
         """What still runs, the root, the bundle, the groups. Raises Unavailable."""

@@ -1,8 +1,8 @@
 """Limits and counters of instances, on cgroup v1 and v2.
 
-The OCI runtime makes an instance's groups and writes its limits; we read the counters, change the CPU share, and
-remove the groups. Under v1 each controller has a tree of its own, `/faas/<server id>/<id>` in each; under v2 there is
-one, below our own group where systemd has delegated that to us.
+The OCI runtime makes an instance's groups and writes its limits; we read the counters, change the CPU share, freeze
+and thaw, and remove the groups. Under v1 each controller has a tree of its own, `/faas/<server id>/<id>` in each; under
+v2 there is one, below our own group where systemd has delegated that to us.
 """
 
 from __future__ import annotations
@@ -10,21 +10,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
 from worker.drivers.base import SandboxStats
+from worker.drivers.oci import groups
+from worker.drivers.oci.counters import Counters, parse_v1, parse_v2
 
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_MICROSECONDS = 100_000  # µs, the kernel's default: a handler of a few ms is seldom throttled within one
 CPU_QUOTA_LEAST = 1_000  # µs, the kernel's lower bound
 CPU_SHARES, CPU_WEIGHT = 1024, 100  # the kernel's defaults, v1 and v2
+CPU_SHARES_LEAST = 2
+V1_COUNTERS = (  # the whole memory, then in the order of `parse_v1`
+    ("memory", "memory.usage_in_bytes"),
+    ("memory", "memory.stat"),
+    ("memory", "memory.kmem.usage_in_bytes"),
+    ("memory", "memory.oom_control"),
+    ("pids", "pids.current"),
+    ("cpuacct", "cpuacct.usage"),
+)
+# The whole memory, then in the order of `parse_v2`.
+V2_COUNTERS = ("memory.current", "memory.stat", "memory.events", "pids.current", "cpu.stat")
 V1_COUNTED = ("memory", "pids", "cpuacct", "cpu")
-REMOVE_SECONDS = 2.0  # a group is busy until the kernel has buried its last process
-SWEEP_SECONDS = 5.0
-BURY_SECONDS = 1.0
 
 
 class Cgroups(Protocol):
@@ -42,18 +51,37 @@ class Cgroups(Protocol):
         """The part of `linux.resources` that limits memory to `limit` bytes, without swap."""
         ...
 
+    def counters(self, sandbox_id: str) -> Counters:
+        """To be read often, and closed."""
+        ...
+
     def stats(self, sandbox_id: str) -> SandboxStats: ...
 
     def oom_kills(self, sandbox_id: str) -> int: ...
 
-    def set_cpus(self, sandbox_id: str, cpus: float) -> None: ...
+    def set_cpus(self, sandbox_id: str, cpus: float) -> None:
+        """Set the CPU limit, and give it its full share beside others. Raises OSError."""
+        ...
 
     def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
-        """Raise the memory limit, set the CPU limit, and give it its full share beside others. Raises OSError."""
+        """Raise the memory limit, and what `set_cpus` does. Raises OSError."""
+        ...
+
+    def freeze(self, sandbox_id: str) -> bool:
+        """Stop its processes where they stand; whether all of them do by now: it is said again until then. One that
+        is in the kernel's hands gets there first. Raises OSError, FileNotFoundError where it is gone."""
+        ...
+
+    def thaw(self, sandbox_id: str) -> None:
+        """Raises OSError, FileNotFoundError where it is gone."""
+        ...
+
+    def end_frozen(self, sandbox_id: str) -> None:
+        """Blocking. SIGKILL to every process in it, none of which runs again before."""
         ...
 
     def kill(self, sandbox_id: str) -> None:
-        """SIGKILL to every process in it."""
+        """Blocking. SIGKILL to every process in it, frozen or not, and bury them."""
         ...
 
     def remove(self, sandbox_id: str) -> None:
@@ -74,78 +102,15 @@ def is_v2(root: Path = ROOT) -> bool:
     return (root / "cgroup.controllers").exists()
 
 
+def starting_shares(starting: int, cores: int) -> int:
+    """The CPU weight of one that starts beside `starting` others, itself included: together they weigh as much as one
+    ready instance for each core, so that a burst of starts leaves the others theirs. Pure."""
+    return max(CPU_SHARES_LEAST, CPU_SHARES * cores // max(cores, starting))
+
+
 def quota(cpus: float) -> int:
     """CPUs as µs per period."""
     return max(CPU_QUOTA_LEAST, round(cpus * PERIOD_MICROSECONDS))
-
-
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def _table(path: Path) -> dict[str, int]:
-    """A file of `name value` lines; empty where it is gone."""
-    try:
-        rows = (line.split() for line in path.read_text().splitlines())
-        return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
-    except OSError:
-        return {}
-
-
-def _processes(folder: Path) -> list[int]:
-    found: list[int] = []
-    for listed in (folder / "cgroup.procs", *folder.glob("**/cgroup.procs")):
-        with contextlib.suppress(OSError):
-            # 0 is one of another PID namespace: to signal it would mean our own group of processes.
-            found += [process for process in map(int, listed.read_text().split()) if process]
-    return found
-
-
-def _children(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _kill_all(*folders: Path) -> set[int]:
-    """SIGKILL, until none is left: a process may fork while it is being read. The ids of those that were there."""
-    deadline = time.monotonic() + SWEEP_SECONDS
-    killed: set[int] = set()
-    while (
-        processes := [process for folder in folders for process in _processes(folder)]
-    ) and time.monotonic() < deadline:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        killed.update(processes)
-        time.sleep(0.005)
-    return killed
-
-
-def _bury(processes: set[int]) -> None:
-    """Take the exit status of those that are ours or were handed to us; what does not die is not waited for."""
-    deadline = time.monotonic() + BURY_SECONDS
-    for process in processes:
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(process, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
-                time.sleep(0.002)
-
-
-def _remove_tree(folder: Path, deadline: float) -> None:
-    """rmdir from the bottom up; control files go with their folder."""
-    below = [Path(f) for f, _, _ in os.walk(folder, topdown=False)] if folder.exists() else []
-    for path in below:
-        while True:
-            try:
-                path.rmdir()
-            except FileNotFoundError:
-                pass
-            except OSError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.002)
-                    continue
-            break
 
 
 class CgroupsV1:
@@ -174,47 +139,60 @@ class CgroupsV1:
             return {"memory": {"limit": limit, "swap": limit}}
         return {"memory": {"limit": limit}}  # the kernel does not account for swap: runtimes would refuse
 
+    def counters(self, sandbox_id: str) -> Counters:
+        return Counters(tuple(self._folder(tree, sandbox_id) / name for tree, name in V1_COUNTERS), parse_v1)
+
     def stats(self, sandbox_id: str) -> SandboxStats:
-        memory = self._folder("memory", sandbox_id)
-        table = _table(memory / "memory.stat")
-        used = table.get("total_rss", 0) + table.get("total_shmem", 0) + _number(memory / "memory.kmem.usage_in_bytes")
-        return SandboxStats(
-            memory_bytes=used,
-            oom_kills=self.oom_kills(sandbox_id),
-            pids=_number(self._folder("pids", sandbox_id) / "pids.current"),
-            cpu_seconds=_number(self._folder("cpuacct", sandbox_id) / "cpuacct.usage") / 1e9,
-        )
+        with self.counters(sandbox_id) as counters:
+            return counters.read()
 
     def oom_kills(self, sandbox_id: str) -> int:
-        return _table(self._folder("memory", sandbox_id) / "memory.oom_control").get("oom_kill", 0)
+        return groups.table(self._folder("memory", sandbox_id) / "memory.oom_control").get("oom_kill", 0)
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
-        (self._folder("cpu", sandbox_id) / "cpu.cfs_quota_us").write_text(str(quota(cpus)))
+        folder = self._folder("cpu", sandbox_id)
+        (folder / "cpu.cfs_quota_us").write_text(str(quota(cpus)))
+        (folder / "cpu.shares").write_text(str(CPU_SHARES))
 
     def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
         memory = self._folder("memory", sandbox_id)
         for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):  # the first is never below the second
             if (memory / name).exists():
                 (memory / name).write_text(str(memory_bytes))
-        (self._folder("cpu", sandbox_id) / "cpu.shares").write_text(str(CPU_SHARES))
         self.set_cpus(sandbox_id, cpus)
 
+    def freeze(self, sandbox_id: str) -> bool:
+        state = os.open(self._folder("freezer", sandbox_id) / "freezer.state", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.write(state, b"FROZEN")
+            return os.pread(state, 16, 0).startswith(b"FROZEN")
+        finally:
+            os.close(state)
+
+    def thaw(self, sandbox_id: str) -> None:
+        groups.write(self._folder("freezer", sandbox_id) / "freezer.state", b"THAWED")
+
+    def end_frozen(self, sandbox_id: str) -> None:
+        folder = self._folder("freezer", sandbox_id)
+        groups.signal_all(groups.processes(folder))
+        groups.thaw_below(folder)
+
     def kill(self, sandbox_id: str) -> None:
-        _bury(_kill_all(self._folder("pids", sandbox_id)))
+        groups.bury(groups.kill_all(self._folder("pids", sandbox_id), self._folder("freezer", sandbox_id)))
 
     def remove(self, sandbox_id: str) -> None:
-        deadline = time.monotonic() + REMOVE_SECONDS
+        deadline = time.monotonic() + groups.REMOVE_SECONDS
         for tree in self._trees():
-            _remove_tree(tree / self._parent / sandbox_id, deadline)
+            groups.remove_tree(tree / self._parent / sandbox_id, deadline)
 
     def ids(self) -> list[str]:
-        return _children(self._root / "memory" / self._parent)
+        return groups.children(self._root / "memory" / self._parent)
 
     def close(self) -> None:
-        _bury(_kill_all(*(tree / self._parent for tree in self._trees())))
-        deadline = time.monotonic() + REMOVE_SECONDS
+        groups.bury(groups.kill_all(*(tree / self._parent for tree in self._trees())))
+        deadline = time.monotonic() + groups.REMOVE_SECONDS
         for tree in self._trees():
-            _remove_tree(tree / self._parent, deadline)
+            groups.remove_tree(tree / self._parent, deadline)
             with contextlib.suppress(OSError):
                 (tree / "faas").rmdir()  # only where no other server has any
 
@@ -287,47 +265,74 @@ class CgroupsV2:
         # The group dies as a whole: half an instance would hang instead of being replaced.
         return {"memory": {"limit": limit, "swap": limit}, "unified": {"memory.oom.group": "1"}}
 
+    def counters(self, sandbox_id: str) -> Counters:
+        return Counters(tuple(self._folder(sandbox_id) / name for name in V2_COUNTERS), parse_v2)
+
     def stats(self, sandbox_id: str) -> SandboxStats:
-        folder = self._folder(sandbox_id)
-        memory = _table(folder / "memory.stat")
-        return SandboxStats(
-            memory_bytes=memory.get("anon", 0) + memory.get("shmem", 0) + memory.get("kernel", memory.get("slab", 0)),
-            oom_kills=self.oom_kills(sandbox_id),
-            pids=_number(folder / "pids.current"),
-            cpu_seconds=_table(folder / "cpu.stat").get("usage_usec", 0) / 1e6,
-        )
+        with self.counters(sandbox_id) as counters:
+            return counters.read()
 
     def oom_kills(self, sandbox_id: str) -> int:
-        return _table(self._folder(sandbox_id) / "memory.events").get("oom_kill", 0)
+        return groups.table(self._folder(sandbox_id) / "memory.events").get("oom_kill", 0)
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
-        (self._folder(sandbox_id) / "cpu.max").write_text(f"{quota(cpus)} {PERIOD_MICROSECONDS}")
+        folder = self._folder(sandbox_id)
+        (folder / "cpu.max").write_text(f"{quota(cpus)} {PERIOD_MICROSECONDS}")
+        (folder / "cpu.weight").write_text(str(CPU_WEIGHT))
 
     def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
         folder = self._folder(sandbox_id)
         (folder / "memory.max").write_text(str(memory_bytes))
-        (folder / "cpu.weight").write_text(str(CPU_WEIGHT))
         self.set_cpus(sandbox_id, cpus)
 
-    def kill(self, sandbox_id: str) -> None:
+    def freeze(self, sandbox_id: str) -> bool:
         folder = self._folder(sandbox_id)
-        with contextlib.suppress(OSError):  # before Linux 5.14 there is no such file
-            (folder / "cgroup.kill").write_text("1")
-        _bury(_kill_all(folder))
+        groups.write(folder / "cgroup.freeze", b"1")
+        return groups.table(folder / "cgroup.events").get("frozen") == 1
+
+    def thaw(self, sandbox_id: str) -> None:
+        groups.write(self._folder(sandbox_id) / "cgroup.freeze", b"0")
+
+    def end_frozen(self, sandbox_id: str) -> None:
+        folder = self._folder(sandbox_id)
+        try:
+            groups.write(folder / "cgroup.kill", b"1")
+        except OSError:  # before Linux 5.14 there is no such file
+            groups.signal_all(groups.processes(folder))
+
+    def kill(self, sandbox_id: str) -> None:
+        self.end_frozen(sandbox_id)
+        groups.bury(groups.kill_all(self._folder(sandbox_id)))
 
     def remove(self, sandbox_id: str) -> None:
-        _remove_tree(self._folder(sandbox_id), time.monotonic() + REMOVE_SECONDS)
+        groups.remove_tree(self._folder(sandbox_id), time.monotonic() + groups.REMOVE_SECONDS)
 
     def ids(self) -> list[str]:
-        return _children(self._root / self._parent)
+        return groups.children(self._root / self._parent)
 
     def close(self) -> None:
         folder = self._root / self._parent
-        _bury(_kill_all(folder))
-        _remove_tree(folder, time.monotonic() + REMOVE_SECONDS)
+        groups.bury(groups.kill_all(folder))
+        groups.remove_tree(folder, time.monotonic() + groups.REMOVE_SECONDS)
         with contextlib.suppress(OSError):
             (self._root / "faas").rmdir()
 
 
 def for_machine(server_id: str, root: Path = ROOT) -> CgroupsV1 | CgroupsV2:
     return CgroupsV2(server_id, root) if is_v2(root) else CgroupsV1(server_id, root)
+
+
+def counters_at(path: str, root: Path = ROOT) -> Counters:
+    """Of the group at a `Cgroups.path`. Whoever has not opened the groups may read them too: they are everybody's."""
+    below = path.lstrip("/")
+    if is_v2(root):
+        return Counters(tuple(root / below / name for name in V2_COUNTERS), parse_v2)
+    return Counters(tuple(root / controller / below / name for controller, name in V1_COUNTERS), parse_v1)
+
+
+def thawing_at(path: str, root: Path = ROOT) -> tuple[Path, bytes]:
+    """The file that lets the group at a `Cgroups.path` go on, and what is written there."""
+    below = path.lstrip("/")
+    if is_v2(root):
+        return root / below / "cgroup.freeze", b"0"
+    return root / "freezer" / below / "freezer.state", b"THAWED"

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from faas.background import Background
-from faas.errors import Conflict, Unavailable
+from faas.errors import Conflict, FaasError, Unavailable
 from faas.metrics import Metrics
 from faas.oci.platform import architecture
 from faas.oci.source import ImageSource
@@ -23,14 +23,17 @@ from worker.drivers.base import (
     Sandbox,
     SandboxSpec,
     SandboxState,
-    SandboxStats,
 )
 from worker.drivers.oci import attachment, machine
 from worker.drivers.oci import runtime as runtimes
 from worker.drivers.oci.bundles import Bundles
-from worker.drivers.oci.cgroups import for_machine
+from worker.drivers.oci.bytecode import Bytecode
+from worker.drivers.oci.cgroups import CPU_SHARES, for_machine, starting_shares
+from worker.drivers.oci.collection import collect
+from worker.drivers.oci.identities import Identities
 from worker.drivers.oci.process import Process, become_subreaper, stream
 from worker.drivers.oci.sandbox import OciSandbox
+from worker.drivers.oci.sandbox_groups import SandboxGroups
 from worker.drivers.oci.scratch import ScratchPool
 from worker.drivers.oci.standing import Standing
 from worker.drivers.oci.stems import Stems, Verbs
@@ -38,6 +41,7 @@ from worker.layers.store import LayerStore
 from worker.network.egress import Egress
 from worker.network.pool import NamespacePool
 from worker.network.resolver import RESOLV_CONFS
+from worker.network.shaping import MBIT_PER_CPU
 
 log = logging.getLogger("worker.drivers.oci")
 
@@ -48,7 +52,7 @@ CLOSE_SECONDS = 20.0  # for the end of all sandboxes, and for each step after it
 T = TypeVar("T")
 
 
-class OciDriver:
+class OciDriver(SandboxGroups):
     """Implements `worker.drivers.base.Driver`.
 
     What has begun is finished: a caller that is cancelled goes at once and leaves no half-made sandbox, no half-done
@@ -67,23 +71,30 @@ class OciDriver:
         subnet: str = "",
         resolvers: tuple[Path, ...] = RESOLV_CONFS,
         stems: int = 0,
+        user_namespaces: bool = True,
+        bandwidth: int = MBIT_PER_CPU,
         metrics: Metrics | None = None,
     ) -> None:
         self._run = run = machine.RUN / paths.server_id
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oci")
         self._unpackers = ThreadPoolExecutor(UNPACKERS, thread_name_prefix="layers")
         self._layers = LayerStore(paths.data / "layers", run / "l", source, architecture(), self._unpackers)
-        self._cgroups = for_machine(paths.server_id)
+        super().__init__(for_machine(paths.server_id))
         self._scratch = ScratchPool(paths.data / "scratch", run / "scratch", self._threads)
         self._egress = Egress(paths.server_id, subnet, resolvers)
-        self._namespaces = NamespacePool(self._egress, self._threads)
-        self._bundles = Bundles(run, self._cgroups, self._egress, resolvers)
+        self._namespaces = NamespacePool(self._egress, self._threads, bandwidth)
+        self._identities = Identities(
+            paths.server_id, paths.data / "layers", run / "ids", self._threads, namespaces=user_namespaces
+        )
+        self._bundles = Bundles(run, paths.data / "layers", self._cgroups, self._namespaces, resolvers)
         self._wanted_runtime = runtime
         self._runtime: runtimes.Runtime
         self._sandboxes: dict[str, OciSandbox] = {}
+        self._cores = os.cpu_count() or 1
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._work = Background()
-        verbs = Verbs(self._layers.image, self._in_thread, self._park, self._become, self._throw_away)
+        self._bytecode = Bytecode(self._layers, self._run_whole, self.delete)
+        verbs = Verbs(self._layers.image, self._in_thread, self._park, self._become, self._throw_away, self._measured)
         self._stems = Stems(stems, verbs, metrics or Metrics(""))
 
     async def open(self) -> None:
@@ -98,6 +109,7 @@ class OciDriver:
         except OSError as error:
             raise Unavailable(f"this machine cannot run sandboxes: {error}", hint="run faas doctor") from None
         await self._namespaces.open()
+        self._identities.make_ahead()
         self._stems.open(await self._in_thread(lambda: attachment.missing(program, self._run / "probe")))
 
     def _prepare(self, program: str) -> None:
@@ -106,6 +118,8 @@ class OciDriver:
         machine.prepare(self._run, self._cgroups)
         self._layers.open()
         self._scratch.open()
+        self._bundles.open()
+        self._identities.open(program)
 
     async def close(self) -> None:
         steps: tuple[Callable[[], Awaitable[None]], ...] = (
@@ -114,6 +128,7 @@ class OciDriver:
             self._end_all,
             self._namespaces.close,
             self._scratch.close,
+            self._identities.close,
             lambda: self._in_thread(lambda: machine.leave_nothing(self._run, self._cgroups)),
         )
         for step in steps:  # whatever one of them meets, the others are taken
@@ -133,13 +148,28 @@ class OciDriver:
         await self._work.finish(CLOSE_SECONDS)
 
     async def prepare(self, reference: str) -> PreparedImage:
-        image = await self._layers.image(reference)
+        image = await self._bytecode.added(await self._layers.image(reference))
         await self._stems.know(image)
-        return PreparedImage(reference, image.config, image, stays=True)
+        warnings = self._identities.warnings(image.config.user)
+        return PreparedImage(reference, image.config, image, stays=True, warnings=warnings)
 
-    async def create(self, spec: SandboxSpec) -> Sandbox:
+    async def collect(self, held: Collection[str]) -> int:
+        used = [sandbox.spec.image for sandbox in self._sandboxes.values()]
+        return await collect(self._layers, self._stems, held, used)
+
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
+        if (made := self._sandboxes.get(spec.id)) is not None and made.is_ahead and not ahead:
+            if await self._claimed(made, spec):
+                return made
+            await self.delete(spec.id)
         if spec.id in self._sandboxes or spec.id in self._removals:
             raise Conflict(f"there is a sandbox {spec.id} already")
+        if ahead:
+            if self._stems.can_serve(spec):
+                raise Unavailable("a stem serves it sooner")
+            sandbox = self._sandbox(spec)
+            sandbox.is_ahead, sandbox.path = True, "precreated"
+            return await self._new(sandbox)
         if (stem := self._stems.take(spec)) is not None:
             stem.creating = assigning = self._work.own(self._assign(stem, spec), f"assignment of {spec.id}")
             try:
@@ -151,7 +181,8 @@ class OciDriver:
         return await self._new(self._sandbox(spec))
 
     def _sandbox(self, spec: SandboxSpec) -> OciSandbox:
-        return OciSandbox(spec, self._bundles.folder(spec.id), asyncio.get_running_loop().create_future())
+        exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        return OciSandbox(spec, self._bundles.folder(spec.id), exited, self._cgroups.counters(spec.id))
 
     async def _new(self, sandbox: OciSandbox) -> OciSandbox:
         self._sandboxes[sandbox.id] = sandbox
@@ -172,16 +203,42 @@ class OciDriver:
 
     async def _create(self, sandbox: OciSandbox) -> None:
         spec = sandbox.spec
+        sandbox.shares = CPU_SHARES  # one more
+        starting = sum(bool(s.shares) for s in self._sandboxes.values() if not (s.is_parked or s.is_ahead))
+        sandbox.shares = starting_shares(starting, self._cores)
         sandbox.namespace = await self._namespaces.take(spec.network)
+        sandbox.identity = await self._identities.take(spec.user, spec.writable_root)
         if spec.tmp_bytes:
             sandbox.scratch = await self._scratch.take(spec.tmp_bytes)
         for name in ("stdout", "stderr"):
             reading, writing = os.pipe2(os.O_CLOEXEC)
+            os.fchown(writing, *sandbox.identity.on_host)  # so that it can be opened again, by /dev/stdout
             sandbox.outputs.append(writing)
             reader, transport = await stream(reading)
             setattr(sandbox, name, reader)
             sandbox.transports.append(transport)
         await self._in_thread(lambda: self._bundles.furnish(sandbox))
+        if sandbox.is_ahead:
+            try:
+                name, bundle, streams = sandbox.name, sandbox.bundle, tuple(sandbox.outputs)
+                pid = await self._in_thread(lambda: self._runtime.create(name, bundle, *streams))
+            finally:
+                sandbox.close_outputs()
+            self._watch(sandbox, pid)
+
+    async def _claimed(self, made: OciSandbox, spec: SandboxSpec) -> bool:
+        """Whether what was made ahead is what `spec` would give now; it is its instance's from here on."""
+        if made.creating is not None:
+            await asyncio.wait([made.creating])
+        if made.spec != spec or made.process is None or made.exited.done() or not made.is_ahead:
+            return False
+        try:
+            await self._in_thread(lambda: self._bundles.claim(made))
+        except (FaasError, OSError) as error:
+            log.info("what was made ahead is of no use any more: %s", error, extra={"instance": made.id})
+            return False
+        made.is_ahead = False
+        return True
 
     async def start(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, OciSandbox)
@@ -194,19 +251,35 @@ class OciDriver:
         await self._work.heard(sandbox.starting)
 
     async def _start(self, sandbox: OciSandbox) -> None:
+        if sandbox.process is not None:  # made ahead
+            with sandbox.process.held() as process:
+                await self._in_thread(lambda: self._runtime.start(sandbox.name, sandbox.bundle, process))
+            if sandbox.state is SandboxState.CREATED:
+                sandbox.state = SandboxState.RUNNING
+            return
         try:
             streams = (*sandbox.outputs, *([sandbox.inside.fileno()] if sandbox.inside else []))
             pid = await self._in_thread(lambda: self._runtime.run(sandbox.name, sandbox.bundle, *streams))
         finally:
             sandbox.close_outputs()
+        self._watch(sandbox, pid)
+        sandbox.state = SandboxState.RUNNING
 
+    def _watch(self, sandbox: OciSandbox, pid: int) -> None:
         def ended(outcome: Exit) -> None:
             sandbox.state = SandboxState.STOPPED
             if not sandbox.exited.done():  # cancelled together with somebody who waited for it
                 sandbox.exited.set_result(outcome)
 
         sandbox.process = Process(pid, lambda: self._cgroups.oom_kills(sandbox.name), ended)
-        sandbox.state = SandboxState.RUNNING
+
+    async def _run_whole(self, spec: SandboxSpec, seconds: float) -> OciSandbox:
+        """Of our own, not an instance: run it to its end, or for so long."""
+        sandbox = await self._new(self._sandbox(spec))
+        await self.start(sandbox)
+        await asyncio.wait((sandbox.exited,), timeout=seconds)
+        await self.kill(sandbox)
+        return sandbox
 
     # Stems
 
@@ -234,6 +307,17 @@ class OciDriver:
         with stem.process.held() as process:
             await self._in_thread(lambda: self._bundles.refurnish(stem, spec, standing, process))
 
+    def _measured(self, sandbox: OciSandbox) -> int:
+        return self._cgroups.stats(sandbox.name).memory_bytes
+
+    def spare_bytes(self) -> int:
+        return self._stems.memory_bytes
+
+    async def drop_spares(self) -> None:
+        ends = await asyncio.gather(*(self.delete(stem.id) for stem in self._stems.drop()), return_exceptions=True)
+        for error in filter(None, ends):
+            log.error("a stem was not removed whole: %s", error)
+
     # Their end
 
     async def kill(self, sandbox: Sandbox) -> None:
@@ -243,6 +327,8 @@ class OciDriver:
         if sandbox.process is None:
             sandbox.never_ran()
             return
+        if sandbox.is_frozen:
+            await self._in_thread(lambda: self.end_frozen(sandbox))
         sandbox.process.kill()
         if not await _ended(sandbox):
             await self._in_thread(lambda: self._cgroups.kill(sandbox.name))
@@ -271,6 +357,8 @@ class OciDriver:
             stack.callback(self._sandboxes.pop, sandbox.id)
             if sandbox.namespace is not None:
                 stack.push_async_callback(self._namespaces.discard, sandbox.namespace)
+            if sandbox.identity is not None:
+                stack.push_async_callback(self._identities.discard, sandbox.identity)
             if sandbox.scratch is not None:
                 stack.push_async_callback(self._scratch.discard, sandbox.scratch)
             stack.push_async_callback(self._in_thread, lambda: self._remove(sandbox.name))
@@ -291,21 +379,14 @@ class OciDriver:
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
         assert isinstance(sandbox, OciSandbox)
         with contextlib.suppress(FileNotFoundError):  # it has ended
+            sandbox.shares = 0
             await self._in_thread(lambda: self._cgroups.set_cpus(sandbox.name, cpus))
-
-    def state(self, sandbox: Sandbox) -> SandboxState:
-        assert isinstance(sandbox, OciSandbox)
-        return sandbox.state
 
     async def ids(self) -> list[str]:
         found = await self._in_thread(self._bundles.ids)
         held = {sandbox.name: sandbox for sandbox in self._sandboxes.values()}
         instances = {sandbox.id for sandbox in held.values() if not sandbox.is_parked}
         return sorted({*instances, *(set(found) - held.keys())})
-
-    def stats(self, sandbox: Sandbox) -> SandboxStats:
-        assert isinstance(sandbox, OciSandbox)
-        return self._cgroups.stats(sandbox.name)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -7,45 +7,52 @@ link to somewhere, no runtime ever resolves a path inside a stranger's root for 
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 from pathlib import Path
 
 from worker.network.resolver import RESOLV_CONFS, hosts, resolv_conf, stamp
 
+SHORT = "f"  # the folder of them
 FOLDERS = {"proc": 0o755, "dev": 0o755, "sys": 0o755, "etc": 0o755, "tmp": 0o1777}
 
 
 class Furniture:
-    """Layers below `folder`, one per content: instances that run keep theirs when the host's resolver changes."""
+    """Layers, one per content: instances that run keep theirs when the host's resolver changes.
 
-    def __init__(self, folder: Path, sources: tuple[Path, ...] = RESOLV_CONFS) -> None:
-        self._folder = folder
+    They lie among the images' in `layers`, so that they are mapped like them; `links` gets a short name for them.
+    """
+
+    def __init__(self, layers: Path, links: Path, sources: tuple[Path, ...] = RESOLV_CONFS) -> None:
+        self._real = layers / SHORT
+        self._folder = links / SHORT
         self._sources = sources
         self._stamp: tuple[tuple[int, int], ...] = ()
-        self._layer: dict[tuple[str, int, int], Path] = {}
+        self._layer: dict[str, Path] = {}
 
-    def layer(self, hostname: str, owner: tuple[int, int] = (0, 0)) -> Path:
-        """Blocking, but nearly always only one stat. The layer for an instance of this name, all of it `owner`'s.
+    def open(self) -> None:
+        """Blocking. Begin afresh; nothing uses them yet."""
+        shutil.rmtree(self._real, ignore_errors=True)
+        self._real.mkdir(mode=0o700)
+        self._folder.symlink_to(self._real)
+        self._stamp, self._layer = (), {}
 
-        It is made so, not id-mapped like an image's layers: it lies on a tmpfs, which Linux maps only from 6.3 on.
-        """
+    def layer(self, hostname: str) -> Path:
+        """Blocking, but nearly always only one stat. The layer for an instance of this name, all of it root's."""
         if (now := stamp(self._sources)) != self._stamp:
             self._stamp = now
             self._layer = {}
-        key = (hostname, *owner)
-        if key not in self._layer:
-            self._layer[key] = self._make(resolv_conf(self._sources), hosts(hostname), hostname, owner)
-        return self._layer[key]
+        if hostname not in self._layer:
+            self._layer[hostname] = self._make(resolv_conf(self._sources), hosts(hostname), hostname)
+        return self._layer[hostname]
 
-    def _make(self, resolver: str, host_table: str, hostname: str, owner: tuple[int, int]) -> Path:
-        content = "\0".join((resolver, host_table, hostname, *map(str, owner)))
+    def _make(self, resolver: str, host_table: str, hostname: str) -> Path:
+        content = "\0".join((resolver, host_table, hostname))
         final = self._folder / hashlib.sha256(content.encode()).hexdigest()[:8]
         if final.exists():
             return final
         temporary = self._folder / secrets.token_hex(8)
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         temporary.chmod(0o755)
         for name, mode in FOLDERS.items():
             (temporary / name).mkdir()
@@ -55,8 +62,6 @@ class Furniture:
             path = temporary / "etc" / name
             path.write_text(text)
             path.chmod(0o644)
-        for path in (temporary, *temporary.rglob("*")):
-            os.chown(path, *owner)
         try:
             temporary.rename(final)
         except OSError:  # another thread made the same

@@ -41,12 +41,16 @@ def prepare(run: Path, cgroups: Cgroups) -> None:
     cgroups.open()
     leave_nothing(run, cgroups)
     cgroups.open()
-    run.mkdir(mode=0o700, parents=True)
+    run.mkdir(mode=0o711, parents=True)
     # A file system of its own that passes no mount on: other mount namespaces never hold an instance's root.
-    mounts.mount("faas", run, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0700")
+    mounts.mount("faas", run, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0711")
     mounts.mount("", run, "", mounts.MS_PRIVATE)
-    for name in ("bundles", "runtime", "empty", "furniture"):
-        (run / name).mkdir(mode=0o711)
+    # An instance's runtime begins as root inside, who is nobody here, and has to come to its own folder.
+    RUN.chmod(0o711)
+    for name in ("bundles", "runtime", "empty"):
+        (run / name).mkdir()
+        (run / name).chmod(0o711)  # whatever umask says
+    (run / "ids").mkdir(mode=0o700)
 
 
 def leave_nothing(run: Path, cgroups: Cgroups) -> None:

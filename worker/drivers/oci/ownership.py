@@ -1,96 +1,142 @@
-"""Layers as a user of the sandbox owns them: files of root on disk appear as that user's, through id-mapped mounts.
+"""A folder of layers as the ids of one instance own it: an id-mapped view, and the user namespace that says so.
 
-An unmodified image that expects root (nginx makes folders in /var/cache) runs as a plain user with `writable_root`:
-what root owns there is its own. Kernels that cannot map an overlay's lower layers (before 5.19) show them as they are.
+Linux maps the layers below an overlay from 5.19 on. What is mapped is the folder that holds all layers: one view
+serves whatever an instance is made of, also layers that come later, so that it can be made ahead.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
-import shutil
+import select
 import subprocess
-import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from worker.drivers.oci import trees
+from faas.errors import Unavailable
+from worker.drivers.oci import mounts, trees
+from worker.network import programs
 
-log = logging.getLogger("worker.drivers.oci")
+Extent = tuple[int, int, int]  # the first id inside (for a view: on the disk), the first outside, how many
+Maps = tuple[tuple[Extent, ...], tuple[Extent, ...]]  # of users, and of groups
 
-IDS = 2**32 - 1  # every id that a file can have: what is not mapped could not be copied up
+IDS = 2**32 - 1  # every id that a file can have
+SIZE = 65_536  # ids of an instance on the host
+PLAIN = SIZE - 1  # of them those for 0 to 65534; the last one is for a USER beyond
 UNSHARE_SECONDS = 5.0
+MAPPING = ("runc", "crun")  # runsc cannot set up its own process in a namespace that maps no root of the host
 
 
-def swapped(user: int) -> str:
-    """The lines of a uid_map in which 0 and `user` change places and every other id stays."""
-    rows = [(0, user, 1), (user, 0, 1), (1, 1, user - 1), (user + 1, user + 1, IDS - user - 1)]
-    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in rows if count > 0)
+def extents(base: int, user: int) -> tuple[Extent, ...]:
+    """The ids inside an instance as ids from `base` on: all that 16 bits have, and `user`."""
+    plain = (0, base, PLAIN)
+    return (plain,) if user < PLAIN else (plain, (user, base + PLAIN, 1))
 
 
-def _mapping(uid: int, gid: int) -> int:
-    """A user namespace with that mapping, as a descriptor. Nothing runs in it once it is open."""
+def outside(base: int, user: int) -> int:
+    """The id on the host of `user` inside, by `extents`."""
+    return base + min(user, PLAIN)
+
+
+def swapped(base: int, user: int) -> tuple[Extent, ...]:
+    """The same for files, with root's as `user`'s and the other way round: who may write the root needs no root."""
+    if user < PLAIN:
+        return _swap(base, user, PLAIN)
+    return (0, base + PLAIN, 1), (1, base + 1, PLAIN - 1), (user, base, 1)
+
+
+def exchanged(user: int) -> tuple[Extent, ...]:
+    """Files alone, without ids of an instance's own: 0 and `user` change places and every other id stays."""
+    return _swap(0, user, IDS)
+
+
+def _swap(base: int, user: int, end: int) -> tuple[Extent, ...]:
+    rows = ((0, base + user, 1), (user, base, 1), (1, base + 1, user - 1), (user + 1, base + user + 1, end - user - 1))
+    return tuple(row for row in rows if row[2] > 0)
+
+
+def lines(rows: Sequence[Extent]) -> str:
+    """The content of a uid_map (user_namespaces(7))."""
+    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in rows)
+
+
+def namespace(maps: Maps) -> int:
+    """Blocking, about 3 ms. A user namespace with these maps, as a descriptor. Nothing runs in it. Raises OSError."""
+    command = [programs.find("unshare") or "unshare", "--user", "cat"]
     holder = subprocess.Popen(
-        ["unshare", "--user", "sleep", "60"], stdin=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin"}
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={"PATH": "/usr/bin:/bin"}
     )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
     try:
-        own, theirs = Path("/proc/self/ns/user").readlink(), Path(f"/proc/{holder.pid}/ns/user")
-        deadline = time.monotonic() + UNSHARE_SECONDS
-        while theirs.readlink() == own:
-            if time.monotonic() > deadline or holder.poll() is not None:
-                raise OSError("no user namespace could be made")
-            time.sleep(0.001)
-        Path(f"/proc/{holder.pid}/uid_map").write_text(swapped(uid))
-        Path(f"/proc/{holder.pid}/gid_map").write_text(swapped(gid))
-        return os.open(theirs, os.O_RDONLY | os.O_CLOEXEC)
+        holder.stdin.write(b"?")  # what comes back comes from inside
+        ready, _, _ = select.select([holder.stdout], [], [], UNSHARE_SECONDS)
+        if not ready or not holder.stdout.read(1):
+            raise OSError("no user namespace could be made")
+        for name, rows in zip(("uid_map", "gid_map"), maps, strict=True):
+            Path(f"/proc/{holder.pid}/{name}").write_text(lines(rows))
+        return os.open(f"/proc/{holder.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         holder.kill()
+        holder.stdin.close()
+        holder.stdout.close()
         holder.wait()
 
 
-def _mount_mapped(source: Path, target: Path, namespace: int) -> None:
-    folder = os.open(source, os.O_PATH | os.O_CLOEXEC)
+def view(folder: Path, target: Path, maps: Maps) -> None:
+    """Blocking. Mount `folder` on `target`, which is made, read-only and with owners by `maps`. Raises OSError."""
+    owners = namespace(maps)
     try:
-        tree = trees.clone(folder)
+        source = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            tree = trees.clone(source)
+        finally:
+            os.close(source)
+        try:
+            trees.map_owners(tree, owners)
+            target.mkdir(mode=0o700)
+            trees.attach(tree, str(target))
+        finally:
+            os.close(tree)
     finally:
-        os.close(folder)
+        os.close(owners)
+
+
+def missing_views(layers: Path, work: Path) -> str:
+    """Blocking. Why layers in the folder `layers` cannot be shown as another's; empty where they can be.
+
+    Tried below `work` and in `layers`, with nothing left behind.
+    """
+    seen, point, maps = work / "seen", work / "point", (extents(1 << 28, 0),) * 2
+    probes = [layers / f"probe-{name}" for name in ("low", "high")]
+    for folder in (work, point, *probes):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
-        trees.map_owners(tree, namespace)
-        target.mkdir(parents=True)
-        trees.attach(tree, str(target))
+        view(layers, seen, maps)
+        mounts.mount_root(tuple(seen / probe.name for probe in probes[:1]), point, None, seen / probes[1].name)
+        shown = point.stat().st_uid
+        return "" if shown == 1 << 28 else f"owners are not mapped (root's files are {shown}'s)"
+    except (OSError, Unavailable) as error:
+        return str(error)
     finally:
-        os.close(tree)
+        for folder in (point, seen):
+            mounts.unmount(folder)
+        for folder in (seen, point, work, *probes):
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
 
 
-class OwnedLayers:
-    """Id-mapped views of layers below `folder`, one per layer and user, made at first use and kept."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.Lock()
-        self._supported = True
-
-    def layers(self, layers: tuple[Path, ...], user: tuple[int, int]) -> tuple[Path, ...]:
-        """Blocking. These layers with root's files as `user`'s; as they are where the kernel cannot map."""
-        with self._lock:
-            if not self._supported:
-                return layers
-            try:
-                return tuple(self._layer(layer, user) for layer in layers)
-            except OSError as error:
-                self._supported = False
-                log.warning("this kernel cannot map the owners of layers (%s): root's files stay root's", error)
-                return layers
-
-    def _layer(self, layer: Path, user: tuple[int, int]) -> Path:
-        target = self._folder / f"{user[0]}-{user[1]}" / layer.name
-        if not target.exists():
-            namespace = _mapping(*user)
-            try:
-                _mount_mapped(layer.resolve(), target, namespace)
-            except OSError:
-                shutil.rmtree(target, ignore_errors=True)
-                raise
-            finally:
-                os.close(namespace)
-        return target
+def missing_namespaces(program: str) -> str:
+    """Blocking. Why no instance of the runtime `program` can have a user namespace with a /proc of its own; empty where
+    it can."""
+    if Path(program).name not in MAPPING:
+        return f"{Path(program).name} maps no ids"
+    unshare = programs.find("unshare")
+    if unshare is None:
+        return "unshare is not installed (util-linux)"
+    command = [unshare, "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=UNSHARE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (done.stderr.strip() or "it failed") if done.returncode else ""

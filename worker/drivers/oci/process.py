@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 from worker.drivers.base import Exit
+from worker.pipe_end import PipeEnd
 
 PR_SET_CHILD_SUBREAPER = 36
 STREAM_BYTES = 1 << 18  # buffered per stream before the reader must have read: the longest log line
@@ -29,9 +30,8 @@ async def stream(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTra
     """The reading end of a pipe as a stream with back-pressure; the transport owns the descriptor."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=STREAM_BYTES, loop=loop)
-    pipe = os.fdopen(descriptor, "rb", buffering=0)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader, loop=loop), pipe)
-    return reader, transport
+    made = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader, loop=loop), PipeEnd(descriptor))
+    return reader, made[0]
 
 
 class Process:

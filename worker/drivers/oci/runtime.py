@@ -19,6 +19,10 @@ from worker.network import programs
 
 log = logging.getLogger("worker.drivers.oci")
 
+LOG_FLAGS = ("--log-format", "json")
+# gVisor: the network of the instance's namespace, where our sockets are, and not one of its own; files on the disk
+# that the instance was given, and not in memory; the list of system calls, which its own kernel would not need.
+OWN_FLAGS = {"runsc": ("--network=host", "--overlay2=none", "--oci-seccomp")}
 START_SECONDS = 30.0
 LEAVE_SECONDS = 5.0
 LEAST_RUNC = (1, 1, 12)  # the first of upstream's without CVE-2024-21626, a way out through the working directory
@@ -39,6 +43,7 @@ FAULTS = (
     ),
     (
         r'exec: ".*?": (stat .*?: )?(executable file not found|no such file or directory)'
+        r"|failed to load .*?: no such file"
         r"|executable file `.*?` not found|exec container process \(missing dynamic library\?\)",
         "the command is not in the image",
         "check command and entrypoint",
@@ -81,6 +86,8 @@ class Runtime:
     def __init__(self, program: str, state: Path) -> None:
         self._program = program
         self._state = state
+        # runsc's, by instance; None while one starts: whose are the other processes that it leaves to us
+        self._first_processes: dict[str, int | None] | None = {} if Path(program).name == "runsc" else None
 
     def run(self, sandbox_id: str, bundle: Path, stdout: int, stderr: int, channel: int | None = None) -> int:
         """Blocking. create + start, detached, with these descriptors as output, and `channel` as descriptor 3; the
@@ -88,31 +95,94 @@ class Runtime:
 
         Raises ImageUnusable where the command cannot be executed, Unavailable where the runtime failed otherwise.
         """
+        return self._begin(("run", "--detach"), sandbox_id, bundle, stdout, stderr, channel)
+
+    def create(self, sandbox_id: str, bundle: Path, stdout: int, stderr: int) -> int:
+        """Blocking. As `run`, but the first process waits, before the command is executed, for `start`."""
+        return self._begin(("create",), sandbox_id, bundle, stdout, stderr, None)
+
+    def _begin(
+        self, verb: tuple[str, ...], sandbox_id: str, bundle: Path, stdout: int, stderr: int, channel: int | None
+    ) -> int:
         pid_file, log_file = bundle / "pid", bundle / "log"
-        command = [self._program, "--root", str(self._state), "--log", str(log_file), "--log-format", "json"]
-        command += ["run", "--detach", "--bundle", str(bundle), "--pid-file", str(pid_file)]
+        command = [*self._command(log_file), *verb, "--bundle", str(bundle), "--pid-file", str(pid_file)]
         stdin = subprocess.DEVNULL
         if channel is not None:  # runtimes hand on what begins at 3, and Popen keeps a descriptor's number
             stdin = channel
             command = ["/bin/sh", "-c", 'exec "$@" 3<&0 </dev/null', "sh", *command, "--preserve-fds", "1"]
         command.append(sandbox_id)
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        if self._first_processes is not None:
+            self._first_processes[sandbox_id] = None
         try:
-            process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=env)
-        except OSError as error:
-            raise Unavailable(f"{self._program}: {error}") from None
-        try:
-            if _wait(process, START_SECONDS):
-                raise _failure(log_file)
+            self._call(command, log_file, stdin, stdout, stderr)
             pid = int(pid_file.read_text())
             _adopt(pid)
+            if self._first_processes is not None:
+                self._first_processes[sandbox_id] = pid
             return pid
         finally:
             _bury_orphans()
 
+    def start(self, sandbox_id: str, bundle: Path, process: int) -> None:
+        """Blocking. Let the first process of one that was created execute its command; `process` is its pidfd.
+
+        Raises Unavailable where it has ended meanwhile.
+        """
+        if Path(self._program).name == "runc":
+            try:
+                _pass_gate(self._state / sandbox_id / "exec.fifo", process, START_SECONDS)
+            except OSError as error:
+                raise Unavailable(f"it waits no more: {error}") from None
+            return
+        log_file = bundle / "log"
+        nothing = subprocess.DEVNULL
+        try:
+            self._call([*self._command(log_file), "start", sandbox_id], log_file, nothing, nothing, nothing)
+        finally:
+            _bury_orphans()
+
+    def _command(self, log_file: Path) -> list[str]:
+        name = Path(self._program).name
+        return [self._program, *OWN_FLAGS.get(name, ()), "--root", str(self._state), "--log", str(log_file), *LOG_FLAGS]
+
+    def _call(self, command: list[str], log_file: Path, stdin: int, stdout: int, stderr: int) -> None:
+        """Run the program to its end. Raises ImageUnusable, Unavailable."""
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        try:
+            # In a session of its own, by which what it leaves to us is known (runsc: a process for each one's files).
+            process = subprocess.Popen(
+                command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
+            )
+        except OSError as error:
+            raise Unavailable(f"{self._program}: {error}") from None
+        if _wait(process, START_SECONDS):
+            raise _failure(log_file)
+
     def forget(self, sandbox_id: str) -> None:
         """Blocking. Drop the runtime's record; `delete --force` would wait 100 ms for what we know has ended."""
         shutil.rmtree(self._state / sandbox_id, ignore_errors=True)
+        if self._first_processes is not None:
+            self._first_processes.pop(sandbox_id, None)
+            for file in self._state.glob(f"{sandbox_id}_sandbox:*"):
+                file.unlink(missing_ok=True)
+            _bury_orphans()
+            if None not in self._first_processes.values():
+                _bury_stubs(set(self._first_processes.values()))
+
+
+def _pass_gate(fifo: Path, process: int, seconds: float) -> None:
+    """What `runc start` does, without the 50 ms that the program takes: a created container's first process waits for a
+    reader of this pipe, writes one byte, and executes (libcontainer, standard_init_linux.go). Raises OSError."""
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        poll = select.poll()
+        poll.register(reading, select.POLLIN)
+        poll.register(process, select.POLLIN)  # its end
+        if reading not in dict(poll.poll(seconds * 1000)) or not os.read(reading, 1):
+            raise OSError("the first process does not answer")
+        fifo.unlink()  # it stands for "created"
+    finally:
+        os.close(reading)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
@@ -169,10 +239,20 @@ def _bury_orphans() -> None:
                     os.waitpid(child, os.WNOHANG)
 
 
+def _bury_stubs(firsts: set[int | None]) -> None:
+    """The same for what runsc traces its programs with: each leads a session, as the first process of an instance does,
+    which is in `firsts`."""
+    with contextlib.suppress(OSError):
+        for child in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
+            with contextlib.suppress(OSError):
+                if child not in firsts and Path(f"/proc/{child}/comm").read_text() == "exe\n":
+                    os.waitpid(child, os.WNOHANG)
+
+
 def _failure(log_file: Path) -> Exception:
     messages = []
     with contextlib.suppress(OSError):
-        for line in log_file.read_text(errors="replace").splitlines():
+        for line in log_file.read_text(errors="replace").replace("}{", "}\n{").splitlines():  # runsc ends no line
             with contextlib.suppress(ValueError):
                 entry = json.loads(line)
                 if entry.get("level") in ("error", "fatal"):

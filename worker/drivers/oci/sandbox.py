@@ -14,6 +14,8 @@ from typing import Any
 
 from faas.errors import Unavailable
 from worker.drivers.base import Exit, SandboxSpec, SandboxState
+from worker.drivers.oci.counters import Counters
+from worker.drivers.oci.identities import Identity
 from worker.drivers.oci.process import Process
 from worker.drivers.oci.scratch import Scratch
 from worker.network.namespace import socket_in
@@ -50,10 +52,12 @@ class OciSandbox:
     spec: SandboxSpec
     bundle: Path
     exited: asyncio.Future[Exit]
+    counters: Counters
     stdout: asyncio.StreamReader = field(init=False)
     stderr: asyncio.StreamReader = field(init=False)
     namespace: NetworkNamespace | None = None
     scratch: Scratch | None = None
+    identity: Identity | None = None
     process: Process | None = None
     creating: asyncio.Task[Any] | None = None
     starting: asyncio.Task[None] | None = None
@@ -65,6 +69,9 @@ class OciSandbox:
     channel: socket.socket | None = None  # to a stem, until it begins
     inside: socket.socket | None = None  # the stem's end of it, until that runs
     is_parked: bool = False
+    is_frozen: bool = False
+    is_ahead: bool = False  # made for nobody yet: its first process waits before the command
+    shares: int = 0  # of the CPU, until its init has ended; 0: the full share
     path: str = "cold"
 
     def __post_init__(self) -> None:
@@ -160,3 +167,4 @@ class OciSandbox:
                 listener.close()
         for transport in self.transports:
             transport.close()
+        self.counters.close()

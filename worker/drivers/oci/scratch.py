@@ -61,6 +61,13 @@ class Scratch:
     def work(self) -> Path:
         return self.folder / "work"
 
+    def belong(self, root: int, user: tuple[int, int]) -> None:
+        """To an instance whose root has the id `root` on the host, and whose user is `user` there. Raises OSError."""
+        os.chown(self.folder, 0, root)
+        self.folder.chmod(0o710)
+        os.chown(self.tmp, root, root)
+        os.chown(self.upper, *user)
+
 
 class ScratchPool:
     """File systems below `points`, their files in `images`. Blocking work runs in `threads`."""
@@ -76,7 +83,8 @@ class ScratchPool:
 
     def open(self) -> None:
         """Blocking. Remove the files that a crash left between their making and their unlinking."""
-        self._points.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._points.mkdir(parents=True, exist_ok=True)
+        self._points.chmod(0o711)  # an instance's root has to come to its own
         self._images.mkdir(mode=0o700, parents=True, exist_ok=True)
         free_loops(self._images)
         for left in self._images.iterdir():

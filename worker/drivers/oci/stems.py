@@ -21,6 +21,7 @@ from faas.errors import FaasError, ImageUnusable, Unavailable
 from faas.metrics import Metrics
 from faas.oci.digest import Digest
 from faas.oci.reference import BASES
+from worker import meminfo
 from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.drivers.oci import standing as standings
 from worker.drivers.oci.sandbox import OciSandbox
@@ -35,7 +36,7 @@ NAMES_BYTES = 65_536
 IDLE_SECONDS = 600.0  # after the last need of a base its stems go
 UPKEEP_SECONDS = 15.0
 BACKOFF_MOST_SECONDS = 300.0
-MEMORY_SHARE = 0.1  # of the machine's: with less than that available there are no stems
+DROPPED_SECONDS, DROPPED_MOST_SECONDS = 30.0, 600.0  # none is made after their memory was needed; longer each time
 ASSIGNMENT_BYTES = 65_536  # a socket takes them at once; a larger environment starts the ordinary way
 KNOWN_IMAGES = 4096
 
@@ -49,6 +50,7 @@ class Verbs:
     park: Callable[[SandboxSpec], Awaitable[OciSandbox]]  # start one that has a channel
     become: Callable[[OciSandbox, SandboxSpec, Standing], Awaitable[None]]  # limits and code
     remove: Callable[[OciSandbox], None]  # in the background
+    measure: Callable[[OciSandbox], int]  # bytes of memory, by a few file reads
 
 
 @dataclass(eq=False)
@@ -74,6 +76,9 @@ class Stems:
         self._is_open = False
         self._standings: OrderedDict[Digest, Standing | None] = OrderedDict()
         self._shelves: dict[str, Shelf] = {}  # by the base's reference
+        self._bytes: dict[OciSandbox, int] = {}  # of those that are ready, as last measured
+        self._drops = 0  # in a row
+        self._not_before = 0.0  # the loop's clock
         self._work = Background()
 
     def open(self, missing: str) -> None:
@@ -113,20 +118,39 @@ class Stems:
             self._shelves[base.reference] = Shelf(base, runtime)
         return found
 
+    def forget(self, is_here: Callable[[Path], bool]) -> None:
+        """Layers were collected: what stands on one that is not here is found out anew when it is needed."""
+        for digest, standing in list(self._standings.items()):
+            if standing is None or not all(map(is_here, (*standing.layers, *_layers(standing.base)))):
+                del self._standings[digest]
+        for reference, shelf in list(self._shelves.items()):
+            if shelf.filling is None and not shelf.ready and not all(map(is_here, _layers(shelf.base))):
+                del self._shelves[reference]
+
     # Giving
 
-    def take(self, spec: SandboxSpec) -> OciSandbox | None:
-        """A ready stem that can become `spec`; what was taken goes to `assign`, whatever happens."""
+    def can_serve(self, spec: SandboxSpec) -> bool:
+        """Whether a stem can become `spec`: there may be none at this moment."""
+        found = self._shelf(spec)
+        return found is not None and not found[1].failures and _fits(*found, spec)
+
+    def _shelf(self, spec: SandboxSpec) -> tuple[Standing, Shelf] | None:
+        """Whose stems `spec` is a case for."""
         image = spec.image.handle
         assert isinstance(image, UnpackedImage)
         standing = self._standings.get(image.digest) if self._is_open else None
         if standing is None or not standings.can_become(standing.base, spec):
             return None
-        shelf = self._shelves[standing.base.reference]
+        return standing, self._shelves[standing.base.reference]
+
+    def take(self, spec: SandboxSpec) -> OciSandbox | None:
+        """A ready stem that can become `spec`; what was taken goes to `assign`, whatever happens."""
+        if (found := self._shelf(spec)) is None:
+            return None
+        shelf = found[1]
         shelf.needed_at = asyncio.get_running_loop().time()
         stem = None
-        # A module of the function's own that has the name of one that a stem has imported already would be another.
-        if shelf.ready and not shelf.names & standing.names and len(_assignment(spec)) <= ASSIGNMENT_BYTES:
+        if shelf.ready and _fits(*found, spec):
             stem = shelf.ready.popleft()
             self._count(shelf)
         self._refill(shelf)
@@ -159,8 +183,9 @@ class Stems:
     async def _fill(self, shelf: Shelf) -> None:
         try:
             while len(shelf.ready) < self._most:
-                await asyncio.sleep(min(BACKOFF_MOST_SECONDS, PATIENCE_SECONDS * 4**shelf.failures))
-                if memory_is_short(_meminfo()):
+                pause = min(BACKOFF_MOST_SECONDS, PATIENCE_SECONDS * 4**shelf.failures)
+                await asyncio.sleep(max(pause, self._not_before - asyncio.get_running_loop().time()))
+                if meminfo.is_short():
                     return
                 try:
                     await self._make(shelf)
@@ -180,6 +205,7 @@ class Stems:
             if isinstance(error, TimeoutError | ValueError):
                 raise Unavailable(f"it did not get ready: {error!r}") from None
             raise
+        self._bytes[stem] = self._verbs.measure(stem)
         shelf.ready.append(stem)
         stem.exited.add_done_callback(lambda _: self._ended(shelf, stem))
         self._count(shelf)
@@ -205,35 +231,53 @@ class Stems:
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
-            self.shrink(asyncio.get_running_loop().time(), short=memory_is_short(_meminfo()))
+            self.shrink(asyncio.get_running_loop().time(), short=meminfo.is_short())
+            for stem in self._bytes:
+                self._bytes[stem] = self._verbs.measure(stem)
 
     def shrink(self, now: float, *, short: bool) -> None:
         """Throw away what nobody needs, or everything where memory is short."""
         for shelf in self._shelves.values():
             if short or now - shelf.needed_at > IDLE_SECONDS:
-                if shelf.filling is not None:
-                    shelf.filling.cancel()
-                stems, shelf.ready = list(shelf.ready), deque()
-                self._count(shelf)
-                for stem in stems:
+                for stem in self._cleared(shelf):
                     self._verbs.remove(stem)
 
+    def drop(self) -> list[OciSandbox]:
+        """Their memory is needed: all that are ready, for the caller to end. None is made for a while."""
+        now = asyncio.get_running_loop().time()
+        self._drops = self._drops + 1 if now < self._not_before + DROPPED_MOST_SECONDS else 1
+        self._not_before = now + min(DROPPED_MOST_SECONDS, DROPPED_SECONDS * 2 ** min(self._drops - 1, 10))
+        return [stem for shelf in self._shelves.values() for stem in self._cleared(shelf)]
+
+    def _cleared(self, shelf: Shelf) -> list[OciSandbox]:
+        """What it had; the next need of its base makes new ones."""
+        if shelf.filling is not None:
+            shelf.filling.cancel()
+        stems, shelf.ready = list(shelf.ready), deque()
+        self._count(shelf)
+        return stems
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of all that are ready, as last measured."""
+        return sum(self._bytes.values())
+
     def _count(self, shelf: Shelf) -> None:
+        ready = {stem for other in self._shelves.values() for stem in other.ready}
+        self._bytes = {stem: size for stem, size in self._bytes.items() if stem in ready}
         shelves = (other for other in self._shelves.values() if other.runtime == shelf.runtime)
         self._metrics.stems.labels(shelf.runtime).set(sum(len(other.ready) for other in shelves))
 
 
+def _fits(standing: Standing, shelf: Shelf, spec: SandboxSpec) -> bool:
+    # A module of the function's own that has the name of one that a stem has imported already would be another.
+    return not shelf.names & standing.names and len(_assignment(spec)) <= ASSIGNMENT_BYTES
+
+
+def _layers(base: PreparedImage) -> tuple[Path, ...]:
+    assert isinstance(base.handle, UnpackedImage)
+    return base.handle.layers
+
+
 def _assignment(spec: SandboxSpec) -> bytes:
     return json.dumps({"env": dict(spec.env), "workdir": spec.workdir}).encode()
-
-
-def _meminfo() -> str:
-    """The kernel's answer, not a disk's: it blocks nobody."""
-    return Path("/proc/meminfo").read_text()
-
-
-def memory_is_short(meminfo: str) -> bool:
-    """By the text of /proc/meminfo (proc(5))."""
-    rows = (row.partition(":") for row in meminfo.splitlines())
-    kilobytes = {name: int(value.split()[0]) for name, _, value in rows if value.split()}
-    return kilobytes.get("MemAvailable", 0) < MEMORY_SHARE * kilobytes.get("MemTotal", 0)

@@ -1,0 +1,71 @@
+"""A function's modules are compiled when it is deployed: its instances read the caches."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.leftovers import none_left
+from tests.support.stem_functions import Bases, World
+from worker.layers.store import UnpackedImage
+
+pytestmark = [pytest.mark.root, pytest.mark.oci]
+
+FOLDERS: dict[str, bytes | str | None] = {"var": None, "var/task": None}
+BODY = b"def work(value):\n    return value\n" + b"# what makes it worth compiling ahead\n" * 1000
+APP = b"""
+import os
+
+def handler(event, context):
+    module = __import__(event["module"])
+    cached = module.__cached__
+    return {"cached": cached, "there": os.path.exists(cached), "worked": module.work(1)}
+"""
+SMALL = b"def work(value):\n    return value\n"
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    return Bases.build("python", tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(params=[0, 2], ids=["cold", "stem"])
+async def world(request: pytest.FixtureRequest, bases: Bases, tmp_path: Path) -> AsyncIterator[World]:
+    with none_left(bases.server_id):
+        made = World(bases, tmp_path / "logs", request.param)
+        await made.pool.open()
+        yield made
+        await made.pool.close(1)
+
+
+async def test_large_modules_have_their_cache_and_small_layers_none(world: World) -> None:
+    dependencies: dict[str, bytes | str | None] = {"opt": None, "opt/python": None, "opt/python/large.py": BODY}
+    image = world.bases.function(dependencies, {**FOLDERS, "var/task/app.py": APP, "var/task/small.py": SMALL})
+    if world.driver._stems._most:
+        await world.warmed(image)
+    answer = await world.once(image, {"module": "large"})
+    assert answer.path == ("stem" if world.driver._stems._most else "cold")
+    assert answer.value["there"]
+    assert answer.value["worked"] == 1
+    assert answer.value["cached"].startswith("/opt/python/__pycache__/large.cpython-3")
+    assert not (await world.once(image, {"module": "small"})).value["there"]
+
+
+async def test_code_that_does_not_compile_costs_only_itself(world: World) -> None:
+    code = {**FOLDERS, "var/task/app.py": APP, "var/task/large.py": BODY, "var/task/broken.py": b"def (:\n"}
+    answer = await world.once(world.bases.function(code), {"module": "large"})
+    assert answer.value["there"]
+
+
+async def test_a_layer_whose_folders_are_links_out_of_it_is_not_followed(world: World, tmp_path: Path) -> None:
+    outside = tmp_path / "outside" / "task"
+    outside.mkdir(parents=True)
+    (outside / "app.py").write_bytes(BODY)
+    image = world.bases.function({"var": str(tmp_path / "outside")})
+    layers, base = [(await world.driver.prepare(name)).handle for name in (image, world.bases.reference)]
+    assert isinstance(layers, UnpackedImage)
+    assert isinstance(base, UnpackedImage)
+    assert len(layers.layers) == len(base.layers) + 1
+    assert [path.name for path in outside.iterdir()] == ["app.py"]

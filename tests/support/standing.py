@@ -1,0 +1,70 @@
+"""What a process and a server hold at the moment, as numbers: for tests in which they must come back to the same."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.support.leftovers import on_this_machine
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """`resident_kb` is the process's memory; `machine` counts what carries one of the server's marks.
+
+    `views` of the layers are mounts too, but kept for the next instance with the same ids: there are as many as there
+    were instances at once, and some ahead.
+    """
+
+    files: int
+    namespaces: int
+    threads: int
+    resident_kb: int
+    views: int
+    machine: Mapping[str, int]
+
+    def beyond(self, before: Standing, slack: int = 2) -> dict[str, str]:
+        """What there is more of than `before`, by more than `slack`; memory and views are another matter."""
+        now, then = self._counts(), before._counts()
+        return {name: f"{then[name]} → {now[name]}" for name in now if now[name] > then[name] + slack}
+
+    def _counts(self) -> dict[str, int]:
+        return {"files": self.files, "namespaces": self.namespaces, "threads": self.threads, **self.machine}
+
+
+def standing(pid: int, *marks: str) -> Standing:
+    """Of the process `pid`, and of what carries one of `marks` on this machine (a server's id, its data folder)."""
+    links = [_link(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    found = {
+        kind: [row for row in rows if any(mark in row for mark in marks)] for kind, rows in on_this_machine().items()
+    }
+    views = [row for row in found["mounts"] if "/ids/" in row]
+    resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES // 1024
+    return Standing(
+        len(links),
+        sum(link.startswith("net:") for link in links),
+        len(list(Path(f"/proc/{pid}/task").iterdir())),
+        resident,
+        len(views),
+        {kind: len(rows) - len(views) * (kind == "mounts") for kind, rows in found.items()},
+    )
+
+
+def own_standing(*marks: str) -> Standing:
+    """Of this process; its running asyncio tasks count as the server's things do."""
+    gc.collect()
+    now = standing(os.getpid(), *marks)
+    return replace(now, machine={**now.machine, "tasks": len(asyncio.all_tasks())})
+
+
+def _link(entry: Path) -> str:
+    try:
+        return str(entry.readlink())
+    except OSError:
+        return ""

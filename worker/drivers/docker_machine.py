@@ -1,0 +1,77 @@
+"""`Machine`: what the docker driver makes on this machine, that is a folder, a firewall and control groups, and in the
+engine, a network and the pause image. Everything blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from worker.drivers.docker_engine import Engine
+from worker.drivers.docker_groups import container_groups
+from worker.drivers.docker_image import pause_image
+from worker.drivers.oci import mounts, seccomp
+from worker.network.firewall import BridgeFirewall
+
+RUN = Path("/run/faas")
+CNI_ADDRESSES = Path("/var/lib/cni/networks")  # by network; stays when that is removed
+
+
+class Machine:
+    """Of one server. `seccomp` is what a container is given as its list of system calls, `cgroup_parent` the group that
+    containers are to be in; None where the engine decides that."""
+
+    def __init__(self, engine: Engine, server_id: str) -> None:
+        self.bridge = f"fd{server_id}"
+        self.run = RUN / f"{server_id}-docker"
+        self.scratch = self.run / "scratch"
+        self.groups = container_groups(server_id)
+        self.seccomp = ""
+        self.cgroup_parent: str | None = None
+        self._engine = engine
+        self._firewall = BridgeFirewall(f"faas_{server_id}_docker", self.bridge)
+
+    def prepare(self) -> None:
+        """Remove what a crashed server left, then make it anew."""
+        if self._engine.cgroupfs:
+            self.cgroup_parent = self.groups.path("").rstrip("/")
+        self.sweep()
+        self.leave_nothing(())
+        self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.seccomp = json.dumps(seccomp.profile())
+        if self._engine.podman:  # takes the list from a file alone
+            self._seccomp_file.write_text(self.seccomp)
+            self.seccomp = str(self._seccomp_file)
+        if self.cgroup_parent:
+            self.groups.open()
+        self._engine.ensure_image(*pause_image())
+        self._engine.make_bridge(self.bridge)
+        self._firewall.open()
+
+    @property
+    def _seccomp_file(self) -> Path:
+        return self.run / "seccomp.json"
+
+    def sweep(self) -> None:
+        """What the engine has."""
+        self._engine.sweep()
+        if self._engine.podman:
+            shutil.rmtree(CNI_ADDRESSES / self.bridge, ignore_errors=True)
+        self._firewall.close()
+
+    def leave_nothing(self, groups: Iterable[str]) -> None:
+        """Processes, those in `groups` too, mounts and folders, without the engine."""
+        for group in groups:
+            self.groups.kill(group)
+        if self.cgroup_parent:
+            self.groups.close()
+        for point in mounts.mounted_below(self.run):
+            mounts.unmount(point)
+            with contextlib.suppress(OSError):
+                point.rmdir()
+        self._seccomp_file.unlink(missing_ok=True)
+        for folder in (self.scratch, self.run, RUN):
+            with contextlib.suppress(OSError):  # RUN may hold another server's
+                folder.rmdir()

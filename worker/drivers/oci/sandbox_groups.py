@@ -1,0 +1,74 @@
+"""`SandboxGroups`: what the driver does to a running sandbox through its control groups: freeze, thaw, count."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from faas.errors import Unavailable
+from worker.drivers.base import Sandbox, SandboxState, SandboxStats
+from worker.drivers.oci.cgroups import Cgroups
+from worker.drivers.oci.sandbox import OciSandbox
+
+FREEZE_GRACE_SECONDS = 0.01
+STILL_SECONDS = 0.5  # until all stand still: one may be in the midst of a long system call
+LOOK_SECONDS = 0.001
+
+
+class SandboxGroups:
+    """Part of `OciDriver`. To freeze and to thaw are a few writes of 50 µs: less than a thread would cost."""
+
+    freeze_grace_seconds = FREEZE_GRACE_SECONDS
+
+    def __init__(self, cgroups: Cgroups) -> None:
+        self._cgroups = cgroups
+
+    async def freeze(self, sandbox: Sandbox) -> None:
+        """See `Driver`. Raises Unavailable where it does not stand still, and lets it go on."""
+        assert isinstance(sandbox, OciSandbox)
+        deadline = asyncio.get_running_loop().time() + STILL_SECONDS
+        sandbox.is_frozen = True
+        sandbox.counters.release()  # of hundreds that stand still nobody needs the files
+        try:
+            while not self._cgroups.freeze(sandbox.name):
+                await asyncio.sleep(LOOK_SECONDS)
+                if not sandbox.is_frozen:
+                    return  # it is thawed again, or being killed
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Unavailable(f"the instance {sandbox.id} does not stand still")
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                await self.thaw(sandbox)
+            if isinstance(error, FileNotFoundError) and sandbox.exited.done():
+                return
+            if isinstance(error, OSError):
+                raise Unavailable(f"the instance {sandbox.id} cannot be frozen: {error}") from None
+            raise
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        """See `Driver`. Raises OSError."""
+        assert isinstance(sandbox, OciSandbox)
+        if sandbox.is_frozen:
+            sandbox.is_frozen = False
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                self._cgroups.thaw(sandbox.name)
+
+    def end_frozen(self, sandbox: OciSandbox) -> None:
+        """Blocking. Before a kill: what is frozen would not die of it."""
+        sandbox.is_frozen = False
+        self._cgroups.end_frozen(sandbox.name)
+
+    def group(self, sandbox: Sandbox) -> str:
+        """Where its counters are: `worker.drivers.oci.cgroups.counters_at`."""
+        assert isinstance(sandbox, OciSandbox)
+        return self._cgroups.path(sandbox.name)
+
+    def state(self, sandbox: Sandbox) -> SandboxState:
+        assert isinstance(sandbox, OciSandbox)
+        return sandbox.state
+
+    def stats(self, sandbox: Sandbox) -> SandboxStats:
+        assert isinstance(sandbox, OciSandbox)
+        if sandbox.is_frozen:
+            return self._cgroups.stats(sandbox.name)
+        return sandbox.counters.read()
