@@ -135,10 +135,16 @@ def _confined(settings: Settings) -> Iterator[Launched | None]:
 
     Nothing of a client has been read yet. With an engine root stays: whoever may use its socket is root anyway.
     """
+    given = settings.user if settings.user != privileges.ROOT else ""
     if os.geteuid() != 0:
+        if given:
+            raise InvalidInput("user: only root can become another", hint="leave it out, or run faas serve as root")
         yield None
         return
-    account = None if _reasons_against_oci(settings) else privileges.account(settings.user)
+    against = _reasons_against_oci(settings)
+    if against and given:
+        raise InvalidInput(f"user: root is given up with the oci driver alone; {'; '.join(against)}")
+    account = None if against else privileges.account(settings.user)
     if account is None:
         ownership.keep(settings.data)
         logger.warning("the server keeps root: whoever takes it over has this machine")

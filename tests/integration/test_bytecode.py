@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from faas.errors import FunctionError
 from tests.support.leftovers import none_left
 from tests.support.stem_functions import Bases, World
 from worker.layers.store import UnpackedImage
@@ -69,3 +70,17 @@ async def test_a_layer_whose_folders_are_links_out_of_it_is_not_followed(world: 
     assert isinstance(base, UnpackedImage)
     assert len(layers.layers) == len(base.layers) + 1
     assert [path.name for path in outside.iterdir()] == ["app.py"]
+
+
+async def test_a_module_that_a_small_layer_brings_anew_is_never_read_from_the_cache_of_the_old_one(
+    world: World,
+) -> None:
+    below = {**FOLDERS, "var/task/app.py": APP, "var/task/large.py": BODY, "var/task/gone": None}
+    below |= {"var/task/gone/__init__.py": BODY}
+    above = {**FOLDERS, "var/task/large.py": SMALL.replace(b"return value", b"return 'new'"), "var/task/.wh.gone": b""}
+    image = world.bases.function(below, above)
+    if world.driver._stems._most:
+        await world.warmed(image)
+    assert (await world.once(image, {"module": "large"})).value["worked"] == "new"
+    with pytest.raises(FunctionError, match="No module named 'gone'"):
+        await world.once(image, {"module": "gone"})

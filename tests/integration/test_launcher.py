@@ -22,10 +22,11 @@ import pytest
 from faas.errors import Conflict, FaasError, ImageUnusable, InvalidInput, NotFound, Unavailable
 from tests.support.images import MemoryImages, program_layer
 from tests.support.leftovers import none_left, on_this_machine
-from tests.support.sandboxes import MB, probe
+from tests.support.sandboxes import MB, probe, workbench
 from worker.drivers.oci.process import stream
 from worker.launcher import images as image_verbs
 from worker.launcher import process, wire
+from worker.launcher.client import LaunchedDriver
 from worker.launcher.peer import Answer, Peer
 from worker.launcher.process import Launched, Options
 from worker.launcher.server import DESCRIPTORS_EACH
@@ -504,3 +505,48 @@ def _removed(folder: Path) -> None:
 def _as_link(folder: Path) -> None:
     folder.rmdir()
     folder.symlink_to(tempfile.gettempdir())
+
+
+async def test_lives_of_sandboxes_leave_no_descriptor_in_either_process(tmp_path: Path) -> None:
+    async with workbench(tmp_path, kind="launched") as bench:
+        assert isinstance(bench.driver, LaunchedDriver)
+        pids = (os.getpid(), bench.driver._launched.pid)
+        before: tuple[int, ...] = ()
+        for number in range(12):
+            sandbox = await bench.driver.create(bench.spec("serve", "8080"))
+            if number % 2:
+                await sandbox.listen(9001)
+            await bench.driver.start(sandbox)
+            assert await sandbox.stdout.readline() == b"listening\n"
+            (await sandbox.connect(8080)).close()
+            assert bench.driver.stats(sandbox).pids == 1
+            await bench.driver.freeze(sandbox)
+            if number % 3:
+                await bench.driver.thaw(sandbox)
+            await bench.driver.delete(sandbox.id)
+            if number == 3:  # what is made at the first need is there
+                before = await _settled(pids)
+        assert await _settled(pids) == before
+
+
+async def _settled(pids: tuple[int, ...]) -> tuple[int, ...]:
+    """Descriptors of each process, once pools are full again."""
+    looks = []
+    for _ in range(20):
+        looks.append([len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids])  # noqa: ASYNC240
+        await asyncio.sleep(0.05)
+    return tuple(map(max, zip(*looks[10:], strict=True)))
+
+
+async def test_a_caller_that_goes_while_its_sandbox_is_made_leaves_none(tmp_path: Path) -> None:
+    async with workbench(tmp_path, kind="launched") as bench:
+        for seconds in (0, 0.001, 0.003, 0.01, 0.02):
+            making = asyncio.create_task(bench.driver.create(bench.spec("wait")))
+            await asyncio.sleep(seconds)
+            making.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await making
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await bench.driver.ids():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert (await bench.run("env", "GREETING"))[1] == "hello\n"

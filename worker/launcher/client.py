@@ -214,19 +214,12 @@ class LaunchedDriver:
 
     async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
         """A caller that is cancelled goes at once; what it asked for is deleted when it is there."""
-        creating = self._work.own(self._create(spec, ahead), f"creation of {spec.id}")
+        answer = self._peer.begin("create", ahead=ahead, **requests.written(spec))
         try:
-            return await self._work.heard(creating)
+            value, descriptors = await asyncio.shield(answer)
         except asyncio.CancelledError:
-            creating.add_done_callback(lambda made: self._unwanted(made, spec.id))
+            answer.add_done_callback(lambda made: self._unwanted(made, spec.id))
             raise
-
-    def _unwanted(self, made: asyncio.Task[LaunchedSandbox], sandbox_id: str) -> None:
-        if not made.cancelled() and made.exception() is None:
-            self._work.start(self.delete(sandbox_id), f"removal of {sandbox_id}")
-
-    async def _create(self, spec: SandboxSpec, ahead: bool) -> LaunchedSandbox:
-        value, descriptors = await self._peer.call("create", ahead=ahead, **requests.written(spec))
         held = self._sandboxes.get(spec.id)
         if not descriptors:  # what was made ahead
             assert held is not None
@@ -237,6 +230,11 @@ class LaunchedDriver:
         sandbox = self._sandboxes[spec.id] = LaunchedSandbox(spec.id, value["path"], value["group"], self._peer)
         sandbox.take(descriptors, value.get("heads", []), self._work)
         return sandbox
+
+    def _unwanted(self, made: asyncio.Future[tuple[Any, list[int]]], sandbox_id: str) -> None:
+        if not made.cancelled() and made.exception() is None:
+            close_all(made.result()[1])
+            self._work.start(self.delete(sandbox_id), f"removal of {sandbox_id}")
 
     async def start(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, LaunchedSandbox)

@@ -71,12 +71,12 @@ class Peer:
     async def call(self, verb: str, descriptors: Sequence[int] = (), **arguments: Any) -> tuple[Any, list[int]]:
         """The value, and the descriptors that came with it: they are the caller's. Raises what the other end raised,
         Unavailable where that is gone."""
-        return await self._asked(verb, arguments, descriptors)  # the answer to who is cancelled comes, and is closed
+        return await self.begin(verb, descriptors, **arguments)  # the answer to who is cancelled comes, and is closed
 
-    def _asked(
-        self, verb: str, arguments: Mapping[str, Any], descriptors: Sequence[int] = ()
+    def begin(
+        self, verb: str, descriptors: Sequence[int] = (), **arguments: Any
     ) -> asyncio.Future[tuple[Any, list[int]]]:
-        """It is on its way already: what is asked afterwards is heard afterwards. Raises Unavailable."""
+        """As `call`; it is on its way at once, and what is asked afterwards is heard afterwards."""
         if not self.is_open:
             close_all(descriptors)
             raise _gone()
@@ -95,7 +95,7 @@ class Peer:
     def post(self, verb: str, **arguments: Any) -> None:
         """A call whose answer nobody needs; it is sent at once, before what is asked afterwards."""
         if self.is_open:
-            self._asked(verb, arguments).add_done_callback(_ignored)
+            self.begin(verb, **arguments).add_done_callback(_ignored)
 
     def tell(self, event: str, **arguments: Any) -> None:
         self._channel.send({"event": event, **arguments})

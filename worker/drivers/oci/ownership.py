@@ -70,8 +70,9 @@ def namespace(maps: Maps) -> int:
     assert holder.stdout is not None
     try:
         holder.stdin.write(b"?")  # what comes back comes from inside
-        ready, _, _ = select.select([holder.stdout], [], [], UNSHARE_SECONDS)
-        if not ready or not holder.stdout.read(1):
+        answer = select.poll()  # select takes no descriptor above 1,023
+        answer.register(holder.stdout, select.POLLIN)
+        if not answer.poll(UNSHARE_SECONDS * 1000) or not holder.stdout.read(1):
             raise OSError("no user namespace could be made")
         for name, rows in zip(("uid_map", "gid_map"), maps, strict=True):
             Path(f"/proc/{holder.pid}/{name}").write_text(lines(rows))
