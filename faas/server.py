@@ -41,7 +41,6 @@ from registry.upstream import upstream
 from worker.budget import budget, machine_memory
 from worker.drivers.base import Driver, DriverPaths
 from worker.drivers.oci import machine
-from worker.drivers.oci.driver import OciDriver
 from worker.launcher import ownership, privileges, view
 from worker.launcher import process as launcher
 from worker.launcher.client import LaunchedDriver
@@ -175,6 +174,8 @@ def choose_driver(start: Start, source: ImageSource, metrics: Metrics, on_lost: 
     paths = DriverPaths(settings.data, settings.server_id)
     reasons = _reasons_against_oci(settings)
     if not reasons:
+        from worker.drivers.oci.driver import OciDriver  # late: with a launcher it is there, and not here
+
         return OciDriver(paths, source, metrics=metrics, **_oci_options(settings))
     from worker.drivers.docker import DockerDriver  # late: the SDK takes a fifth of a second to import
 

@@ -118,6 +118,7 @@ class Breakers:
                 breaker.exempt = exempt
                 breaker.resize(slots)
         elif (breaker := self._breakers.pop(where, None)) is not None:
+            breaker.exempt = False  # who comes in from here on is counted under the ceiling
             breaker.resize(max(breaker.inside + breaker.waiting, breaker.limit))  # nobody waits for what is over
 
     def of(self, revision: Revision) -> Breaker:

@@ -33,12 +33,14 @@ WRITE_SECONDS = 60.0
 @dataclass(slots=True)
 class _Learned:
     """One function. `load`: of its live revision, while that one learns; `ended`: the last call's end, on the monotonic
-    clock, as the database had it; `written`: what is in the database."""
+    clock, as the database had it; `written`: what is in the database; `text`: the pattern as it is written there."""
 
     pattern: Pattern = field(default_factory=Pattern)
     load: Load | None = None
     ended: float | None = None
     written: PatternRow | None = None
+    text: str = ""
+    text_seen: int = -1  # of the pattern that `text` is of
     windows: Windows | None = None
     seen: int = -1  # of the pattern that `windows` are of
     standard: float = 0.0
@@ -120,7 +122,9 @@ class IdlePatterns:
                 continue
             ago = None if row.ended_at is None else self._wall() - row.ended_at
             ended = self._clock() - ago if ago is not None and ago >= 0 else None  # the wall clock may be set back
-            self._learned[row.namespace, row.function] = _Learned(pattern, ended=ended, written=row)
+            self._learned[row.namespace, row.function] = _Learned(
+                pattern, ended=ended, written=row, text=row.pattern, text_seen=pattern.seen
+            )
 
     def changed(self) -> list[PatternRow]:
         """What is not written yet."""
@@ -129,7 +133,9 @@ class IdlePatterns:
             if (load := learned.load) is None:
                 continue
             ended = None if load.in_flight or load.ended is None else self._wall() - (self._clock() - load.ended)
-            row = PatternRow(namespace, function, learned.pattern.dump(), ended if ended is None else round(ended))
+            if learned.text_seen != learned.pattern.seen:
+                learned.text, learned.text_seen = learned.pattern.dump(), learned.pattern.seen
+            row = PatternRow(namespace, function, learned.text, ended if ended is None else round(ended))
             if row != learned.written:
                 rows.append(row)
         return rows

@@ -41,3 +41,5 @@ class ImageUpkeep:
                     log.info("%d MB of images that nothing needs any more were removed", freed >> 20)
             except (FaasError, OSError) as error:
                 log.warning("images that nothing needs stay for now: %s", error)
+            except Exception:
+                log.exception("images that nothing needs stay for now")

@@ -130,8 +130,9 @@ class Ledger:
                 hint="lower memory, or raise memory_budget",
             )
         within = "" if waited is None else f" within {waited:g} s"
+        taken = "in use or reserved" if self.reserves.unused_bytes else "in use"
         return Throttled(
-            f"no memory was free{within}: {size // MEGABYTE} MB are wanted, and {budget} are in use",
+            f"no memory was free{within}: {size // MEGABYTE} MB are wanted, and {budget} are {taken}",
             reason=NO_MEMORY,
             hint="try again, or raise memory_budget",
         )

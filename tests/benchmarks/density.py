@@ -13,6 +13,7 @@ from tests.benchmarks import machine
 from tests.benchmarks.client import address_of
 from tests.benchmarks.measure import Figure, Report, Row
 from tests.support.server import RunningServer
+from tests.support.standing import family
 
 INSTANCES = 500
 BUDGET_MB = 6144
@@ -57,17 +58,17 @@ def measure(rounds: int | None) -> Report:
         _push(running, work, wanted)
         _scaled(running, 0)
         time.sleep(REST_SECONDS)
-        before, own_before = available_mib(), machine.memory_mib(running.pid)
+        before, own_before = available_mib(), own_mib(running.pid)
         files_before = open_files(running.pid)
         began = time.monotonic()
         reached, took = _started(running, wanted, began)
         time.sleep(REST_SECONDS)
         lost = (before - available_mib()) / max(1, reached)
-        own = (machine.memory_mib(running.pid) - own_before) / max(1, reached)
+        own = (own_mib(running.pid) - own_before) / max(1, reached)
         files = (open_files(running.pid) - files_before) / max(1, reached)
         single = [asyncio.run(_call(running, 0.0)) for _ in range(reached)]
         calls = asyncio.run(_together(running, reached))
-        threads = len(list(Path(f"/proc/{running.pid}/task").iterdir()))
+        threads = sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in family(running.pid))
     good = [call for call in calls if call.status == 200]
     alone = [call for call in single if call.status == 200]
     rows = [Row("time to answer, one call after the other", [call.milliseconds for call in alone])] if alone else []
@@ -140,5 +141,9 @@ def available_mib() -> float:
     return int(next(row.split()[1] for row in rows if row.startswith("MemAvailable:"))) / 1024
 
 
-def open_files(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+def open_files(server: int) -> int:
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in family(server))
+
+
+def own_mib(server: int) -> float:
+    return sum(machine.memory_mib(pid) for pid in family(server))

@@ -128,6 +128,18 @@ def test_settings_that_the_server_could_have_written_are_refused(own: RunningSer
     own.start()
 
 
+def test_a_start_that_fails_ends_the_launcher_too(own: RunningServer) -> None:
+    assert own.stop() == 0
+    (own.data / "layers").chmod(0o777)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="must be root's alone"):
+        own.start()
+    assert time.monotonic() - began < GONE_SECONDS  # it does not wait for what is waiting for it
+    assert not [row for row in on_this_machine()["launchers"] if own.id in row]
+    (own.data / "layers").chmod(0o700)
+    own.start()
+
+
 def test_kill_9_of_the_server_leaves_nothing_even_before_the_next_start(own: RunningServer, tmp_path: Path) -> None:
     own.push_code(tmp_path, "hello", HELLO)
     assert own.get("/function/hello").text == "hello"

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import SOAK
 from tests.support.leftovers import none_left
 from tests.support.server import RunningServer
-from tests.support.standing import Standing, standing
+from tests.support.standing import Standing, family, standing
 
 pytestmark = [pytest.mark.root, pytest.mark.oci, pytest.mark.timeout(3600 if SOAK else 300)]
 
@@ -99,7 +99,7 @@ def sample(server: RunningServer, like: Standing | None) -> Standing:
         for number in range(FUNCTIONS):
             scaled(server, f"soak-{number}", 0)
         time.sleep(1.5)
-        now = standing(server.pid, *marks)
+        now = standing(family(server.pid), *marks)
         if like is None or not now.beyond(like) or time.monotonic() > deadline:
             return now
 

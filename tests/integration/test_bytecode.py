@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from faas.errors import FunctionError
 from tests.support.leftovers import none_left
 from tests.support.stem_functions import Bases, World
 from worker.layers.store import UnpackedImage
@@ -75,12 +75,42 @@ async def test_a_layer_whose_folders_are_links_out_of_it_is_not_followed(world: 
 async def test_a_module_that_a_small_layer_brings_anew_is_never_read_from_the_cache_of_the_old_one(
     world: World,
 ) -> None:
-    below = {**FOLDERS, "var/task/app.py": APP, "var/task/large.py": BODY, "var/task/gone": None}
-    below |= {"var/task/gone/__init__.py": BODY}
-    above = {**FOLDERS, "var/task/large.py": SMALL.replace(b"return value", b"return 'new'"), "var/task/.wh.gone": b""}
+    below = {**FOLDERS, "var/task/app.py": APP, "var/task/large.py": BODY}
+    above = {**FOLDERS, "var/task/large.py": SMALL.replace(b"return value", b"return 'new'")}
     image = world.bases.function(below, above)
     if world.driver._stems._most:
         await world.warmed(image)
     assert (await world.once(image, {"module": "large"})).value["worked"] == "new"
-    with pytest.raises(FunctionError, match="No module named 'gone'"):
-        await world.once(image, {"module": "gone"})
+
+
+async def test_a_package_that_a_layer_deletes_does_not_come_back_with_its_cache(world: World) -> None:
+    below = {**FOLDERS, "var/task/app.py": APP, "var/task/gone": None, "var/task/gone/__init__.py": BODY}
+    below |= {"var/task/large.py": BODY}
+    image = world.bases.function(below, {**FOLDERS, "var/task/.wh.gone": b""})
+    if world.driver._stems._most:
+        await world.warmed(image)
+    assert (await world.once(image, {"module": "large"})).value["there"]
+    assert (await world.once(image, {"module": "gone"})).value["errorType"] == "ModuleNotFoundError"
+
+
+async def test_what_is_compiled_waits_for_no_turn_and_what_is_not_is_used_as_it_is_when_none_comes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [world.bases.function({**FOLDERS, "var/task/large.py": BODY + name}) for name in (b"#1", b"#2")]
+    await world.driver.prepare(images[0])
+    monkeypatch.setattr("worker.drivers.oci.bytecode.BEGIN_SECONDS", 0.05)
+    async with world.driver._bytecode._turn, asyncio.timeout(10):
+        handles = [(await world.driver.prepare(image)).handle for image in images]
+    compiled, plain = (handle.layers for handle in handles if isinstance(handle, UnpackedImage))
+    assert len(compiled) == len(plain) + 1
+
+
+async def test_caches_never_make_an_image_of_more_layers_than_can_be_mounted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = world.bases.function(*({**FOLDERS, f"var/task/m{n}.py": BODY + b"#%d" % n} for n in range(2)))
+    most = len(world.bases.layers) + 3
+    monkeypatch.setattr("worker.drivers.oci.bytecode.LAYERS", most)
+    handle = (await world.driver.prepare(image)).handle
+    assert isinstance(handle, UnpackedImage)
+    assert len(handle.layers) == most

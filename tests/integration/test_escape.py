@@ -110,7 +110,7 @@ async def test_the_environment_is_what_was_given_and_nothing_of_the_server(bench
 def numbers() -> dict[str, int]:
     """System calls by name, as this machine's headers have them."""
     done = subprocess.run(
-        ["gcc", "-E", "-dM", "-include", "sys/syscall.h", "-x", "c", "/dev/null"],
+        ["cpp", "-dM", "-include", "sys/syscall.h", "/dev/null"],
         capture_output=True,
         text=True,
         check=True,

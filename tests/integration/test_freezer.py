@@ -20,6 +20,7 @@ from faas.errors import TimedOut
 from faas.metrics import Metrics
 from faas.protocol import HttpRequest, Invocation, LogQuery, Revision, RevisionKey, Trigger
 from faas.spec import Interface, parse
+from tests.support import patience
 from tests.support.fake_driver import eventually
 from tests.support.images import MemoryImages, tar_of
 from tests.support.leftovers import on_this_machine, sandboxed
@@ -118,14 +119,16 @@ class World:
         self.pool = Pool(self.driver, logs, Metrics("test"), memory_bytes=memory_bytes)
 
     def revision(self, **keys: Any) -> Revision:
-        spec = parse({"name": "still", "timeout": 3, "network": "none", "ephemeral_storage": 16, **keys})
+        spec = parse(
+            {"name": "still", "timeout": int(3 * patience.FACTOR), "network": "none", "ephemeral_storage": 16, **keys}
+        )
         interface = Interface.HTTP if "command" in keys else Interface.LAMBDA
         return Revision(RevisionKey("default", spec.name, 1), spec, self.bench.reference, interface)
 
     async def invoke(self, of: Revision, **event: Any) -> Any:
         if not self.pool.stats(of.key).instances:
             await self.pool.scale(of, 1)
-        async with self.pool.acquire(of, Invocation(secrets.token_hex(4), Trigger.HTTP, 20)) as lease:
+        async with self.pool.acquire(of, Invocation(secrets.token_hex(4), Trigger.HTTP, 20 * patience.FACTOR)) as lease:
             return json.loads((await lease.invoke(json.dumps(event).encode())).payload)
 
     def one(self, of: Revision) -> Instance:
@@ -221,7 +224,7 @@ async def test_a_family_of_frozen_processes_dies_at_once_none_of_which_runs_agai
     used = world.cpu_seconds(instance)
     assert len(sandboxed(world.bench.server_id)) > 60
     await world.pool.scale(still, 0)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(3 * patience.FACTOR):
         await eventually(lambda: not sandboxed(world.bench.server_id))
     assert world.cpu_seconds(instance) <= used + 0.5
     await eventually(lambda: world.pool.stats(still.key).instances == 0)
@@ -301,12 +304,12 @@ async def test_the_server_that_comes_after_a_crash_ends_what_stands_still(bench:
     await asyncio.to_thread(os.waitpid, pid, 0)
     assert len(sandboxed(bench.server_id)) >= 20
     began = time.monotonic()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * patience.FACTOR):
         await world.pool.open()
     took = time.monotonic() - began
     assert sandboxed(bench.server_id) == []
     await world.pool.close(1)
-    assert took < 15
+    assert took < 15 * patience.FACTOR
 
 
 async def _freeze_and_stay(world: World) -> None:

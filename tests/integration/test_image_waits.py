@@ -1,4 +1,4 @@
-"""A hundred calls of a function whose image is not here: it is fetched once; where it cannot be had, all are told why."""
+"""A hundred calls of a function whose image is not here: it is fetched once; else all are told why."""
 
 from __future__ import annotations
 

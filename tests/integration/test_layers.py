@@ -7,8 +7,10 @@ import contextlib
 import gzip
 import os
 import secrets
+import shutil
 import stat
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -228,3 +230,33 @@ async def test_what_is_collected_is_unpacked_again_and_what_is_kept_or_wanted_st
         after = await layers.image(gone)
         assert (after.layers[1] / "gone").exists()
         assert after.layers[1] != before.layers[1]  # a short name never means another layer
+
+
+async def test_a_layer_that_is_wanted_while_others_are_being_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = MemoryImages()
+    references = [images.add(name, [tar_of({name: b"1" * 9000})]) for name in ("one", "two", "three")]
+    with store(tmp_path, images) as layers:
+        found = {reference: (await layers.image(reference)).layers[0].resolve() for reference in references}
+        monkeypatch.setattr("worker.layers.store.WANTED_SECONDS", 60.0)
+        layers._wanted_at.clear()  # an hour has gone by
+        removed, go_on = threading.Event(), threading.Event()
+        original = shutil.rmtree
+
+        def slow(path: Path, *, ignore_errors: bool = False) -> None:
+            removed.set()
+            go_on.wait(10)
+            original(path, ignore_errors=ignore_errors)
+
+        monkeypatch.setattr("worker.layers.store.shutil.rmtree", slow)
+        collection = asyncio.create_task(layers.collect([]))
+        await asyncio.to_thread(removed.wait, 10)
+        left = [reference for reference, folder in found.items() if folder.exists()]
+        wanted = await layers.image(left[0])
+        go_on.set()
+        await collection
+        assert len(left) == 2
+        assert wanted.layers[0].resolve() == found[left[0]]
+        assert wanted.layers[0].exists()
+        assert not found[left[1]].exists()

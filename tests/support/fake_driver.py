@@ -20,6 +20,7 @@ from typing import Any
 from faas.errors import Conflict, ImageUnusable
 from faas.oci.manifest import ImageConfig
 from faas.oci.platform import architecture
+from tests.support import patience
 from worker.drivers.base import (
     Exit,
     PreparedImage,
@@ -35,7 +36,7 @@ NEXT = "/2018-06-01/runtime/invocation/next"
 
 async def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
     """Wait until `condition` holds."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * patience.FACTOR):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.002)
 

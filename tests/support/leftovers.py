@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -60,6 +60,18 @@ def sandboxed(server_id: str) -> list[str]:
     return sorted(row for row in _sandboxes() if server_id in row)
 
 
+def _launchers() -> set[str]:
+    """The processes that keep root for a server: its id and its data folder are in their command line."""
+    found = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if b"worker.launcher" in words:
+                    found.add(f"{process.name} {b' '.join(words).decode(errors='replace')}")
+    return found
+
+
 def on_this_machine() -> dict[str, set[str]]:
     return {
         "mounts": _mounts(),
@@ -69,6 +81,7 @@ def on_this_machine() -> dict[str, set[str]]:
         "interfaces": _interfaces(),
         "named namespaces": _named_namespaces(),
         "sandboxed processes": _sandboxes(),
+        "launchers": _launchers(),
     }
 
 

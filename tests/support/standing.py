@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`resident_kb` is the process's memory; `machine` counts what carries one of the server's marks.
+    """`resident_kb` is the processes' memory; `machine` counts what carries one of the server's marks.
 
     `views` of the layers are mounts too, but kept for the next instance with the same ids: there are as many as there
     were instances at once, and some ahead.
@@ -38,18 +38,27 @@ class Standing:
         return {"files": self.files, "namespaces": self.namespaces, "threads": self.threads, **self.machine}
 
 
-def standing(pid: int, *marks: str) -> Standing:
-    """Of the process `pid`, and of what carries one of `marks` on this machine (a server's id, its data folder)."""
-    links = [_link(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+def family(pid: int) -> list[int]:
+    """A server's processes: its own, and its launcher's where it has one."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        pid,
+        *(int(child) for child in children if b"worker.launcher" in Path(f"/proc/{child}/cmdline").read_bytes()),
+    ]
+
+
+def standing(pids: Sequence[int], *marks: str) -> Standing:
+    """Of these processes together, and of what carries one of `marks` on this machine (a server's id, its folder)."""
+    links = [_link(entry) for pid in pids for entry in Path(f"/proc/{pid}/fd").iterdir()]
     found = {
         kind: [row for row in rows if any(mark in row for mark in marks)] for kind, rows in on_this_machine().items()
     }
     views = [row for row in found["mounts"] if "/ids/" in row]
-    resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES // 1024
+    resident = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * PAGE_BYTES // 1024
     return Standing(
         len(links),
         sum(link.startswith("net:") for link in links),
-        len(list(Path(f"/proc/{pid}/task").iterdir())),
+        sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids),
         resident,
         len(views),
         {kind: len(rows) - len(views) * (kind == "mounts") for kind, rows in found.items()},
@@ -59,7 +68,7 @@ def standing(pid: int, *marks: str) -> Standing:
 def own_standing(*marks: str) -> Standing:
     """Of this process; its running asyncio tasks count as the server's things do."""
     gc.collect()
-    now = standing(os.getpid(), *marks)
+    now = standing([os.getpid()], *marks)
     return replace(now, machine={**now.machine, "tasks": len(asyncio.all_tasks())})
 
 

@@ -15,6 +15,7 @@ from faas.metrics import Metrics
 from faas.oci import labels
 from faas.protocol import Invocation, LogQuery, Revision, RevisionKey, Trigger
 from faas.spec import Interface, parse
+from tests.support import patience
 from tests.support.fake_driver import eventually
 from tests.support.images import MemoryImages, tar_of
 from worker.drivers.base import DriverPaths
@@ -23,6 +24,7 @@ from worker.lease import PoolLease
 from worker.pool import Pool
 
 READY_SECONDS = 60
+TIMEOUT_SECONDS = int(20 * patience.FACTOR)  # of a function
 
 
 @dataclass
@@ -87,13 +89,15 @@ class World:
     def revision(self, image: str, **keys: Any) -> Revision:
         self.count += 1
         name = f"f{self.count}"
-        spec = parse({"name": name, "runtime": self.bases.runtime, "handler": "app.handler", "timeout": 20, **keys})
+        spec = parse(
+            {"name": name, "runtime": self.bases.runtime, "handler": "app.handler", "timeout": TIMEOUT_SECONDS, **keys}
+        )
         return Revision(RevisionKey("default", name, 1), spec, image, Interface.LAMBDA)
 
     async def invoke(self, revision: Revision, **event: Any) -> Answer:
         await self.pool.scale(revision, 1)
         request_id = secrets.token_hex(4)
-        lease = self.pool.acquire(revision, Invocation(request_id, Trigger.HTTP, 30))
+        lease = self.pool.acquire(revision, Invocation(request_id, Trigger.HTTP, TIMEOUT_SECONDS + 10))
         assert isinstance(lease, PoolLease)
         async with lease:
             result = await lease.invoke(json.dumps(event).encode())

@@ -64,7 +64,12 @@ def test_a_host_name_is_not_the_servers_to_choose() -> None:
 @pytest.mark.parametrize("key", requests.written(SPEC))
 @pytest.mark.parametrize("value", [None, [], {}, "", -1, 1.5, True, [None], {"a": None}, "\0"], ids=repr)
 def test_a_value_of_another_kind_is_refused_and_breaks_nothing(key: str, value: Any) -> None:
-    fitting: dict[str, list[Any]] = {"env": [{}], "labels": [{}], "tmp_bytes": [], "writable_root": [True], "cpus": [1.5], "workdir": []}
+    fitting: dict[str, list[Any]] = {
+        "env": [{}],
+        "labels": [{}],
+        "writable_root": [True],
+        "cpus": [1.5],
+    }
     if value in fitting.get(key, []) or key == "image":
         return
     with pytest.raises(InvalidInput):

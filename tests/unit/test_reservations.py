@@ -163,3 +163,28 @@ async def test_a_deploy_that_cannot_be_reserved_or_fails_leaves_the_reservation_
         body["spec"] = {"name": "hello", "scale": {"reserved": 4}}
         assert (await server.call("PUT", "/v1/functions/hello", body)).status == 502
         assert server.worker.reserved == {WHERE: 3 * 128 * MB}
+
+
+async def test_who_waited_for_a_reservation_that_is_over_passes_under_the_ceiling() -> None:
+    release = asyncio.Event()
+
+    async def wait(of: Revision, event: bytes) -> InvocationResult:
+        await release.wait()
+        return InvocationResult(event)
+
+    path = DataPath.create(FakeWorker(wait), Metrics("test"), max_concurrency=2)
+    hello, ceiling = revision(scale={"reserved": 1}), path.invoker._activator.ceiling
+    put(path, hello)
+    path.reservations.settle(*WHERE, hello.spec)
+    route = Route(hello, "live")
+    calls = [asyncio.create_task(path.invoker.invoke_event(route, b"1", trigger=Trigger.API)) for _ in range(6)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (ceiling.inside, ceiling.waiting) == (0, 0)
+    path.reservations.settle(*WHERE, None)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (ceiling.inside, ceiling.waiting) == (2, 3)
+    release.set()
+    await asyncio.gather(*calls)
+    assert (ceiling.inside, ceiling.waiting) == (0, 0)

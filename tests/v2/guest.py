@@ -23,11 +23,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path("opt/faas")  # of the checkout, in the guest
 PYTHON = "3.11"  # Debian 12's, for which the environment's compiled modules must be
-# What deploy/up installs on such a machine, besides an init and a kernel.
+# What deploy/up installs on such a machine, besides an init and a kernel; the last row is the tests' own.
 PACKAGES = (
     "linux-image-cloud-amd64", "systemd-sysv", "python3-venv",
     "crun", "nftables", "iproute2", "e2fsprogs", "ca-certificates", "tzdata", "binutils", "curl",
+    "cpp", "libc6-dev",
 )  # fmt: skip
+PROGRAMS = ("probe", "escape")  # tests/support; the guest's own compiler would take its time
+KEPT = "FAAS_V2_DEBIAN"  # names an archive of the Debian, which is made where there is none and used where there is one
 PROJECT = ("pyproject.toml", "README.md", "LICENSE", "faas", "registry", "gateway", "worker", "deploy", "tests")
 NOT_NEEDED = shutil.ignore_patterns("__editable__*", "ruff*", "mypy*", "boto*", "node_modules")
 IMAGE_BYTES = 4 << 30  # sparse
@@ -64,9 +67,13 @@ def run(*command: str | Path) -> None:
 def debian(root: Path) -> None:
     """Debian's own packages, unpacked and configured in a folder. Nothing is installed on this machine."""
     root.mkdir()
-    # Its mounts are in a namespace of its own, so they end with it.
-    packages = ",".join(PACKAGES)
-    run("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={packages}", "bookworm", root)
+    kept = Path(os.environ.get(KEPT) or root.parent / "debian.tar")
+    if not kept.exists():
+        # Its mounts are in a namespace of its own, so they end with it.
+        made, packages = kept.with_name(f"new-{kept.name}"), ",".join(PACKAGES)
+        run("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={packages}", "bookworm", made)
+        made.rename(kept)
+    run("tar", "-xf", kept, "-C", root, "--numeric-owner", "--xattrs", "--xattrs-include=*")
 
 
 def furnish(root: Path, arguments: list[str]) -> None:
@@ -80,7 +87,9 @@ def furnish(root: Path, arguments: list[str]) -> None:
     site = Path(f".venv/lib/python{PYTHON}/site-packages")
     shutil.copytree(ROOT / site, home / site, ignore=NOT_NEEDED, dirs_exist_ok=True)
     (home / site / "project.pth").write_text(f"/{HOME}\n")
-    run("gcc", "-static", "-O1", "-w", "-o", home / "probe", ROOT / "tests/support/probe.c")
+    (home / "programs").mkdir()
+    for name in PROGRAMS:
+        run("gcc", "-static", "-O1", "-w", "-o", home / "programs" / name, ROOT / f"tests/support/{name}.c")
     (root / "etc/systemd/network/all.network").write_text(NETWORK)
     (root / "etc/resolv.conf").write_text("nameserver 10.0.2.3\n")  # qemu's
     (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")

@@ -1,25 +1,33 @@
-"""Run in the guest: the server under systemd with its own unit, which delegates a cgroup to it, from start to stop."""
+"""Run in the guest: the server under systemd with its own unit, which delegates a cgroup to it, from start to stop.
+
+It has the account `faas`, as `deploy/up` makes it; the launcher is root, and what is delegated is the launcher's.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.leftovers import on_this_machine
 from tests.support.server import RunningServer
+from worker.drivers.oci.identities import FIRST
 
 DATA = Path("/var/lib/faas")
 UNIT = Path("/etc/systemd/system/faas.service")
 GROUP = Path("/sys/fs/cgroup/system.slice/faas.service")
 READY_SECONDS = 120.0  # emulated
 PUSH_SECONDS = 900.0  # of which most builds the runtime base
+SOON_SECONDS = 120.0
+ACCOUNT = "faas"
+LEAST_WEIGHT = 1  # of what is kept ready for nobody yet
 
 pytestmark = pytest.mark.timeout(PUSH_SECONDS + READY_SECONDS)
 
@@ -53,11 +61,48 @@ class UnitServer(RunningServer):
         return int(systemctl("show", "--value", "-p", "ExecMainStatus", "faas"))
 
     def instances(self) -> list[Path]:
-        return sorted(path for path in (GROUP / "instances").iterdir() if path.is_dir())
+        """Groups of what serves: stems and what was made ahead are none."""
+        found = sorted(path for path in (GROUP / "instances").iterdir() if path.is_dir())
+        return [path for path in found if number(path, "cpu.weight") > LEAST_WEIGHT]
+
+    def metric(self, row: str) -> float:
+        lines = self.get("/metrics", api=True).text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(row))
+
+    @property
+    def main(self) -> int:
+        return int(systemctl("show", "--value", "-p", "MainPID", "faas"))
+
+
+def number(group: Path, name: str) -> int:
+    return int((group / name).read_text())
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def processes(group: Path) -> list[int]:
+    return [int(process) for process in (group / "cgroup.procs").read_text().split()]
+
+
+def status(process: int) -> dict[str, str]:
+    rows = Path(f"/proc/{process}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (row.partition(":") for row in rows)}
+
+
+def launcher() -> int:
+    found = processes(GROUP / "server")
+    (only,) = [p for p in found if b"worker.launcher" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    return only
 
 
 @pytest.fixture(scope="module")
 def server(project_root: Path) -> Iterator[UnitServer]:
+    subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", DATA, ACCOUNT], check=True)
     text = (project_root / "deploy/systemd/faas.service").read_text()
     UNIT.write_text(text.replace("@FAAS@", f"{sys.executable} -m faas.cli").replace("@DATA@", str(DATA)))
     (UNIT.parent / "faas.service.d").mkdir(exist_ok=True)
@@ -88,25 +133,70 @@ def hello(server: UnitServer) -> str:
 def test_hello_answers_from_crun_in_the_delegated_group(server: UnitServer) -> None:
     assert hello(server) == "Hello, v2!\n"
     assert server.get("/v1/info", api=True).json()["driver"] == "oci"
-    main = systemctl("show", "--value", "-p", "MainPID", "faas")
-    assert Path(f"/proc/{main}/cgroup").read_text().strip() == "0::/system.slice/faas.service/server"
+    assert Path(f"/proc/{server.main}/cgroup").read_text().strip() == "0::/system.slice/faas.service/server"
     assert (GROUP / "cgroup.procs").read_text() == ""
     assert not list(Path("/sys/fs/cgroup").glob("faas*"))
 
 
-def test_an_instances_limits_are_the_kernels(server: UnitServer) -> None:
-    hello(server)
-    limits = {
-        name: (server.instances()[0] / name).read_text().strip()
-        for name in ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max")
-    }
+def test_the_server_is_the_accounts_and_the_launcher_beside_it_roots(server: UnitServer) -> None:
+    account = pwd.getpwnam(ACCOUNT)
+    who = status(server.main)
+    assert set(who["Uid"].split()) == {str(account.pw_uid)}
+    assert set(who["Gid"].split()) == {str(account.pw_gid)}
+    assert {who[name] for name in ("CapPrm", "CapEff", "CapBnd")} == {"0" * 16}
+    assert status(launcher())["Uid"].split()[0] == "0"
+    assert {GROUP.stat().st_uid, (GROUP / "instances").stat().st_uid, (GROUP / "server").stat().st_uid} == {0}
+
+
+def limits_hold(group: Path) -> None:
+    names = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "cpu.weight")
+    limits = {name: (group / name).read_text().strip() for name in names}
     print(limits)
+    assert limits["cpu.weight"] == "100"
     assert int(limits["memory.max"]) >= 128 << 20
     assert limits["memory.swap.max"] == "0"
     assert limits["memory.oom.group"] == "1"
     assert int(limits["pids.max"]) > 0
     assert limits["cpu.max"].endswith(" 100000")
     assert not limits["cpu.max"].startswith("max")
+
+
+def test_an_instances_limits_are_the_kernels(server: UnitServer) -> None:
+    hello(server)
+    limits_hold(server.instances()[0])
+
+
+def test_what_starts_from_a_stem_has_its_functions_limits(server: UnitServer) -> None:
+    """crun hands the stem its socket as descriptor 3; limits and code come while it runs."""
+    eventually(lambda: server.metric("faas_stems{") >= 1)
+    before = server.metric('faas_cold_starts_total{function="hello",path="stem"}')
+    for group in server.instances():
+        (group / "cgroup.kill").write_text("1")
+    eventually(lambda: hello(server) == "Hello, v2!\n")
+    assert server.metric('faas_cold_starts_total{function="hello",path="stem"}') == before + 1
+    assert server.metric("faas_stem_failures_total") == 0
+    limits_hold(server.instances()[0])
+
+
+def test_between_invocations_its_group_is_frozen(server: UnitServer) -> None:
+    for _ in range(3):
+        assert hello(server) == "Hello, v2!\n"
+        (group,) = server.instances()
+        eventually(lambda group=group: "frozen 1" in (group / "cgroup.events").read_text())  # type: ignore[misc]
+    used = (group / "cpu.stat").read_text().splitlines()[0]
+    time.sleep(2)
+    assert (group / "cpu.stat").read_text().splitlines()[0] == used
+
+
+def test_an_instances_users_are_nobody_elses(server: UnitServer) -> None:
+    hello(server)
+    own = Path("/proc/self/ns/user").readlink()
+    for group in (GROUP / "instances").iterdir():  # stems too
+        for process in processes(group):
+            assert int(status(process)["Uid"].split()[0]) >= FIRST
+            assert Path(f"/proc/{process}/ns/user").readlink() != own
+            first = Path(f"/proc/{process}/uid_map").read_text().split()
+            assert (first[0], int(first[1]) >= FIRST, first[2]) == ("0", True, "65535")
 
 
 def test_an_over_memory_function_is_said_to_be_one(server: UnitServer) -> None:
@@ -133,11 +223,34 @@ def forks(server: UnitServer) -> int:
 
 def test_after_kill_9_systemd_starts_it_anew_and_it_answers(server: UnitServer) -> None:
     hello(server)
-    old = int(systemctl("show", "--value", "-p", "MainPID", "faas"))
+    old = server.main
     server.server_file.unlink()
     os.kill(old, 9)
     server.wait_until_ready()
-    assert int(systemctl("show", "--value", "-p", "MainPID", "faas")) != old
+    assert server.main != old
+    assert hello(server) == "Hello, v2!\n"
+
+
+def test_after_a_kill_of_the_whole_unit_nothing_of_it_is_left(server: UnitServer) -> None:
+    """Server, launcher and all instances at once, frozen ones too."""
+    hello(server)
+    groups = list((GROUP / "instances").iterdir())
+    old = {process for group in groups for process in processes(group)} | {server.main, launcher()}
+    server.server_file.unlink()
+    systemctl("kill", "--kill-who=all", "-s", "KILL", "faas")
+    server.wait_until_ready()
+    assert not old & {server.main, launcher()}
+    assert [group for group in groups if group.exists()] == []
+    assert [process for process in old if Path(f"/proc/{process}").exists()] == []
+    assert hello(server) == "Hello, v2!\n"
+
+
+def test_after_the_launchers_end_systemd_starts_both_anew(server: UnitServer) -> None:
+    old = launcher()
+    server.server_file.unlink()
+    os.kill(old, 9)
+    server.wait_until_ready()
+    assert launcher() != old
     assert hello(server) == "Hello, v2!\n"
 
 

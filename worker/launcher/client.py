@@ -172,7 +172,11 @@ class LaunchedDriver:
 
     async def open(self) -> None:
         self._peer = Peer(self._launched.take(), images.verbs(self._source), self._lost, self._event)
-        await self._peer.ask("open")
+        try:
+            await self._peer.ask("open")
+        except BaseException:
+            await self._peer.close()
+            raise
 
     async def close(self) -> None:
         if self._peer.is_open:

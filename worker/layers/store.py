@@ -9,15 +9,18 @@ having one of these has to show that his unpacks to it, so that nobody reads a l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import itertools
+import math
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -43,7 +46,7 @@ LAYER_TYPES = {
 SHORT = "l"  # the folder of short names among the layers
 CLOSE_SECONDS = 10.0  # for what follows the end of a child: its half of a layer is removed
 WANTED_SECONDS = 3600.0  # a deploy, from the first look at its image until its revision is written
-HEX_LENGTHS = (64, 128)  # of layers' names
+ALGORITHMS = {64: "sha256", 128: "sha512"}  # by the length of a layer's name
 LAYERS = 120  # more do not fit the one page of options that mount(2) takes
 
 
@@ -78,7 +81,7 @@ class LayerStore:
         self._unpacking: dict[tuple[Digest, Digest], asyncio.Task[int]] = {}
         self._short: dict[Digest, Path] = {}
         self._names = itertools.count()  # a short name never comes to mean another layer
-        self._wanted_at: dict[Digest, float] = {}  # the loop's clock
+        self._wanted_at: dict[Digest, float] = {}  # seconds, monotonic
 
     def open(self) -> None:
         """Blocking. Make the folders; remove what an interrupted unpacking left. Short names start afresh."""
@@ -121,31 +124,41 @@ class LayerStore:
 
     async def collect(self, kept: Collection[Digest]) -> int:
         """Remove the layers that are not `kept` and that nobody wanted lately; how many bytes that gave."""
-        now = time.monotonic()
-        names = {name.hex for name in kept}
-        names |= {name.hex for name, wanted in self._wanted_at.items() if now - wanted < WANTED_SECONDS}
-        names |= {chain.hex for chain, _ in self._unpacking}
-        for name in [name for name in self._short if name.hex not in names]:
-            short = self._short.pop(name)
-            self._wanted_at.pop(name, None)
-            for link in (short, self._root / SHORT / short.name):
-                link.unlink(missing_ok=True)
-        return await self._in_thread(lambda: self._remove_all_but(names))
-
-    def _remove_all_but(self, names: Collection[str]) -> int:
-        """Blocking. The notes go first: a layer without its note is unpacked anew, a note without its layer would be
-        believed."""
         removed = 0
-        for folder in self._root.iterdir():
-            if len(folder.name) not in HEX_LENGTHS or folder.name in names:
-                continue
-            for note in (self._root / "blobs").glob(f"{folder.name}-*"):
-                note.unlink(missing_ok=True)
-            doomed = self._root / "tmp" / secrets.token_hex(8)
-            folder.rename(doomed)
-            removed += sum(entry.lstat().st_blocks * 512 for entry in doomed.rglob("*"))
-            shutil.rmtree(doomed, ignore_errors=True)
+        for name, notes in (await self._in_thread(self._listed)).items():
+            # Looked at and taken away in one step of the loop: whoever wants it comes before this, or after it.
+            if name not in kept and not self._is_wanted(name):
+                doomed = self._take_away(name, notes)
+                removed += await self._in_thread(partial(_remove, doomed))
+        self._wanted_at = {name: at for name, at in self._wanted_at.items() if self._is_wanted(name)}
         return removed
+
+    def _listed(self) -> dict[Digest, list[Path]]:
+        """Blocking. The layers that are here, each with its notes."""
+        names = [folder.name for folder in self._root.iterdir()]
+        found = {Digest(ALGORITHMS[len(name)], name): list[Path]() for name in names if len(name) in ALGORITHMS}
+        for note in (self._root / "blobs").iterdir():
+            name = note.name.partition("-")[0]
+            if len(name) in ALGORITHMS:
+                found.setdefault(Digest(ALGORITHMS[len(name)], name), []).append(note)
+        return found
+
+    def _is_wanted(self, name: Digest) -> bool:
+        """Lately, or at this moment."""
+        lately = time.monotonic() - self._wanted_at.get(name, -math.inf) < WANTED_SECONDS
+        return lately or any(chain == name for chain, _ in self._unpacking)
+
+    def _take_away(self, name: Digest, notes: Iterable[Path]) -> Path:
+        """The notes go first: a layer without its note is unpacked anew, a note without its layer would be believed."""
+        self._wanted_at.pop(name, None)
+        short = self._short.pop(name, None)
+        links = () if short is None else (short, self._root / SHORT / short.name)
+        for path in (*notes, *links):
+            path.unlink(missing_ok=True)
+        doomed = self._root / "tmp" / secrets.token_hex(8)
+        with contextlib.suppress(FileNotFoundError):  # only a note was left
+            (self._root / name.hex).rename(doomed)
+        return doomed
 
     def named(self, layers: Collection[Path]) -> set[Digest]:
         """The names of layers that an image has."""
@@ -210,6 +223,7 @@ class LayerStore:
         Concurrent callers share the work, and none can cancel it for the others.
         """
         chain = chain_id(diff_ids)
+        self._wanted_at[chain] = time.monotonic()
         if (size := _size(self._seen(chain, descriptor))) is not None:
             return size
         key = (chain, descriptor.digest)
@@ -286,6 +300,13 @@ class LayerStore:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _remove(folder: Path) -> int:
+    """Blocking. How many bytes that gave."""
+    size = sum(entry.lstat().st_blocks * 512 for entry in folder.rglob("*"))
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
 
 
 def _size(seen: Path) -> int | None:

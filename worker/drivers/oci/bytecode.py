@@ -1,8 +1,9 @@
 """`Bytecode`: the modules of a function's layers, compiled when it is deployed instead of at each of its starts.
 
 An instance's root is read-only, so that Python would compile what it imports anew each time. The base's own
-interpreter compiles each layer once, in a sandbox without network; the caches that it leaves become one more layer.
-Nothing is compared with them at a start (PEP 552, unchecked): neither a layer nor its cache ever changes.
+interpreter compiles each layer once, in a sandbox without network; the caches that it leaves become one more layer,
+right above it. Nothing is compared with them at a start (PEP 552, unchecked): neither a layer nor its cache ever
+changes. Where a higher layer has a source anew, and nothing compiled of it, caches of the old one are left out.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from faas.errors import FaasError, Unavailable
+from faas.errors import FaasError
 from faas.oci.digest import Digest
 from faas.oci.manifest import ImageConfig
 from faas.oci.reference import BASES, Reference
@@ -28,7 +29,7 @@ from worker import sandbox_spec
 from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.drivers.oci import standing
 from worker.drivers.oci.sandbox import OciSandbox
-from worker.layers.store import LayerStore, UnpackedImage
+from worker.layers.store import LAYERS, LayerStore, UnpackedImage
 
 log = logging.getLogger("worker.drivers.oci")
 
@@ -36,11 +37,12 @@ LANGUAGE = "python"  # the repository of its bases
 PLACES = ("var/task", "opt/python")  # where a function's layers have their modules
 LEAST_BYTES = 32_768  # of source: less compiles in the time that a cache takes to be read
 COMPILE_SECONDS = 50.0  # what is compiled then is kept; the rest compiles at each start, as before
+BEGIN_SECONDS = 100.0  # of an image: no layer's compilation begins later; a launch waits for all this
 MEMORY_BYTES = 512 << 20
 SPACE_BYTES = 512 << 20
 FILE_BYTES, ALL_BYTES, FILES = 32 << 20, 256 << 20, 100_000  # of caches that are taken over
 CACHE = "__pycache__"
-NAME = re.compile(r"[^/\x00]+\.cpython-\d+\.pyc")
+NAME = re.compile(r"([^/\x00]+)\.cpython-\d+\.pyc")
 
 Run = Callable[[SandboxSpec, float], Awaitable[OciSandbox]]  # start it, wait for its end so many seconds, then kill it
 
@@ -55,7 +57,7 @@ class Bytecode:
         self._turn = asyncio.Lock()  # it is all CPU
 
     async def added(self, image: UnpackedImage) -> UnpackedImage:
-        """The image with the caches of its own layers on top; itself where there is nothing to compile."""
+        """The image with the caches of its own layers, each right above its layer; itself where nothing compiles."""
         reference = standing.base_of(image.config)
         if reference is None or reference.local != BASES + LANGUAGE:
             return image
@@ -63,21 +65,34 @@ class Bytecode:
             base = await self._layers.image(str(reference))
             if image.layers[: len(base.layers)] != base.layers or not base.config.entrypoint:
                 return image
-            own = image.layers[len(base.layers) :]
-            found = [await self._cache(layer, base, reference) for layer in own]
+            own, caches = image.layers[len(base.layers) :], []
+            room = LAYERS - len(image.layers)
+            until = asyncio.get_running_loop().time() + BEGIN_SECONDS
+            for layer in own:
+                caches.append(await self._cache(layer, base, reference, until) if room > 0 else None)
+                room -= caches[-1] is not None
+            if any(caches[:-1]):
+                caches = await asyncio.to_thread(_current, own, caches)
         except (FaasError, OSError) as error:
             log.warning("the modules of %s compile at each start: %s", image.digest, error)
             return image
-        return replace(image, layers=(*image.layers, *filter(None, found)))
+        together = (part for pair in zip(own, caches, strict=True) for part in pair if part is not None)
+        return replace(image, layers=(*base.layers, *together))
 
-    async def _cache(self, layer: Path, base: UnpackedImage, reference: Reference) -> Path | None:
-        """The layer of caches of `layer`, made where it is not here. Raises FaasError, OSError."""
+    async def _cache(self, layer: Path, base: UnpackedImage, reference: Reference, until: float) -> Path | None:
+        """The layer of caches of `layer`, made where it is not here, unless its turn has not come `until` (of the
+        loop's clock). Raises FaasError, OSError."""
         chain = (await asyncio.to_thread(layer.readlink)).name
         name = _name(reference, chain)
-        async with self._turn:
+        if (there := self._layers.found(name)) is not None:  # without a turn: others compile for long
+            return there
+        if not await asyncio.to_thread(_is_worth_it, layer):
+            return None
+        async with self._in_turn(until) as has_turn:
             if (there := self._layers.found(name)) is not None:
                 return there
-            if not await asyncio.to_thread(_is_worth_it, layer):
+            if not has_turn:
+                log.warning("there was no time to compile the modules of a layer: they compile at each start")
                 return None
             below = PreparedImage(str(reference), base.config, replace(base, layers=(*base.layers, layer)))
             sandbox_id = f"compile{secrets.token_hex(8)}"
@@ -90,6 +105,20 @@ class Bytecode:
                 return await self._layers.add(name, lambda folder: _gather(scratch.upper, folder))
             finally:
                 await self._remove(sandbox_id)
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self, until: float) -> AsyncIterator[bool]:
+        """Whether it is ours, waited for `until` then."""
+        has_turn = False
+        with contextlib.suppress(TimeoutError):
+            if asyncio.get_running_loop().time() < until:
+                async with asyncio.timeout_at(until):
+                    has_turn = await self._turn.acquire()
+        try:
+            yield has_turn
+        finally:
+            if has_turn:
+                self._turn.release()
 
 
 def names(config: ImageConfig, layers: Iterable[Digest]) -> set[Digest]:
@@ -104,7 +133,7 @@ def _name(base: Reference, layer: str) -> Digest:
 
 def _compiler(image: PreparedImage, sandbox_id: str) -> SandboxSpec:
     python = image.config.entrypoint[0]
-    options = ("-q", "--invalidation-mode", "unchecked-hash")
+    options = ("-qq", "--invalidation-mode", "unchecked-hash")
     variables = (variable.partition("=")[::2] for variable in image.config.env)
     return SandboxSpec(
         id=sandbox_id,
@@ -138,19 +167,23 @@ def _gather(upper: Path, folder: Path) -> None:
 
     Whoever wrote them has ended, but what he wrote is his: no link is followed, and only a cache's name counts.
     """
-    left, files = ALL_BYTES, FILES
+    left, files = ALL_BYTES, FILES  # what is beyond them compiles at each start
     with _opened(upper) as root:
         for place, name, directory in _files(root):
             if not place.endswith(f"/{CACHE}") or not NAME.fullmatch(name):
                 continue
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            try:
+                descriptor = os.open(name, flags, dir_fd=directory)
+            except OSError:  # a link, or what cannot be opened
+                continue
             with open(descriptor, "rb") as source:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES:
                     continue
+                if status.st_size > left or not files:
+                    break
                 left, files = left - status.st_size, files - 1
-                if left < 0 or files < 0:
-                    raise Unavailable("the compiled modules are too many, or too large")
                 target = folder / place / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with open(target, "xb") as copy:
@@ -160,6 +193,35 @@ def _gather(upper: Path, folder: Path) -> None:
             (Path(made) / name).chmod(0o755)
         for name in names:
             (Path(made) / name).chmod(0o644)
+
+
+def _current(own: Sequence[Path], caches: Sequence[Path | None]) -> list[Path | None]:
+    """Blocking. The caches, by layer, but for those that would be read for a source which a layer above has anew."""
+    current: list[Path | None] = []
+    sources: set[str] = set()  # of the layers above, as the one that is looked at
+    compiled: set[str] = set()
+    for layer, cache in zip(reversed(own), reversed(caches), strict=True):
+        if cache is not None:
+            files = _compiled(cache)
+            if any(source in sources and name not in compiled for name, source in files.items()):
+                cache = None
+            else:
+                compiled |= files.keys()
+        current.append(cache)
+        compiled |= _compiled(layer).keys()
+        with _opened(layer) as root:
+            sources |= {f"{place}/{name}" for place, name, _ in _files(root) if name.endswith(".py")}
+    return current[::-1]
+
+
+def _compiled(layer: Path) -> dict[str, str]:
+    """Blocking. The caches that a layer has, and what they are of."""
+    with _opened(layer) as root:
+        return {
+            f"{place}/{name}": f"{place.removesuffix(CACHE)}{made[1]}.py"
+            for place, name, _ in _files(root)
+            if place.endswith(f"/{CACHE}") and (made := NAME.fullmatch(name))
+        }
 
 
 @contextlib.contextmanager
@@ -175,7 +237,10 @@ def _files(root: int) -> Iterator[tuple[str, str, int]]:
     """(folder below `root`, name, descriptor of that folder) of each file in PLACES. No link is followed."""
     for place in PLACES:
         with contextlib.suppress(FileNotFoundError):
-            for folder, _, names, directory in os.fwalk(place.partition("/")[0], dir_fd=root, follow_symlinks=False):
-                if folder == place or folder.startswith(f"{place}/"):
-                    for name in names:
-                        yield folder, name, directory
+            top, _, inner = place.partition("/")
+            for folder, folders, names, directory in os.fwalk(top, dir_fd=root, follow_symlinks=False):
+                if folder == top:
+                    folders[:] = {inner}.intersection(folders)
+                    continue
+                for name in names:
+                    yield folder, name, directory

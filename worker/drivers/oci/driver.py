@@ -154,7 +154,7 @@ class OciDriver(SandboxGroups):
         return PreparedImage(reference, image.config, image, stays=True, warnings=warnings)
 
     async def collect(self, held: Collection[str]) -> int:
-        used = [sandbox.spec.image for sandbox in self._sandboxes.values()]
+        used = (sandbox.spec.image for sandbox in self._sandboxes.values())  # as they are when it comes to them
         return await collect(self._layers, self._stems, held, used)
 
     async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
