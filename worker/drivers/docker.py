@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from faas.background import Background
 from faas.errors import Conflict, FaasError, ImageUnusable, NotOffered, Unavailable
@@ -129,8 +130,11 @@ class DockerDriver:
     async def collect(self, held: Collection[str]) -> int:
         """What earlier servers brought here is not known: `docker image prune` takes it."""
         for tag in self._images.forget(held):
-            with self._engine.errors("remove an image"):
-                await self._engine.call(lambda tag=tag: self._engine.remove_image(tag))  # type: ignore[misc]
+            try:
+                with self._engine.errors("remove an image"):
+                    await self._engine.call(partial(self._engine.remove_image, tag))
+            except Unavailable as error:
+                log.info("%s stays with the engine: %s", tag, error)
         return 0
 
     async def _load(self, made: Archive) -> None:

@@ -137,10 +137,7 @@ class Service:
 
     async def _collect(self, message: Message) -> Answer:
         """What is removed by mistake, or in malice, is brought here again when it is needed."""
-        held = requests.references(message)
-        for reference in self._images.keys() - held:
-            del self._images[reference]
-        return Answer(await self._driver.collect(held))
+        return Answer(await self._driver.collect(requests.references(message)))
 
     # Sandboxes
 
