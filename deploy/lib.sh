@@ -45,7 +45,7 @@ apt_install() ( # in a shell of its own, so that its trap undoes the guard howev
 find_python() {
     local candidate
     for candidate in "${FAAS_PYTHON:-python3}" python3.13 python3.12 python3.11 /usr/bin/python3; do
-        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if command -v "$candidate" >/dev/null && "$candidate" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
@@ -57,11 +57,11 @@ find_python() {
 make_venv() {
     [ -x "$1/bin/pip" ] && return
     local python; python=$(find_python) || exit 1
-    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-        need "/nonexistent=$("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
+    if ! "$python" -I -c 'import ensurepip' 2>/dev/null; then
+        need "/nonexistent=$("$python" -I -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
     fi
     say "making a virtual environment in $1 with $("$python" --version)"
-    "$python" -m venv --clear "$1" || fail "python -m venv $1 failed"
+    "$python" -I -m venv --clear "$1" || fail "python -m venv $1 failed"
 }
 
 # The checkout's own environment, for tests and linters.

@@ -47,7 +47,7 @@ class Kind(enum.StrEnum):
     INVOKED = "invoked"  # a function's: it serves invocations
     JOB = "job"  # runs once, to its end
     SERVICE = "service"  # is kept until somebody ends it
-    STEM = "stem"  # waits to become a function's
+    STEM = "stem"  # waits to become a function's: stems, sandboxes made ahead, what else a driver keeps ready
 
 
 NO_MEMORY = "memory"  # the reason of a Throttled for which there was no memory

@@ -201,7 +201,9 @@ class Addresses:
         """For the command line on this host; whole or not there."""
         told = {**self.urls, "pid": os.getpid(), "version": __version__, "data": str(data)}
         temporary = file.with_suffix(".new")
-        temporary.write_text(json.dumps(told) + "\n")
+        temporary.unlink(missing_ok=True)  # a link there must not be followed by a server that keeps root
+        with temporary.open("x") as written:
+            written.write(json.dumps(told) + "\n")
         temporary.rename(file)
 
 

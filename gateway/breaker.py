@@ -1,8 +1,8 @@
 """Admission: how many invocations of a revision may be inside at once, and how many may wait for that.
 
 Inside: `scale.max` × `concurrency`; of a function with a reservation, what it has reserved, for all its revisions
-together. In front of it a bounded queue, first come first served; what finds the queue
-full is refused at once, which costs next to nothing, instead of holding memory until it would be refused anyway.
+together. In front of it a bounded queue, first come first served; what finds the queue full is refused at once, which
+costs next to nothing, instead of holding memory until it would be refused anyway.
 """
 
 from __future__ import annotations
@@ -102,8 +102,7 @@ class Breaker:
 class Breakers:
     """The breakers in use. One that nobody is in is dropped, so that old revisions leave nothing behind."""
 
-    def __init__(self, queue_length: int = QUEUE_LENGTH) -> None:
-        self._queue_length = queue_length
+    def __init__(self) -> None:
         self._breakers: dict[Key, Breaker] = {}
         self._reserved: dict[tuple[str, str], tuple[int, bool]] = {}  # slots, and whether the ceiling has counted them
 
@@ -132,7 +131,7 @@ class Breakers:
         breaker = self._breakers.get(key)
         if breaker is None:
             limit = slots or revision.spec.scale.limit * revision.spec.concurrency
-            breaker = Breaker(limit, self._queue_length, key=key, reserved=bool(slots), exempt=exempt)
+            breaker = Breaker(limit, key=key, reserved=bool(slots), exempt=exempt)
             self._breakers[key] = breaker
         return breaker
 

@@ -59,56 +59,92 @@ def plan(
     work, or give their memory. Where none is, or none has become free for long, others that stand still go for it, but
     for those whose own request is older.
     """
-    books = Reserves() if reserves is None else reserves.copy()
-    open_to_all = set(map(id, books.beyond(resting)))
-    blocked = False
-    granted: list[R] = []
-    promised: list[R] = []
-    evicted: list[C] = []
-    left = list(resting)
-    busy = set(working)
     requests = list(requests)
-    wanted = {id(request.grows) for request in requests if request.grows is not None}
+    draft: _Draft[R, C] = _Draft(requests, resting, free, leaving, reachable, now, reserves, working)
     for request in requests:
-        if (grows := request.grows) is not None:
-            if any(victim is grows for victim in evicted):
-                continue
-            left = [charge for charge in left if charge is not grows]
+        draft.consider(request)
+    return Plan(draft.granted, draft.promised, draft.evicted)
+
+
+class _Draft(Generic[R, C]):
+    """A plan in the making, one request after the other; arguments as `plan`'s."""
+
+    def __init__(
+        self,
+        requests: Sequence[R],
+        resting: Sequence[C],
+        free: int,
+        leaving: int,
+        reachable: int,
+        now: float,
+        reserves: Reserves | None,
+        working: Iterable[Owner | None],
+    ) -> None:
+        self.granted: list[R] = []
+        self.promised: list[R] = []
+        self.evicted: list[C] = []
+        self._free = free
+        self._leaving = leaving
+        self._reachable = reachable
+        self._now = now
+        self._books = Reserves() if reserves is None else reserves.copy()
+        self._left = list(resting)  # what may be evicted yet
+        self._open_to_all = set(map(id, self._books.beyond(resting)))
+        self._busy = set(working)
+        self._wanted = {id(request.grows) for request in requests if request.grows is not None}
+        self._blocked = False  # somebody has waited long: nobody passes
+
+    def consider(self, request: R) -> None:
+        if request.grows is not None:
+            if any(victim is request.grows for victim in self.evicted):
+                return
+            self._left = [charge for charge in self._left if charge is not request.grows]
         label = label_of(request.owner)
-        if blocked and request.size > books.unused(label):
-            continue
-        room = free - books.kept_from(label)
+        if self._blocked and request.size > self._books.unused(label):
+            return
+        room = self._free - self._books.kept_from(label)
         if request.size <= room:
-            free -= request.size
-            books.take(label, request.size)
-            granted.append(request)
-            busy.add(request.owner)
-            continue
-        whole = request.size + (grows.size if grows is not None else 0)
-        overdue = now - request.since >= PATIENCE_SECONDS and whole <= reachable + books.unused(label)
-        short = request.size - room - leaving
+            self._free -= request.size
+            self._give(request, self.granted)
+            return
+        overdue = self._is_overdue(request, label)
+        short = request.size - room - self._leaving
         if short > 0:
-            may_go = [charge for charge in left if id(charge) in open_to_all or label_of(charge.owner) == label]
-            siblings = grows is not None and (request.owner not in busy or (overdue and _is_stuck(request.owner, now)))
-            chosen = victims(short, may_go, request.owner, now, siblings=siblings, wanted=wanted)
-            made = sum(victim.room for victim in chosen)
-            if made >= short or overdue:  # who waits long takes what there is, and the rest as it comes
-                evicted += chosen
-                gone = set(map(id, chosen))
-                left = [charge for charge in left if id(charge) not in gone]
-                for victim in chosen:
-                    books.take(label_of(victim.owner), -victim.size)
-                leaving += made
-                short -= made
+            short -= self._make_room(request, label, short, overdue)
         if short <= 0:
-            leaving -= request.size - max(0, room)
-            free -= max(0, room)
-            books.take(label, request.size)
-            promised.append(request)
-            busy.add(request.owner)
+            self._leaving -= request.size - max(0, room)
+            self._free -= max(0, room)
+            self._give(request, self.promised)
         elif overdue:
-            blocked = True
-    return Plan(granted, promised, evicted)
+            self._blocked = True
+
+    def _is_overdue(self, request: R, label: str) -> bool:
+        """Whether it has waited long for what can be had at all."""
+        whole = request.size + (request.grows.size if request.grows is not None else 0)
+        waited = self._now - request.since >= PATIENCE_SECONDS
+        return waited and whole <= self._reachable + self._books.unused(label)
+
+    def _make_room(self, request: R, label: str, short: int, overdue: bool) -> int:
+        """Evict for `request` where that helps; the bytes that it makes free."""
+        owner = request.owner
+        may_go = [charge for charge in self._left if id(charge) in self._open_to_all or label_of(charge.owner) == label]
+        siblings = request.grows is not None and (owner not in self._busy or (overdue and _is_stuck(owner, self._now)))
+        chosen = victims(short, may_go, owner, self._now, siblings=siblings, wanted=self._wanted)
+        room = sum(victim.room for victim in chosen)
+        if room < short and not overdue:  # who waits long takes what there is, and the rest as it comes
+            return 0
+        self.evicted += chosen
+        gone = set(map(id, chosen))
+        self._left = [charge for charge in self._left if id(charge) not in gone]
+        for victim in chosen:
+            self._books.take(label_of(victim.owner), -victim.size)
+        self._leaving += room
+        return room
+
+    def _give(self, request: R, to: list[R]) -> None:
+        self._books.take(label_of(request.owner), request.size)
+        self._busy.add(request.owner)
+        to.append(request)
 
 
 def _is_stuck(owner: Owner | None, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""How much memory all instances may have together: the setting, or what the machine has less a reserve."""
+"""How much memory all instances may have together: the setting, or what the machine has less a headroom."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 from faas.errors import InvalidInput, Unavailable
 from faas.settings import MEMORY_BUDGET_LEAST
+from worker.meminfo import kilobytes
 
 MEGABYTE = 1_048_576
-RESERVE_SHARE = 0.1  # of the machine: for the server, the kernel and the file cache
-RESERVE_LEAST = 512 * MEGABYTE
+HEADROOM_SHARE = 0.1  # of the machine: for the server, the kernel and the file cache
+HEADROOM_LEAST = 512 * MEGABYTE
 
 
 def budget(setting_mb: int, machine: int) -> int:
@@ -25,11 +26,11 @@ def budget(setting_mb: int, machine: int) -> int:
         )
     if setting_mb:
         return setting_mb * MEGABYTE
-    left = machine - max(round(machine * RESERVE_SHARE), RESERVE_LEAST)
+    left = machine - max(round(machine * HEADROOM_SHARE), HEADROOM_LEAST)
     if left < MEMORY_BUDGET_LEAST * MEGABYTE:
         raise Unavailable(
             f"this machine's {machine // MEGABYTE} MB of memory are too little: "
-            f"{RESERVE_LEAST // MEGABYTE} MB stay with the server",
+            f"{HEADROOM_LEAST // MEGABYTE} MB stay with the server",
             hint="set memory_budget to what functions may have",
         )
     return left
@@ -41,11 +42,10 @@ def machine_memory(root: Path = Path("/")) -> int:
 
 
 def _installed(meminfo: Path) -> int:
-    for line in meminfo.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemTotal":
-            return int(value.split()[0]) * 1024
-    raise Unavailable(f"{meminfo} does not say how much memory there is", hint="set memory_budget")
+    total = kilobytes(meminfo.read_text()).get("MemTotal")
+    if total is None:
+        raise Unavailable(f"{meminfo} does not say how much memory there is", hint="set memory_budget")
+    return total * 1024
 
 
 def _limits(root: Path) -> list[int]:

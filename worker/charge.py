@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from faas.errors import FaasError
 from faas.protocol import Kind
 from worker.admission import PATIENCE_SECONDS
+from worker.budget import MEGABYTE
 from worker.eviction import Owner
 
 if TYPE_CHECKING:
     from worker.ledger import Ledger
 
-MEGABYTE = 1_048_576
 LOOK_SECONDS = PATIENCE_SECONDS + 0.01  # a loop's timer may be early by its clock's grain
 STILL_SLACK = MEGABYTE  # beside what is measured: network namespace, mounts and sockets, and the counters' own grain
 
@@ -133,7 +133,7 @@ class Charge:
         return self.size - self.yields
 
     @property
-    def held(self) -> int:
+    def charged(self) -> int:
         """Bytes; 0 once it is given back."""
         return 0 if self._state is _State.RELEASED else self.size
 

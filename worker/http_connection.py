@@ -16,7 +16,6 @@ FIELDS = 256
 OVERHEAD_BYTES = 65_536  # framing (chunk extensions, trailers) between two pieces of body
 INTERIM_RESPONSES = 8  # 1xx
 HIGH_BYTES = 262_144  # read ahead of the reader
-LOW_BYTES = 65_536
 
 
 class BrokenConnection(Exception):
@@ -234,10 +233,6 @@ class HttpConnection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         return data
-
-    @property
-    def is_complete(self) -> bool:
-        return self._complete
 
     def fail(self, error: BaseException) -> None:
         """End this connection; whoever waits on it gets `error`."""

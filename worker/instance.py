@@ -38,7 +38,7 @@ class InstanceState(enum.StrEnum):
 
 
 class Instance:
-    """Made STARTING and empty; the launcher gives it its sandbox, the pool claims and releases its slots."""
+    """Made STARTING and empty; `Launches` gives it its sandbox, the pool claims and releases its slots."""
 
     def __init__(self, instance_id: str, revision: Revision, driver: Driver, output: Output, sampler: Sampler) -> None:
         self.id = instance_id

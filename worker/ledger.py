@@ -22,13 +22,14 @@ from faas.metrics import Metrics
 from faas.protocol import NO_MEMORY, Kind
 from faas.settings import MEMORY_BUDGET_LEAST
 from worker.admission import PATIENCE_SECONDS, Plan, plan
-from worker.charge import MEGABYTE, Charge, Readmission, Request
+from worker.budget import MEGABYTE
+from worker.charge import Charge, Readmission, Request
 from worker.eviction import Owner, label_of, unprotected, victims
 from worker.reserves import Reserves
 
 
-def reserve_rest(budget: int) -> int:
-    """So much of the budget is never reserved: who has reserved nothing must be able to run."""
+def unreserved_least(budget: int) -> int:
+    """Bytes of the budget that are never reserved: who has reserved nothing must be able to run."""
     return max(budget // 10, MEMORY_BUDGET_LEAST * MEGABYTE)
 
 
@@ -104,7 +105,7 @@ class Ledger:
     def reserve(self, label: str, size: int) -> None:
         """Keep `size` bytes for this function's instances, others' idle ones making room at once; 0: none. Raises
         SpecError where too little would be left for everybody."""
-        others, rest = self.reserves.others(label), reserve_rest(self.budget)
+        others, rest = self.reserves.others(label), unreserved_least(self.budget)
         if size and others + size > self.budget - rest:
             numbers = [f"{number // MEGABYTE} MB" for number in (size, self.budget, others, rest)]
             raise SpecError(

@@ -58,7 +58,7 @@ GAUGED = (InstanceState.STARTING, InstanceState.IDLE, InstanceState.BUSY, Instan
 class Pool:
     """Owns `driver`: `open` opens it and `close` closes it. `logs_dir` holds the functions' logs.
 
-    `memory_bytes` is what all instances may have together; None: the machine's memory, less a reserve. `precreated`:
+    `memory_bytes` is what all instances may have together; None: the machine's memory, less a headroom. `precreated`:
     so many sandboxes are made ahead for each revision that is likely to scale.
     """
 

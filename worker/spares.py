@@ -1,4 +1,4 @@
-"""`Spares`: what the driver keeps ready for nobody yet (stems), on the memory ledger's account: the first to go."""
+"""`Spares`: what the driver keeps ready for nobody yet (stems, pauses), on the ledger's account: the first to go."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from faas.protocol import RevisionUsage, WorkerUsage
 from worker.drivers.base import Driver, Sandbox, SandboxStats
@@ -19,10 +19,9 @@ CPU_WINDOW_SECONDS = 60.0  # an average over more than this says nothing about n
 class UsageMeter:
     """Asks the kernel in a thread, one question at a time; who comes meanwhile or shortly after shares the answer."""
 
-    def __init__(self, driver: Driver, ledger: Ledger, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, driver: Driver, ledger: Ledger) -> None:
         self._driver = driver
         self._ledger = ledger
-        self._clock = clock
         self._one = asyncio.Lock()
         self._last: WorkerUsage | None = None
         self._fresh_until = 0.0
@@ -31,11 +30,11 @@ class UsageMeter:
 
     async def usage(self, pools: Collection[RevisionPool]) -> WorkerUsage:
         async with self._one:
-            if self._last is None or self._clock() >= self._fresh_until:
-                began = self._clock()
+            if self._last is None or time.monotonic() >= self._fresh_until:
+                began = time.monotonic()
                 self._last = await self._measure(list(pools), began)
-                took = self._clock() - began
-                self._fresh_until = self._clock() + max(FRESH_SECONDS, took / COST_SHARE)
+                took = time.monotonic() - began
+                self._fresh_until = time.monotonic() + max(FRESH_SECONDS, took / COST_SHARE)
             return self._last
 
     async def _measure(self, pools: list[RevisionPool], now: float) -> WorkerUsage:
@@ -71,5 +70,5 @@ class UsageMeter:
 
     @staticmethod
     def _of(pool: RevisionPool, stats: list[SandboxStats], cpus: float | None) -> RevisionUsage:
-        charged = sum(i.charge.held for i in pool.every_instance if i.charge is not None)
+        charged = sum(i.charge.charged for i in pool.every_instance if i.charge is not None)
         return RevisionUsage(pool.revision.key, pool.stats(), sum(s.memory_bytes for s in stats), charged, cpus)

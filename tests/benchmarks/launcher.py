@@ -88,8 +88,7 @@ async def _measure(rounds: int) -> Report:
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="faas-bench-") as name:
         work = Path(name)
-        (work / "base").mkdir()
-        bases = await asyncio.to_thread(Bases.build, "python", work / "base", work / "unused")
+        bases = await asyncio.to_thread(Bases.build, "python", work / "unused")
         async with contextlib.AsyncExitStack() as stack:
             benches = {"in one process": _here(work, bases), "through the launcher": _launched(work, bases)}
             for bench in benches.values():

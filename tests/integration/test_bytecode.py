@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from faas.oci.reference import Reference
 from tests.support.leftovers import none_left
 from tests.support.stem_functions import Bases, World
 from worker.layers.store import UnpackedImage
@@ -29,7 +30,7 @@ SMALL = b"def work(value):\n    return value\n"
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    return Bases.build("python", tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("data"))
+    return Bases.build("python", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(params=[0, 2], ids=["cold", "stem"])
@@ -91,6 +92,24 @@ async def test_a_package_that_a_layer_deletes_does_not_come_back_with_its_cache(
         await world.warmed(image)
     assert (await world.once(image, {"module": "large"})).value["there"]
     assert (await world.once(image, {"module": "gone"})).value["errorType"] == "ModuleNotFoundError"
+
+
+async def test_a_base_that_is_not_what_its_digest_says_compiles_nothing_that_would_stay(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server brings images, and may have been taken over; what is compiled is there longer than it."""
+    images, real = world.bases.images, world.bases.reference
+    false = images.add("false", world.bases.layers, entrypoint=("/bin/false",))
+    image = world.bases.function({**FOLDERS, "var/task/app.py": APP, "var/task/large.py": BODY + b"#false"})
+    with monkeypatch.context() as patch:
+        manifests = images.manifests
+        patch.setitem(manifests, Reference.parse(real).target, manifests[Reference.parse(false).target])
+        plain = (await world.driver.prepare(image)).handle
+    compiled = (await world.driver.prepare(image)).handle
+    assert isinstance(plain, UnpackedImage)
+    assert isinstance(compiled, UnpackedImage)
+    assert len(compiled.layers) == len(plain.layers) + 1
+    assert (await world.once(image, {"module": "large"})).value["there"]
 
 
 async def test_what_is_compiled_waits_for_no_turn_and_what_is_not_is_used_as_it_is_when_none_comes(

@@ -19,7 +19,7 @@ APP = b"def handler(event, context):\n    return open('/var/task/big').read(2)\n
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    return Bases.build("python", tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("data"))
+    return Bases.build("python", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(params=[0, 1], ids=["cold", "stem"])

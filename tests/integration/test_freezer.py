@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from faas.build.base import recipe
-from faas.build.layer import pack
 from faas.errors import TimedOut
 from faas.metrics import Metrics
 from faas.protocol import HttpRequest, Invocation, LogQuery, Revision, RevisionKey, Trigger
@@ -24,6 +23,7 @@ from tests.support import patience
 from tests.support.fake_driver import eventually
 from tests.support.images import MemoryImages, tar_of
 from tests.support.leftovers import on_this_machine, sandboxed
+from tests.support.stem_functions import base_layers
 from worker.drivers.base import DriverPaths
 from worker.drivers.oci.driver import OciDriver
 from worker.instance import Instance
@@ -103,10 +103,9 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    work, images, made = tmp_path_factory.mktemp("base"), MemoryImages(), recipe("python")
-    layers = [pack(made.system(work), work / "system.tar", "system"), pack(made.client(work), work / "c.tar", "client")]
+    images, made = MemoryImages(), recipe("python")
     code = {"var": None, "var/task": None, "var/task/app.py": HANDLER, "var/task/server.py": SERVER}
-    tars = [*(layer.path.read_bytes() for layer in layers), tar_of(code)]
+    tars = [*base_layers("python"), tar_of(code)]
     env = ("PATH=/usr/bin:/bin", "_HANDLER=app.handler")
     reference = images.add("still", tars, entrypoint=made.entrypoint, workdir="/var/task", env=env)
     return Bench(images, reference, made.entrypoint[0], tmp_path_factory.mktemp("data"))

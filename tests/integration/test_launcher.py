@@ -484,15 +484,16 @@ async def test_a_new_launcher_waits_for_the_end_of_the_one_before(tmp_path: Path
         await asyncio.to_thread(second.launched.wait)
 
 
-async def test_a_layers_folder_that_is_not_roots_alone_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["layers", "scratch"])
+async def test_a_folder_that_is_not_roots_alone_is_not_used(name: str, tmp_path: Path) -> None:
     for spoil in (lambda folder: folder.chmod(0o777), lambda folder: os.chown(folder, 60910, 60910), _as_link):
         with started(tmp_path) as (launched, server_id):
-            spoil(tmp_path / "layers")
+            spoil(tmp_path / name)
             hostile = Hostile(launched, tmp_path, server_id)
-            with pytest.raises(Unavailable, match="layers"):
+            with pytest.raises(Unavailable, match=name):
                 await hostile.call("open")
             await hostile.peer.close()
-        _removed(tmp_path / "layers")
+        _removed(tmp_path / name)
 
 
 def _removed(folder: Path) -> None:

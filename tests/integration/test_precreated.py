@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -56,6 +57,25 @@ def group(bench: Workbench, sandbox: OciSandbox, controller: str) -> Path:
     return root / bench.driver._cgroups.path(sandbox.name).lstrip("/")
 
 
+async def test_no_account_of_this_machine_comes_to_the_gate_of_one_that_waits(bench: Workbench) -> None:
+    """The runtime lets everybody write there, for its own first process: a stranger's byte would spoil the start."""
+    sandbox = await ahead(bench, bench.spec("exit", "7"))
+    assert isinstance(bench.driver, OciDriver)
+    gate = bench.driver._runtime._state / sandbox.name / "exec.fifo"
+    stranger = ("setpriv", "--reuid=60911", "--regid=60911", "--clear-groups", "sh", "-c", 'printf 1 >"$0"', str(gate))
+    process = await asyncio.create_subprocess_exec(*stranger, stderr=subprocess.DEVNULL)
+    try:
+        await asyncio.sleep(0.3)  # until it waits there, or was refused
+        await bench.driver.create(sandbox.spec)
+        await bench.driver.start(sandbox)
+        assert (await output(sandbox))[0].code == 7
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert process.returncode == 2  # refused
+
+
 async def test_its_command_runs_when_it_is_started_and_not_before(bench: Workbench) -> None:
     spec = bench.spec("env", "GREETING", "stderr", "oops", "exit", "7")
     made = await ahead(bench, spec)
@@ -101,7 +121,7 @@ async def test_one_that_never_ran_is_killed_and_leaves_nothing(bench: Workbench,
     await bench.driver.delete(spec.id)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    assert spec.id not in "".join(on_this_machine()["sandboxed processes"])
+    assert bench.server_id not in "".join(on_this_machine()["sandboxed processes"])
     assert await bench.driver.ids() == []
 
 
@@ -238,7 +258,7 @@ CODE: dict[str, bytes | str | None] = {
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    return Bases.build("python", tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("data"))
+    return Bases.build("python", tmp_path_factory.mktemp("data"))
 
 
 async def test_the_second_instance_of_a_function_without_stems_was_made_ahead(bases: Bases, tmp_path: Path) -> None:

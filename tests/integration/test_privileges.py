@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -33,6 +35,20 @@ for attempt in (lambda: os.setuid(0), lambda: os.setgroups([0]), lambda: os.list
     except (PermissionError, FileNotFoundError):
         continue
     sys.exit("something of root has stayed")
+"""
+
+TYPING = """
+import fcntl, os, sys, termios
+from worker.launcher import privileges
+if sys.argv[1] == "drop":
+    privileges.drop(privileges.Account("somebody", 60911, 60911))
+for request, argument in ((termios.TIOCSTI, b"x"), (0x541C, b"\\x03" + bytes(15))):
+    try:
+        fcntl.ioctl(0, request, argument)
+        print("typed")
+    except OSError as error:
+        print(error.strerror)
+fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
 """
 
 
@@ -74,6 +90,25 @@ def test_links_that_an_account_has_planted_give_it_nothing(tmp_path: Path) -> No
     assert (owner(theirs), owner(theirs / "shadow")) == (0, 0)
 
 
+def test_folders_that_an_account_has_put_into_each_other_without_end_stop_no_start(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "blobs").mkdir(parents=True)
+    folders = [os.open(data / "blobs", os.O_RDONLY)]
+    try:
+        for _ in range(1200):  # deeper than the interpreter's own stack
+            os.mkdir("a", dir_fd=folders[-1])
+            folders.append(os.open("a", os.O_RDONLY, dir_fd=folders[-1]))
+        ownership.hand_over(data, SOMEBODY)
+        assert (owner(data / "blobs" / "a"), owner(data)) == (SOMEBODY.uid, 0)
+        assert data.stat().st_mode & 0o7777 == 0o1770
+    finally:
+        os.close(folders.pop())
+        while folders:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir("a", dir_fd=folders[-1])
+            os.close(folders.pop())
+
+
 def test_what_was_dropped_does_not_come_back_and_a_closed_home_is_no_obstacle(tmp_path: Path) -> None:
     """The data folder lies below folders of mode 0700, and the interpreter perhaps too."""
     home = tmp_path / "home"
@@ -91,6 +126,26 @@ def test_what_was_dropped_does_not_come_back_and_a_closed_home_is_no_obstacle(tm
     assert owner(data / "made") == SOMEBODY.uid
     assert home.stat().st_mode & 0o777 == 0o700
     assert str(home) not in Path("/proc/self/mounts").read_text()  # what it was shown, nobody else is
+
+
+def test_a_terminal_that_root_started_the_server_from_is_not_typed_into(project_root: Path) -> None:
+    """Kernels from 6.2 on may refuse it to everybody, with another error."""
+    said = {}
+    for how in ("keep", "drop"):
+        ours, theirs = os.openpty()
+        with open(ours, "rb"), open(theirs, "rb") as terminal:
+            done = subprocess.run(
+                ["setsid", "--ctty", sys.executable, "-c", TYPING, how],
+                stdin=terminal,
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(project_root)},
+                timeout=20,
+            )
+        assert done.returncode == 0, done.stderr
+        said[how] = done.stdout.splitlines()
+    assert said["keep"][0] in ("typed", os.strerror(errno.EIO))
+    assert said["drop"] == [os.strerror(errno.EPERM)] * 2
 
 
 def test_a_setting_names_an_account_a_number_or_root() -> None:

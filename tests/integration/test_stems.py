@@ -68,7 +68,7 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    return Bases.build("python", tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("data"))
+    return Bases.build("python", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

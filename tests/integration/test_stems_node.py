@@ -71,7 +71,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    return Bases.build("node", tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("data"))
+    return Bases.build("node", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

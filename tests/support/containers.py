@@ -11,9 +11,9 @@ from tests.support.recorded_registry import RecordedRegistry
 
 ENGINE = """[engine]
 cgroup_manager = "cgroupfs"
-events_logger = "none"
+events_logger = "{events}"
 lock_type = "file"
-runtime = "runc"
+runtime = "{runtime}"
 static_dir = "{folder}/static"
 tmp_dir = "{folder}/tmp"
 volume_path = "{folder}/volumes"
@@ -35,7 +35,7 @@ class Containers:
         self.folder = folder
         self.registry = registry
         folder.mkdir(exist_ok=True)
-        (folder / "containers.conf").write_text(ENGINE.format(folder=folder))
+        (folder / "containers.conf").write_text(ENGINE.format(folder=folder, events="none", runtime="runc"))
         (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
         (folder / "auth.json").write_text("{}")
         self.environment = {

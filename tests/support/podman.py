@@ -13,27 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.containers import ENGINE, STORAGE
 from worker.drivers.oci import mounts
 
 START_SECONDS = 30.0
-CONTAINERS = """[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-lock_type = "file"
-runtime = "{runtime}"
-static_dir = "{folder}/static"
-tmp_dir = "{folder}/tmp"
-volume_path = "{folder}/volumes"
-[network]
-network_config_dir = "{folder}/networks"
-"""
-STORAGE = """[storage]
-driver = "vfs"
-graphroot = "{folder}/graph"
-runroot = "{folder}/run"
-"""
-
-
 ADDRESSES = Path("/var/lib/cni/networks")
 
 
@@ -41,7 +24,7 @@ ADDRESSES = Path("/var/lib/cni/networks")
 def podman_service(folder: Path) -> Iterator[str]:
     """Gives what DOCKER_HOST is to be."""
     runtime = "runc" if shutil.which("runc") else "crun"
-    (folder / "containers.conf").write_text(CONTAINERS.format(folder=folder, runtime=runtime))
+    (folder / "containers.conf").write_text(ENGINE.format(folder=folder, events="file", runtime=runtime))
     (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
     environment = {
         **os.environ,

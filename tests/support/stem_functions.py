@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,19 @@ READY_SECONDS = 60
 TIMEOUT_SECONDS = int(20 * patience.FACTOR)  # of a function
 
 
+@functools.cache
+def base_layers(runtime: str) -> tuple[bytes, ...]:
+    """Of a runtime's base: made once for all tests, which takes a second, and minutes where a machine is emulated."""
+    made = recipe(runtime)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        packed = (
+            pack(made.system(work), work / "system.tar", "system"),
+            pack(made.client(work), work / "c.tar", "client"),
+        )
+        return tuple(layer.path.read_bytes() for layer in packed)
+
+
 @dataclass
 class Bases:
     """The base of a runtime in memory, unpacked once, and function images on it."""
@@ -40,13 +55,9 @@ class Bases:
     server_id: str = field(default_factory=lambda: secrets.token_hex(4))
 
     @classmethod
-    def build(cls, runtime: str, work: Path, data: Path) -> Bases:
+    def build(cls, runtime: str, data: Path) -> Bases:
         images, made = MemoryImages(), recipe(runtime)
-        packed = [
-            pack(made.system(work), work / "system.tar", "system"),
-            pack(made.client(work), work / "c.tar", "client"),
-        ]
-        layers = [layer.path.read_bytes() for layer in packed]
+        layers = list(base_layers(runtime))
         config: dict[str, Any] = {
             "entrypoint": made.entrypoint,
             "workdir": "/var/task",

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from worker.drivers.base import SandboxStats
-from worker.drivers.oci.cgroups import CgroupsV1, CgroupsV2, for_machine, is_v2, quota, starting_shares
+from worker.drivers.oci.cgroups import (
+    CgroupsV1,
+    CgroupsV2,
+    counters_at,
+    for_machine,
+    is_v2,
+    quota,
+    starting_shares,
+    thawing_at,
+)
 
 V2_FILES = {
     "memory.stat": "anon 1000\nfile 999999\nkernel 200\nshmem 30\nslab 100\n",
@@ -233,6 +242,24 @@ def test_counters_are_released_and_opened_again_and_closed_for_good(v2: Path, tm
     counters.close()
     assert counters.read() == SandboxStats(0, 0, 0, 0.0)
     assert open_files() == before
+
+
+def test_a_group_is_found_by_its_path_as_by_its_sandbox(v2: Path, tmp_path: Path) -> None:
+    unified = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
+    folder = write(v2 / "faas/abcd/i1", V2_FILES)
+    with counters_at(unified.path("i1"), v2) as counters:
+        assert counters.read() == unified.stats("i1") == SandboxStats(1230, 2, 7, 2.5)
+    assert thawing_at(unified.path("i1"), v2) == (folder / "cgroup.freeze", b"0")
+    trees = CgroupsV1("abcd", tmp_path)
+    write(tmp_path / "memory/faas/abcd/i1", {"memory.stat": "total_rss 1000\ntotal_shmem 30\n"})
+    write(tmp_path / "pids/faas/abcd/i1", {"pids.current": "3\n"})
+    state = write(tmp_path / "freezer/faas/abcd/i1", {"freezer.state": "FROZEN\n"}) / "freezer.state"
+    with counters_at(trees.path("i1"), tmp_path) as counters:
+        assert counters.read() == trees.stats("i1") == SandboxStats(1030, 0, 3, 0.0)
+    file, words = thawing_at(trees.path("i1"), tmp_path)
+    assert file == state
+    file.write_bytes(words)
+    assert state.read_text() == "THAWED"
 
 
 # Freezing

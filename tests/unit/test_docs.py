@@ -55,6 +55,15 @@ def test_a_file_that_a_packages_page_names_is_in_that_package(project_root: Path
     assert [name for name in named if not list(folder.rglob(name))] == []
 
 
+@pytest.mark.parametrize("package", ["gateway", "worker", "worker/launcher", "worker/drivers/oci"])
+def test_a_packages_page_names_each_of_its_files(project_root: Path, package: str) -> None:
+    folder = project_root / package
+    page = folder / "README.md" if (folder / "README.md").exists() else folder.parent / "README.md"
+    named = {Path(name).name for name in re.findall(r"[\w./-]+\.py\b", page.read_text())}  # in drawings too
+    there = {path.name for path in folder.glob("*.py") if path.name != "__init__.py"}
+    assert sorted(there - named) == []
+
+
 def test_the_registrys_page_has_a_row_for_each_of_its_files_and_folders(project_root: Path) -> None:
     package = project_root / "registry"
     there = {p.name for p in package.iterdir() if p.suffix == ".py" and p.name != "__init__.py"}

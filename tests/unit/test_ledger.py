@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
@@ -13,44 +12,13 @@ from hypothesis import strategies as st
 from faas.errors import ShuttingDown, Throttled
 from faas.metrics import Metrics
 from faas.protocol import Kind
+from tests.support.memory_requests import AnOwner, Resting, Wanted
 from worker.admission import PATIENCE_SECONDS, plan
 from worker.charge import Charge, Readmission, still_size
 from worker.eviction import Owner, unprotected, victims
 from worker.ledger import Ledger
 
 MB = 1_048_576
-
-
-@dataclass(eq=False)
-class AnOwner:
-    label: str = "hello"
-    provisioned: int = 0
-    moved_at: float = 0.0
-
-
-@dataclass(eq=False)
-class Resting:
-    size: int
-    owner: AnOwner | None = field(default_factory=AnOwner)
-    rested_at: float = 0.0
-    start_seconds: float = 1.0
-    kind: Kind = Kind.INVOKED
-    is_shrunk: bool = False
-    yields: int = 0
-
-    @property
-    def room(self) -> int:
-        return self.size - self.yields
-
-
-@dataclass(eq=False)
-class Wanted:
-    size: int
-    since: float = 0.0
-    owner: AnOwner | None = field(default_factory=AnOwner)
-    grows: Resting | None = None
-
-
 OWNERS = [AnOwner(f"f{n}") for n in range(4)]
 sizes = st.integers(1, 100)
 times = st.floats(0, 10)
@@ -409,7 +377,7 @@ def test_however_full_it_is_of_what_stands_still_everybody_who_is_called_goes_on
                 machine.dying.pop().release()
         assert not machine.going_on
         assert ran
-        assert all(charge in ran or charge.held == 0 for charge in called)
+        assert all(charge in ran or charge.charged == 0 for charge in called)
         assert ran[0] is called[0], "the first who was called runs first"
         await machine.end()
 

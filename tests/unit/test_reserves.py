@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -12,45 +11,15 @@ from hypothesis import strategies as st
 from faas.errors import SpecError
 from faas.metrics import Metrics
 from faas.protocol import Kind
+from tests.support.memory_requests import AnOwner, Resting, Wanted
 from worker.admission import PATIENCE_SECONDS, plan
 from worker.charge import Charge
-from worker.ledger import Ledger, reserve_rest
+from worker.ledger import Ledger, unreserved_least
 from worker.reserves import Reserves
 
 MB = 1_048_576
 BUDGET = 1000
 KEPT = "kept"
-
-
-@dataclass(eq=False)
-class AnOwner:
-    label: str = "other"
-    provisioned: int = 0
-    moved_at: float = 0.0
-
-
-@dataclass(eq=False)
-class Resting:
-    size: int
-    owner: AnOwner | None = field(default_factory=AnOwner)
-    rested_at: float = 0.0
-    start_seconds: float = 1.0
-    kind: Kind = Kind.INVOKED
-    is_shrunk: bool = False
-
-    @property
-    def room(self) -> int:
-        return self.size
-
-
-@dataclass(eq=False)
-class Wanted:
-    size: int
-    since: float = 0.0
-    owner: AnOwner | None = field(default_factory=AnOwner)
-    grows: Resting | None = None
-
-
 LABELS = ["a", "b", "c"]
 sizes = st.integers(1, 100)
 some_owners = st.sampled_from([AnOwner(label) for label in LABELS])
@@ -191,7 +160,7 @@ def test_whatever_others_do_a_reservation_is_there_at_once(steps: list[tuple[str
 
 def test_what_cannot_be_reserved_is_refused_with_the_numbers_and_changes_nothing() -> None:
     ledger = Ledger(BUDGET * MB, Metrics("test"))
-    assert reserve_rest(BUDGET * MB) == 128 * MB
+    assert unreserved_least(BUDGET * MB) == 128 * MB
     ledger.reserve("a", 500 * MB)
     with pytest.raises(SpecError) as refused:
         ledger.reserve("b", 373 * MB)
@@ -211,7 +180,7 @@ async def test_a_reservation_makes_idle_ones_of_others_go_at_once_and_busy_ones_
     idle.may_be_evicted(idle.release, 1.0)
     idle.rest()
     ledger.reserve(KEPT, 800 * MB)
-    assert idle.held == 0
+    assert idle.charged == 0
     its = [ledger.try_charge(Kind.INVOKED, 400 * MB, AnOwner(KEPT)) for _ in range(2)]
     assert its[0] is not None
     assert its[1] is None, "a busy one is not ended"

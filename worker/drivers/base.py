@@ -195,7 +195,7 @@ class Driver(Protocol):
         ...
 
     def spare_bytes(self) -> int:
-        """Measured memory of what runs ready for nobody yet (stems): on nobody's account but the machine's."""
+        """Measured memory of what runs ready for nobody yet (stems, pauses): on nobody's account but the machine's."""
         ...
 
     async def drop_spares(self) -> None:

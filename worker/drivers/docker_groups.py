@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from worker.drivers.oci.cgroups import ROOT, CgroupsV1, CgroupsV2, is_v2
+from worker.drivers.oci.cgroups import CgroupsV1, CgroupsV2, is_v2
 
 PROC = Path("/proc")
 
@@ -52,5 +52,5 @@ class ContainerGroupsV2(CgroupsV2):
         return self._root / group.lstrip("/")
 
 
-def container_groups(server_id: str, root: Path = ROOT) -> ContainerGroupsV1 | ContainerGroupsV2:
-    return ContainerGroupsV2(server_id, root) if is_v2(root) else ContainerGroupsV1(server_id, root)
+def container_groups(server_id: str) -> ContainerGroupsV1 | ContainerGroupsV2:
+    return ContainerGroupsV2(server_id) if is_v2() else ContainerGroupsV1(server_id)

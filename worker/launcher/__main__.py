@@ -37,7 +37,7 @@ async def run(descriptor: int, options: Options) -> None:
         paths = DriverPaths(Path(options.data), options.server_id)
         return OciDriver(paths, source, metrics=figures.as_metrics, **options.driver)
 
-    service = Service(inherited(descriptor), Lock(options.layers), make, on_end)
+    service = Service(inherited(descriptor), Lock(options.layers, options.scratch), make, on_end)
     await gone.wait()
     await service.close()
 

@@ -15,10 +15,11 @@ LOOK_SECONDS = 0.02
 
 
 class Lock:
-    """On `folder`, which is root's alone; it goes with this process."""
+    """On `folder`, which is root's alone, as `others` are; it goes with this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *others: Path) -> None:
         self._folder = folder
+        self._others = others
         self._descriptor = -1
 
     @property
@@ -26,8 +27,10 @@ class Lock:
         return self._descriptor >= 0
 
     async def take(self) -> None:
-        """Raises Unavailable where another one stays, or where the folder is not root's own."""
-        descriptor = self._opened()
+        """Raises Unavailable where another one stays, or where a folder is not root's own."""
+        for other in self._others:
+            os.close(_opened(other))
+        descriptor = _opened(self._folder)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 while not _locked(descriptor):  # noqa: ASYNC110 - another process's end
@@ -41,16 +44,17 @@ class Lock:
             raise
         self._descriptor = descriptor
 
-    def _opened(self) -> int:
-        try:
-            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            raise Unavailable(f"cannot use {self._folder}: {error.strerror}") from None
-        found = os.fstat(descriptor)
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            os.close(descriptor)
-            raise Unavailable(f"{self._folder} must be root's alone", hint=f"chown root, chmod 0700 {self._folder}")
-        return descriptor
+
+def _opened(folder: Path) -> int:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(f"cannot use {folder}: {error.strerror}") from None
+    found = os.fstat(descriptor)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        os.close(descriptor)
+        raise Unavailable(f"{folder} must be root's alone", hint=f"chown root, chmod 0700 {folder}")
+    return descriptor
 
 
 def _locked(descriptor: int) -> bool:

@@ -21,6 +21,7 @@ SHARED = 0o1770  # with the account's group
 PRIVATE = 0o700
 SERVERS = ("admin-token", "blobs", "logs", "quarantine", "server.json", "uploads")  # what the server keeps, and
 DATABASE_ENDINGS = (".db", ".db-wal", ".db-shm", ".db-journal")
+DEEPEST = 32  # folders in each other; the server makes a few
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -48,16 +49,16 @@ def keep(data: Path) -> None:
             os.fchmod(folder, PRIVATE)
 
 
-def _give(folder: int, name: str, account: Account) -> None:
+def _give(folder: int, name: str, account: Account, depth: int = 0) -> None:
     """A link is given itself, never what it leads to; a file with another name elsewhere is left alone: whose that is
-    nobody can say."""
+    nobody can say. So is what lies too deep, which the server has not made and whose walk would end this start."""
     opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         found = os.fstat(opened)
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(found.st_mode) and depth < DEEPEST:
             with _opened(name, dir_fd=folder) as inner:
                 for below in os.listdir(inner):  # noqa: PTH208
-                    _give(inner, below, account)
+                    _give(inner, below, account, depth + 1)
                 os.fchown(inner, account.uid, account.gid)
         elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             os.chown(f"/proc/self/fd/{opened}", account.uid, account.gid)

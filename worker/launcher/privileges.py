@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faas.errors import InvalidInput, Unavailable
+from worker.launcher import terminal
 
 ACCOUNT = "faas"
 # Nobody's on Debian and with systemd (Users, Groups, UIDs and GIDs on systemd Systems: 60706 to 61183 are unused), and
@@ -71,6 +72,7 @@ def drop(account: Account) -> None:
         _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
         _clear_capabilities()
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
+        terminal.refuse_typing()
         _prctl(PR_SET_DUMPABLE, 0)  # programs that it starts are the account's too, and may not look into it
     except OSError as error:
         raise Unavailable(

@@ -63,7 +63,10 @@ class Bytecode:
             return image
         try:
             base = await self._layers.image(str(reference))
-            if image.layers[: len(base.layers)] != base.layers or not base.config.entrypoint:
+            # Caches are called after the base, and outlive the server that says what that is: by its digest, or not.
+            if base.digest != reference.digest or image.layers[: len(base.layers)] != base.layers:
+                return image
+            if not base.config.entrypoint:
                 return image
             own, caches = image.layers[len(base.layers) :], []
             room = LAYERS - len(image.layers)

@@ -33,7 +33,6 @@ V1_COUNTERS = (  # the whole memory, then in the order of `parse_v1`
 )
 # The whole memory, then in the order of `parse_v2`.
 V2_COUNTERS = ("memory.current", "memory.stat", "memory.events", "pids.current", "cpu.stat")
-V1_COUNTED = ("memory", "pids", "cpuacct", "cpu")
 
 
 class Cgroups(Protocol):

@@ -47,10 +47,11 @@ def prepare(run: Path, cgroups: Cgroups) -> None:
     mounts.mount("", run, "", mounts.MS_PRIVATE)
     # An instance's runtime begins as root inside, who is nobody here, and has to come to its own folder.
     RUN.chmod(0o711)
-    for name in ("bundles", "runtime", "empty"):
+    for name in ("bundles", "empty"):
         (run / name).mkdir()
         (run / name).chmod(0o711)  # whatever umask says
-    (run / "ids").mkdir(mode=0o700)
+    for name in ("ids", "runtime"):  # a pipe among the runtime's records is everybody's to write to
+        (run / name).mkdir(mode=0o700)
 
 
 def leave_nothing(run: Path, cgroups: Cgroups) -> None:

@@ -95,7 +95,7 @@ class Stems:
         await self._work.cancel()
 
     async def know(self, image: UnpackedImage) -> None:
-        """Find out whether stems can become instances of this image; only of such ones can `adopt` give any."""
+        """Find out whether stems can become instances of this image; only for such ones can `take` give any."""
         if not self._is_open or image.digest in self._standings:
             return
         self._standings[image.digest] = await self._standing(image)
