@@ -38,13 +38,14 @@ from registry.outbox import Outbox
 from registry.service import Registry
 from registry.source import LocalImageSource
 from registry.upstream import upstream
-from worker.budget import budget, machine_memory
 from worker.drivers.base import Driver, DriverPaths
 from worker.drivers.oci import machine
-from worker.launcher import ownership, privileges, view
+from worker.launcher import data_folder as ownership
+from worker.launcher import privileges, view
 from worker.launcher import process as launcher
 from worker.launcher.client import LaunchedDriver
 from worker.launcher.process import Launched
+from worker.memory.budget import budget, machine_memory
 from worker.pool import Pool
 
 logger = logging.getLogger("faas.server")
@@ -177,7 +178,7 @@ def choose_driver(start: Start, source: ImageSource, metrics: Metrics, on_lost: 
         from worker.drivers.oci.driver import OciDriver  # late: with a launcher it is there, and not here
 
         return OciDriver(paths, source, metrics=metrics, **_oci_options(settings))
-    from worker.drivers.docker import DockerDriver  # late: the SDK takes a fifth of a second to import
+    from worker.drivers.docker.driver import DockerDriver  # late: the SDK takes a fifth of a second to import
 
     if settings.driver == "docker" or DockerDriver.available():
         return DockerDriver(paths, source)

@@ -22,7 +22,7 @@ DOORS = {
     "croniter": ("faas.cron",),
     "sqlalchemy": ("faas.state", "gateway.store", "registry.index"),
     "alembic": ("faas.state", "registry.index"),
-    "docker": ("worker.drivers.docker_engine", "faas.build.dockerfile"),
+    "docker": ("worker.drivers.docker.engine", "faas.build.dockerfile"),
     "argon2": ("faas.passwords",),
     "subprocess": ("worker", "faas.build", *COMPOSITION_ROOTS),
     "pip": (),

@@ -17,10 +17,10 @@ from faas.errors import FaasError, FunctionError, InstanceExited, OutOfMemory, T
 from faas.protocol import ColdStart, InstanceStatus, Report, Revision
 from faas.spec import Interface
 from worker import diagnosis, metering
-from worker.charge import Charge
 from worker.drivers.base import Driver, Exit, Sandbox
 from worker.exchange import Exchange, ExchangeState, Undelivered
 from worker.http import HttpClient
+from worker.memory.charge import Charge
 from worker.metering import SAMPLE_SECONDS, Sampler
 from worker.output import Output
 from worker.runtime_api import RuntimeApi

@@ -9,8 +9,8 @@ from worker.drivers.base import Driver
 from worker.freezer import Freezer
 from worker.janitor import Janitor
 from worker.launch import Launches
-from worker.ledger import Ledger
 from worker.logs import LogStore
+from worker.memory.ledger import Ledger
 from worker.metering import Reporting, Sampler
 from worker.precreated import Precreator
 

@@ -31,21 +31,22 @@ from faas.protocol import (
     Running,
     WorkerUsage,
 )
-from worker import budget, sandbox_spec
+from worker import sandbox_spec
 from worker.drivers.base import Driver
 from worker.freezer import Freezer
 from worker.instance import Instance, InstanceState
 from worker.janitor import Janitor
 from worker.launch import Launches
 from worker.lease import PoolLease
-from worker.ledger import Ledger
 from worker.logs import LogStore
+from worker.memory import budget
+from worker.memory.ledger import Ledger
+from worker.memory.spares import Spares
 from worker.metering import Reporting, Sampler
 from worker.parts import Parts
 from worker.precreated import Precreator
 from worker.revision_pool import RevisionPool
 from worker.run import running
-from worker.spares import Spares
 from worker.usage import UsageMeter
 
 REMOVAL_SECONDS = 20.0  # at the end: for instances to be killed and deleted

@@ -19,12 +19,13 @@ from faas.background import Background
 from faas.errors import FaasError
 from faas.metrics import Metrics
 from faas.protocol import Kind, Revision, RevisionKey
-from worker import meminfo, sandbox_spec
-from worker.charge import Charge
+from worker import sandbox_spec
 from worker.drivers.base import Driver, PreparedImage, Sandbox, SandboxSpec
 from worker.janitor import Janitor
 from worker.launch import CREATE_SECONDS, Launches, within
-from worker.ledger import Ledger
+from worker.memory import meminfo
+from worker.memory.charge import Charge
+from worker.memory.ledger import Ledger
 
 log = logging.getLogger("worker.precreated")
 

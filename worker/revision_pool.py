@@ -12,15 +12,15 @@ from collections.abc import Callable
 from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown
 from faas.protocol import InstanceStatus, Revision, RevisionStats
 from worker.backoff import Backoff
-from worker.charge import Charge
 from worker.instance import Instance, InstanceState
 from worker.leaving import Leaving
+from worker.memory.charge import Charge
+from worker.memory.revision_memory import RevisionMemory
+from worker.memory.still import Still
 from worker.metering import RecentPeak, count_start
 from worker.output import Output
 from worker.parts import Parts
-from worker.revision_memory import RevisionMemory
 from worker.sandbox_spec import label
-from worker.still import Still
 from worker.waiters import Waiters
 
 log = logging.getLogger("worker.pool")

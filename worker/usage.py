@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 from faas.protocol import RevisionUsage, WorkerUsage
 from worker.drivers.base import Driver, Sandbox, SandboxStats
-from worker.ledger import Ledger
+from worker.memory.ledger import Ledger
 from worker.revision_pool import RevisionPool
 
 FRESH_SECONDS = 0.5

@@ -20,7 +20,9 @@ from faas.cli.output import as_json, output_option, size
 from faas.cli.session import Session, Target
 from faas.errors import FaasError
 from faas.settings import Address, default_data, load
-from worker.drivers.oci import attachment, mounts, ownership, runtime
+from worker.drivers.linux import mounts
+from worker.drivers.oci import attachment, runtime
+from worker.drivers.oci import id_maps as ownership
 from worker.launcher import privileges
 from worker.network import programs, shaping
 

@@ -15,10 +15,10 @@ from docker.errors import APIError
 
 from tests.benchmarks.client import free_port, poll
 from tests.support.server import RunningServer
-from worker.drivers.docker import PAUSES
-from worker.drivers.docker_engine import LABEL
-from worker.drivers.docker_pauses import MARK
-from worker.drivers.oci import seccomp
+from worker.drivers.docker.driver import PAUSES
+from worker.drivers.docker.engine import LABEL
+from worker.drivers.docker.pauses import MARK
+from worker.drivers.linux import seccomp
 
 RUN_SECONDS = 60.0
 PORT = 8080

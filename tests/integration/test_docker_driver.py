@@ -29,8 +29,8 @@ from tests.support.leftovers import none_left
 from tests.support.sandboxes import MB, Workbench, probe, workbench
 from tests.support.server import RunningServer
 from worker.drivers.base import Exit, SandboxStats
-from worker.drivers.docker import DockerDriver
-from worker.drivers.docker_groups import ContainerGroupsV2
+from worker.drivers.docker.driver import DockerDriver
+from worker.drivers.docker.groups import ContainerGroupsV2
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -269,7 +269,7 @@ HANGING = """
 import asyncio, sys
 from pathlib import Path
 from tests.support.sandboxes import workbench
-from worker.drivers import docker as driver
+from worker.drivers.docker.driver import driver
 import docker
 
 driver.CLOSE_SECONDS = 2.0

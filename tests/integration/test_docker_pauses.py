@@ -20,8 +20,8 @@ from tests.support.images import MemoryImages
 from tests.support.leftovers import none_left
 from tests.support.sandboxes import Workbench, workbench
 from worker.drivers.base import DriverPaths, Exit
-from worker.drivers.docker import DockerDriver
-from worker.drivers.docker_pauses import Pauses
+from worker.drivers.docker.driver import DockerDriver
+from worker.drivers.docker.pauses import Pauses
 from worker.network.firewall import BridgeFirewall
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
@@ -207,7 +207,7 @@ async def test_a_driver_that_cannot_be_opened_leaves_nothing(
 async def test_without_memory_to_spare_none_is_kept_and_starts_go_on(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.drivers.docker_pauses.is_short", lambda: True)
+    monkeypatch.setattr("worker.drivers.docker.pauses.is_short", lambda: True)
     await bench.driver.drop_spares()
     assert (await bench.run("env", "GREETING", network=Network.OUTBOUND))[0] == Exit(0)
     await until(lambda: pauses_of(bench)._filling is None)

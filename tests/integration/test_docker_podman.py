@@ -13,10 +13,10 @@ from faas.errors import Unavailable
 from tests.support.images import MemoryImages
 from tests.support.podman import podman_service
 from tests.support.sandboxes import workbench
-from worker.drivers import docker_engine
 from worker.drivers.base import DriverPaths, Exit
-from worker.drivers.docker import DockerDriver
-from worker.drivers.docker_engine import Engine
+from worker.drivers.docker import engine as docker_engine
+from worker.drivers.docker.driver import DockerDriver
+from worker.drivers.docker.engine import Engine
 
 pytestmark = [pytest.mark.root, pytest.mark.podman, pytest.mark.oci]
 

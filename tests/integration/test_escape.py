@@ -20,7 +20,8 @@ from tests.integration.test_oci_isolation import host_addresses, instance_addres
 from tests.support.images import tar_of
 from tests.support.sandboxes import MB, Workbench, compiled, probe, workbench
 from worker.drivers.base import PreparedImage, Sandbox
-from worker.drivers.oci import runtime, seccomp
+from worker.drivers.linux import seccomp
+from worker.drivers.oci import runtime
 from worker.drivers.oci.driver import OciDriver
 from worker.layers.store import UnpackedImage
 

@@ -25,7 +25,7 @@ from tests.support.images import MemoryImages, program_layer, tar_of
 from tests.support.leftovers import none_left, on_this_machine
 from tests.support.sandboxes import MB, Workbench, probe, workbench
 from worker.drivers.base import DriverPaths, SandboxState
-from worker.drivers.oci import mounts
+from worker.drivers.linux import mounts
 from worker.drivers.oci.driver import OciDriver
 from worker.drivers.oci.runtime import Runtime, outdated
 from worker.drivers.oci.sandbox import OciSandbox

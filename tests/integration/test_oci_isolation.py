@@ -18,7 +18,7 @@ import pytest
 
 from faas.spec import Network
 from tests.support.sandboxes import MB, Workbench, workbench
-from worker.drivers.oci.cgroups import is_v2
+from worker.drivers.linux.cgroups import is_v2
 from worker.drivers.oci.driver import OciDriver
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.network.namespace import in_throwaway_thread, new_namespace, setns, socket_in

@@ -20,7 +20,7 @@ from tests.support.leftovers import none_left, on_this_machine
 from tests.support.sandboxes import MB, Workbench, workbench
 from tests.support.stem_functions import Bases, World
 from worker.drivers.base import Exit, Sandbox, SandboxSpec, SandboxState
-from worker.drivers.oci.cgroups import is_v2
+from worker.drivers.linux.cgroups import is_v2
 from worker.drivers.oci.driver import OciDriver
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.precreated import CHARGED_BYTES

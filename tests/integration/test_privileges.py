@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from faas.errors import InvalidInput
-from worker.launcher import ownership
+from worker.launcher import data_folder as ownership
 from worker.launcher.privileges import NUMBER, Account, account
 
 pytestmark = [pytest.mark.root]

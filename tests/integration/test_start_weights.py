@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.leftovers import none_left
 from tests.support.sandboxes import Workbench, workbench
-from worker.drivers.oci.cgroups import CPU_SHARES, is_v2, starting_shares
+from worker.drivers.linux.cgroups import CPU_SHARES, is_v2, starting_shares
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
 

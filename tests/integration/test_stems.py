@@ -20,8 +20,8 @@ from tests.support.fake_driver import eventually
 from tests.support.leftovers import none_left, on_this_machine
 from tests.support.sandboxes import MB, probe
 from tests.support.stem_functions import Bases, World
+from worker.drivers.linux.cgroups import is_v2
 from worker.drivers.oci import attachment, stems
-from worker.drivers.oci.cgroups import is_v2
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.sandbox_spec import PIDS
 

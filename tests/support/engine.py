@@ -11,7 +11,7 @@ from pathlib import Path
 
 import docker
 
-from worker.drivers.oci import mounts
+from worker.drivers.linux import mounts
 
 
 class Engine:

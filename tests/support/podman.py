@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.containers import ENGINE, STORAGE
-from worker.drivers.oci import mounts
+from worker.drivers.linux import mounts
 
 START_SECONDS = 30.0
 ADDRESSES = Path("/var/lib/cni/networks")

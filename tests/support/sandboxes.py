@@ -23,7 +23,7 @@ from faas.spec import Network
 from tests.support import patience
 from tests.support.images import MemoryImages, program_layer
 from worker.drivers.base import Driver, DriverPaths, Exit, PreparedImage, Sandbox, SandboxSpec
-from worker.drivers.docker import DockerDriver
+from worker.drivers.docker.driver import DockerDriver
 from worker.drivers.oci.driver import OciDriver
 from worker.launcher import process as launcher
 from worker.launcher.client import LaunchedDriver

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from faas.errors import InvalidInput, Unavailable
-from worker.budget import budget, machine_memory
+from worker.memory.budget import budget, machine_memory
 
 MB, GB = 1_048_576, 1_073_741_824
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from worker.drivers.base import SandboxStats
-from worker.drivers.oci.cgroups import (
+from worker.drivers.linux.cgroups import (
     CgroupsV1,
     CgroupsV2,
     counters_at,
@@ -184,8 +184,8 @@ def test_a_process_of_another_pid_namespace_is_not_signalled(
 def test_what_was_killed_and_is_ours_is_buried_and_what_does_not_die_is_not_waited_for(
     v2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.drivers.oci.groups.SWEEP_SECONDS", 0.2)
-    monkeypatch.setattr("worker.drivers.oci.groups.BURY_SECONDS", 0.2)
+    monkeypatch.setattr("worker.drivers.linux.groups.SWEEP_SECONDS", 0.2)
+    monkeypatch.setattr("worker.drivers.linux.groups.BURY_SECONDS", 0.2)
     groups = CgroupsV2("abcd", v2, own_group(tmp_path, "/"))
     with subprocess.Popen(["sleep", "60"]) as mortal, subprocess.Popen(["sleep", "60"]) as immortal:
         folder = write(v2 / "faas/abcd/i1", {"cgroup.procs": f"{mortal.pid}\n{immortal.pid}\n"})
@@ -220,12 +220,12 @@ def test_statistics_are_asked_for_again_where_the_memory_has_changed_or_the_answ
     with groups.counters("i1") as counters:
         assert counters.read().memory_bytes == 1230
         (folder / "memory.stat").write_text("anon 9000000\nkernel 0\n")
-        monkeypatch.setattr("worker.drivers.oci.counters.SAME_SECONDS", 60.0)
+        monkeypatch.setattr("worker.drivers.linux.counters.SAME_SECONDS", 60.0)
         assert counters.read().memory_bytes == 1230
         (folder / "memory.current").write_text("6100000\n")
         assert counters.read().memory_bytes == 9_000_000
         (folder / "memory.stat").write_text("anon 1\nkernel 0\n")
-        monkeypatch.setattr("worker.drivers.oci.counters.SAME_SECONDS", -1.0)
+        monkeypatch.setattr("worker.drivers.linux.counters.SAME_SECONDS", -1.0)
         assert counters.read().memory_bytes == 1
 
 
@@ -306,7 +306,7 @@ def test_v1_signals_before_it_thaws_so_that_none_runs_again(
                 (tmp_path / tree / "faas/abcd/i1/cgroup.procs").write_text("")
 
     monkeypatch.setattr("os.kill", kill)
-    monkeypatch.setattr("worker.drivers.oci.groups.REMOVE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.drivers.linux.groups.REMOVE_SECONDS", 0.1)
     getattr(groups, verb)(*(() if verb == "close" else ("i1",)))
     assert set(seen) == {(4194001, "FROZEN"), (4194002, "FROZEN")}
     assert (folder / "freezer.state").read_text() == "THAWED"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.drivers.oci import ownership
+from worker.drivers.oci import id_maps as ownership
+from worker.drivers.oci.id_maps import IDS, SIZE, Extent
 from worker.drivers.oci.identities import FIRST, SECTIONS, SLOTS, Identity, first_id, section_of
-from worker.drivers.oci.ownership import IDS, SIZE, Extent
 
 BASE = 1 << 28
 USERS = [1, 2, 1000, 65_533, 65_534, 65_535, 100_000, 2**31 - 2]

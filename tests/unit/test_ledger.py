@@ -13,10 +13,10 @@ from faas.errors import ShuttingDown, Throttled
 from faas.metrics import Metrics
 from faas.protocol import Kind
 from tests.support.memory_requests import AnOwner, Resting, Wanted
-from worker.admission import PATIENCE_SECONDS, plan
-from worker.charge import Charge, Readmission, still_size
-from worker.eviction import Owner, unprotected, victims
-from worker.ledger import Ledger
+from worker.memory.admission import PATIENCE_SECONDS, plan
+from worker.memory.charge import Charge, Readmission, still_size
+from worker.memory.eviction import Owner, unprotected, victims
+from worker.memory.ledger import Ledger
 
 MB = 1_048_576
 OWNERS = [AnOwner(f"f{n}") for n in range(4)]

@@ -17,8 +17,8 @@ from faas.metrics import Metrics
 from faas.protocol import HttpRequest, Invocation, Kind, Revision, RevisionKey, Trigger
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeRuntime, FakeSandbox, eventually, lambda_program
-from worker.charge import Charge
 from worker.instance import Instance
+from worker.memory.charge import Charge
 from worker.pool import Pool
 
 MB = 1_048_576

@@ -15,8 +15,9 @@ from faas.metrics import Metrics
 from faas.protocol import Invocation, Kind, LogQuery, Revision, RevisionKey, Trigger
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, eventually, lambda_program
-from worker import meminfo, precreated
+from worker import precreated
 from worker.drivers.base import Exit, SandboxState
+from worker.memory import meminfo
 from worker.pool import Pool
 from worker.precreated import CHARGED_BYTES, KEEP_SECONDS, Need, lasts, wanted
 

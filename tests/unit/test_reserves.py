@@ -12,10 +12,10 @@ from faas.errors import SpecError
 from faas.metrics import Metrics
 from faas.protocol import Kind
 from tests.support.memory_requests import AnOwner, Resting, Wanted
-from worker.admission import PATIENCE_SECONDS, plan
-from worker.charge import Charge
-from worker.ledger import Ledger, unreserved_least
-from worker.reserves import Reserves
+from worker.memory.admission import PATIENCE_SECONDS, plan
+from worker.memory.charge import Charge
+from worker.memory.ledger import Ledger, unreserved_least
+from worker.memory.reserves import Reserves
 
 MB = 1_048_576
 BUDGET = 1000

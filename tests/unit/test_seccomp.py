@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.drivers.oci import seccomp
+from worker.drivers.linux import seccomp
 
 NEVER_TEXT = """
 unshare setns mount umount umount2 pivot_root chroot open_tree move_mount fsopen fsconfig fsmount fspick

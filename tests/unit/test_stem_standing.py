@@ -17,7 +17,7 @@ from faas.spec import Network
 from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.drivers.oci.standing import base_of, can_become, parked, standing
 from worker.layers.store import UnpackedImage
-from worker.meminfo import says_short
+from worker.memory.meminfo import says_short
 
 DIGEST = Digest.of(b"base")
 BASE = ImageConfig(

@@ -23,7 +23,7 @@ from faas.metrics import Metrics
 from faas.oci.manifest import ImageConfig
 from faas.oci.source import ImageSource
 from worker.drivers.base import Exit, PreparedImage, Sandbox, SandboxSpec, SandboxState, SandboxStats
-from worker.drivers.oci.cgroups import counters_at, thawing_at
+from worker.drivers.linux.cgroups import counters_at, thawing_at
 from worker.drivers.oci.process import STREAM_BYTES
 from worker.drivers.oci.sandbox_groups import FREEZE_GRACE_SECONDS
 from worker.launcher import images, requests

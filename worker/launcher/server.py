@@ -19,7 +19,7 @@ from typing import Any, cast
 from faas.errors import Conflict, ImageUnusable, NotFound, Unavailable
 from faas.oci.source import ImageSource
 from worker.drivers.base import PreparedImage
-from worker.drivers.oci.cgroups import thawing_at
+from worker.drivers.linux.cgroups import thawing_at
 from worker.drivers.oci.driver import OciDriver
 from worker.drivers.oci.process import STREAM_BYTES
 from worker.drivers.oci.sandbox import OciSandbox

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from faas.errors import Unavailable
-from worker.drivers.oci import mounts
+from worker.drivers.linux import mounts
 from worker.launcher.privileges import Account
 from worker.network.namespace import unshare
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.drivers.oci import mounts, trees
+from worker.drivers.linux import mounts, trees
 
 SHARING = ("runc", "crun")  # runtimes whose instances live in mount namespaces of this kernel; runsc's do not
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from worker.drivers.base import SandboxSpec
-from worker.drivers.oci.cgroups import PERIOD_MICROSECONDS, quota
-from worker.drivers.oci.ownership import Maps
+from worker.drivers.linux.cgroups import PERIOD_MICROSECONDS, quota
+from worker.drivers.oci.id_maps import Maps
 
 OOM_SCORE = 500  # where the machine itself runs out of memory, a function goes before the server
 SHM_BYTES = 1 << 20  # enough for a semaphore; data belongs in /tmp, which is not memory

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from faas.errors import FaasError, Unavailable
 from worker.drivers.base import SandboxSpec
-from worker.drivers.oci import attachment, mounts, seccomp, workdir
+from worker.drivers.linux import mounts, seccomp
+from worker.drivers.linux.cgroups import Cgroups
+from worker.drivers.oci import attachment, workdir
 from worker.drivers.oci.bundle import configuration
-from worker.drivers.oci.cgroups import Cgroups
 from worker.drivers.oci.furniture import Furniture
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.drivers.oci.standing import Standing

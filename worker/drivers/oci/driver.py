@@ -24,11 +24,11 @@ from worker.drivers.base import (
     SandboxSpec,
     SandboxState,
 )
+from worker.drivers.linux.cgroups import CPU_SHARES, for_machine, starting_shares
 from worker.drivers.oci import attachment, machine
 from worker.drivers.oci import runtime as runtimes
 from worker.drivers.oci.bundles import Bundles
 from worker.drivers.oci.bytecode import Bytecode
-from worker.drivers.oci.cgroups import CPU_SHARES, for_machine, starting_shares
 from worker.drivers.oci.collection import collect
 from worker.drivers.oci.identities import Identities
 from worker.drivers.oci.process import Process, become_subreaper, stream

@@ -24,8 +24,9 @@ from pathlib import Path
 from faas.errors import FaasError, Unavailable
 from worker import sandbox_spec
 from worker.drivers.base import NOBODY
-from worker.drivers.oci import mounts, ownership
-from worker.drivers.oci.ownership import PLAIN, SIZE, Maps
+from worker.drivers.linux import mounts
+from worker.drivers.oci import id_maps as ownership
+from worker.drivers.oci.id_maps import PLAIN, SIZE, Maps
 
 log = logging.getLogger("worker.drivers.oci")
 

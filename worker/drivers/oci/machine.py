@@ -9,8 +9,9 @@ import resource
 from pathlib import Path
 
 from faas.errors import FaasError
-from worker.drivers.oci import mounts, runtime
-from worker.drivers.oci.cgroups import Cgroups
+from worker.drivers.linux import mounts
+from worker.drivers.linux.cgroups import Cgroups
+from worker.drivers.oci import runtime
 from worker.network import programs
 
 log = logging.getLogger("worker.drivers.oci")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from faas.errors import ImageUnusable, Unavailable
-from worker.drivers.oci.cgroups import is_v2
+from worker.drivers.linux.cgroups import is_v2
 from worker.network import programs
 
 log = logging.getLogger("worker.drivers.oci")

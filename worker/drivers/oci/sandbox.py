@@ -14,7 +14,7 @@ from typing import Any
 
 from faas.errors import Unavailable
 from worker.drivers.base import Exit, SandboxSpec, SandboxState
-from worker.drivers.oci.counters import Counters
+from worker.drivers.linux.counters import Counters
 from worker.drivers.oci.identities import Identity
 from worker.drivers.oci.process import Process
 from worker.drivers.oci.scratch import Scratch

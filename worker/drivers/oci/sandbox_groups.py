@@ -7,7 +7,7 @@ import contextlib
 
 from faas.errors import Unavailable
 from worker.drivers.base import Sandbox, SandboxState, SandboxStats
-from worker.drivers.oci.cgroups import Cgroups
+from worker.drivers.linux.cgroups import Cgroups
 from worker.drivers.oci.sandbox import OciSandbox
 
 FREEZE_GRACE_SECONDS = 0.01
@@ -59,7 +59,7 @@ class SandboxGroups:
         self._cgroups.end_frozen(sandbox.name)
 
     def group(self, sandbox: Sandbox) -> str:
-        """Where its counters are: `worker.drivers.oci.cgroups.counters_at`."""
+        """Where its counters are: `worker.drivers.linux.cgroups.counters_at`."""
         assert isinstance(sandbox, OciSandbox)
         return self._cgroups.path(sandbox.name)
 

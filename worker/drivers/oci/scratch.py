@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faas.errors import FaasError, Unavailable
-from worker.drivers.oci import mounts
+from worker.drivers.linux import mounts
 from worker.network.programs import find
 
 log = logging.getLogger("worker.oci")

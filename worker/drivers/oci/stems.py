@@ -21,12 +21,12 @@ from faas.errors import FaasError, ImageUnusable, Unavailable
 from faas.metrics import Metrics
 from faas.oci.digest import Digest
 from faas.oci.reference import BASES
-from worker import meminfo
 from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.drivers.oci import standing as standings
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.drivers.oci.standing import Standing
 from worker.layers.store import UnpackedImage
+from worker.memory import meminfo
 
 log = logging.getLogger("worker.drivers.oci")
 

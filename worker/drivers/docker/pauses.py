@@ -20,10 +20,10 @@ from pathlib import Path
 from faas.background import Background
 from faas.errors import FaasError
 from faas.spec import Network
-from worker.drivers.docker_containers import pause_container
-from worker.drivers.docker_engine import Engine, ImageGone
-from worker.drivers.docker_image import pause_image
-from worker.meminfo import is_short
+from worker.drivers.docker.containers import pause_container
+from worker.drivers.docker.engine import Engine, ImageGone
+from worker.drivers.docker.image import pause_image
+from worker.memory.meminfo import is_short
 from worker.network.bridge import isolate_ports
 
 log = logging.getLogger("worker.drivers.docker")

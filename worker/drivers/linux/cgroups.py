@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from worker.drivers.base import SandboxStats
-from worker.drivers.oci import groups
-from worker.drivers.oci.counters import Counters, parse_v1, parse_v2
+from worker.drivers.linux import groups
+from worker.drivers.linux.counters import Counters, parse_v1, parse_v2
 
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_MICROSECONDS = 100_000  # µs, the kernel's default: a handler of a few ms is seldom throttled within one

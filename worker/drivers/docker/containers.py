@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.drivers.base import SandboxSpec
-from worker.drivers.oci.cgroups import PERIOD_MICROSECONDS, quota
+from worker.drivers.linux.cgroups import PERIOD_MICROSECONDS, quota
 
 PAUSE_MEMORY = 8 << 20  # the engine's least is 6 MiB
 PAUSE_PIDS = 32  # it is one; before, it is a runtime of several threads

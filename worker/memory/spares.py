@@ -7,9 +7,9 @@ import logging
 
 from faas.background import Background
 from faas.protocol import Kind
-from worker.charge import Charge
 from worker.drivers.base import Driver
-from worker.ledger import Ledger
+from worker.memory.charge import Charge
+from worker.memory.ledger import Ledger
 
 log = logging.getLogger("worker.spares")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from worker.eviction import C, Evictable, Owner, label_of, victims
-from worker.reserves import Reserves
+from worker.memory.eviction import C, Evictable, Owner, label_of, victims
+from worker.memory.reserves import Reserves
 
 PATIENCE_SECONDS = 1.0  # a request that has waited as long is passed no more
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from worker.charge import Readmission, still_size
 from worker.instance import Instance, InstanceState
+from worker.memory.charge import Readmission, still_size
 from worker.parts import Parts
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from faas.errors import Unavailable
-from worker.drivers.oci import mounts, trees
+from worker.drivers.linux import mounts, trees
 from worker.network import programs
 
 Extent = tuple[int, int, int]  # the first id inside (for a view: on the disk), the first outside, how many

@@ -29,15 +29,15 @@ from worker.drivers.base import (
     SandboxState,
     SandboxStats,
 )
-from worker.drivers.docker_attach import Output
-from worker.drivers.docker_containers import cpu_limit, function_container
-from worker.drivers.docker_engine import ENGINE_ERRORS, Engine, ImageGone
-from worker.drivers.docker_events import Endings
-from worker.drivers.docker_image import Archive, Images
-from worker.drivers.docker_machine import Machine
-from worker.drivers.docker_pauses import Pauses
-from worker.drivers.docker_sandbox import DockerSandbox
-from worker.drivers.docker_watches import Watches
+from worker.drivers.docker.attach import Output
+from worker.drivers.docker.containers import cpu_limit, function_container
+from worker.drivers.docker.engine import ENGINE_ERRORS, Engine, ImageGone
+from worker.drivers.docker.events import Endings
+from worker.drivers.docker.image import Archive, Images
+from worker.drivers.docker.machine import Machine
+from worker.drivers.docker.pauses import Pauses
+from worker.drivers.docker.sandbox import DockerSandbox
+from worker.drivers.docker.watches import Watches
 from worker.drivers.oci.scratch import ScratchPool
 
 log = logging.getLogger("worker.drivers.docker")

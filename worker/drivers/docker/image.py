@@ -32,7 +32,7 @@ from faas.oci.platform import architecture
 from faas.oci.reference import Reference
 from faas.oci.source import ImageSource
 from worker.drivers.base import PreparedImage
-from worker.drivers.docker_threads import Threads
+from worker.drivers.docker.threads import Threads
 from worker.layers.store import LAYER_TYPES
 
 CHUNK = 1 << 20

@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from worker.drivers.docker_engine import Engine
-from worker.drivers.docker_groups import container_groups
-from worker.drivers.docker_image import pause_image
-from worker.drivers.oci import mounts, seccomp
+from worker.drivers.docker.engine import Engine
+from worker.drivers.docker.groups import container_groups
+from worker.drivers.docker.image import pause_image
+from worker.drivers.linux import mounts, seccomp
 from worker.network.firewall import BridgeFirewall
 
 RUN = Path("/run/faas")

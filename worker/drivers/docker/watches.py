@@ -18,8 +18,8 @@ from typing import Any
 from faas.background import Background
 from faas.errors import FaasError
 from worker.drivers.base import Exit
-from worker.drivers.docker_engine import Engine
-from worker.drivers.docker_events import ENDED, exit_of
+from worker.drivers.docker.engine import Engine
+from worker.drivers.docker.events import ENDED, exit_of
 
 log = logging.getLogger("worker.drivers.docker")
 

@@ -21,11 +21,11 @@ from faas.errors import FaasError, SpecError, Throttled
 from faas.metrics import Metrics
 from faas.protocol import NO_MEMORY, Kind
 from faas.settings import MEMORY_BUDGET_LEAST
-from worker.admission import PATIENCE_SECONDS, Plan, plan
-from worker.budget import MEGABYTE
-from worker.charge import Charge, Readmission, Request
-from worker.eviction import Owner, label_of, unprotected, victims
-from worker.reserves import Reserves
+from worker.memory.admission import PATIENCE_SECONDS, Plan, plan
+from worker.memory.budget import MEGABYTE
+from worker.memory.charge import Charge, Readmission, Request
+from worker.memory.eviction import Owner, label_of, unprotected, victims
+from worker.memory.reserves import Reserves
 
 
 def unreserved_least(budget: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from worker.eviction import C, label_of
+from worker.memory.eviction import C, label_of
 
 
 class Reserves:

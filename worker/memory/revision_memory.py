@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from faas.errors import Throttled
 from faas.protocol import Kind
-from worker.charge import Charge, Request
-from worker.eviction import Owner
 from worker.instance import Instance
-from worker.ledger import Ledger
+from worker.memory.charge import Charge, Request
+from worker.memory.eviction import Owner
+from worker.memory.ledger import Ledger
 
 
 class RevisionMemory:

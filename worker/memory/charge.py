@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from faas.errors import FaasError
 from faas.protocol import Kind
-from worker.admission import PATIENCE_SECONDS
-from worker.budget import MEGABYTE
-from worker.eviction import Owner
+from worker.memory.admission import PATIENCE_SECONDS
+from worker.memory.budget import MEGABYTE
+from worker.memory.eviction import Owner
 
 if TYPE_CHECKING:
-    from worker.ledger import Ledger
+    from worker.memory.ledger import Ledger
 
 LOOK_SECONDS = PATIENCE_SECONDS + 0.01  # a loop's timer may be early by its clock's grain
 STILL_SLACK = MEGABYTE  # beside what is measured: network namespace, mounts and sockets, and the counters' own grain

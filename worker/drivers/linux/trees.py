@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.drivers.oci import mounts
+from worker.drivers.linux import mounts
 from worker.network.namespace import in_throwaway_thread, setns, unshare
 
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442

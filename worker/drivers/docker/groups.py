@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from worker.drivers.oci.cgroups import CgroupsV1, CgroupsV2, is_v2
+from worker.drivers.linux.cgroups import CgroupsV1, CgroupsV2, is_v2
 
 PROC = Path("/proc")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from faas.errors import ImageUnusable
 from worker.drivers.base import Exit, SandboxSpec, SandboxState
-from worker.drivers.docker_attach import Output
-from worker.drivers.docker_pauses import Pause
+from worker.drivers.docker.attach import Output
+from worker.drivers.docker.pauses import Pause
 from worker.drivers.oci.scratch import Scratch
 from worker.network.namespace import socket_in
 

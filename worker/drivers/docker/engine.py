@@ -22,8 +22,8 @@ from docker.utils import kwargs_from_env
 from urllib3.exceptions import HTTPError
 
 from faas.errors import ImageUnusable, Unavailable
-from worker.drivers.docker_attach import attached
-from worker.drivers.docker_threads import Threads
+from worker.drivers.docker.attach import attached
+from worker.drivers.docker.threads import Threads
 
 THREADS = 8
 CALL_SECONDS = 60.0

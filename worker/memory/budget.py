@@ -7,7 +7,7 @@ from pathlib import Path
 
 from faas.errors import InvalidInput, Unavailable
 from faas.settings import MEMORY_BUDGET_LEAST
-from worker.meminfo import kilobytes
+from worker.memory.meminfo import kilobytes
 
 MEGABYTE = 1_048_576
 HEADROOM_SHARE = 0.1  # of the machine: for the server, the kernel and the file cache

@@ -1,0 +1,1 @@
+"""What all instances may have together, who has it, and who waits for it."""
