@@ -310,7 +310,7 @@ class Panels:
         charged, budget = self.shown.pop("Memory charged, of the budget")
         functions = self.sent.server.get("/v1/functions", api=True).json()["functions"]
         limits = sum(f["memory"] * sum(f["instances"].values()) for f in functions)
-        told = self.sent.server.get("/v1/top", api=True).json()["charged_bytes"]["invoked"]
+        told = self.sent.server.get("/v1/top", api=True).json()["memory"]["charged_bytes"]["invoked"]
         assert of(charged, kind="invoked") == close(told)
         assert told < limits * 2**20  # idle ones are charged what they have
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
