@@ -310,3 +310,12 @@ def test_v1_signals_before_it_thaws_so_that_none_runs_again(
     getattr(groups, verb)(*(() if verb == "close" else ("i1",)))
     assert set(seen) == {(4194001, "FROZEN"), (4194002, "FROZEN")}
     assert (folder / "freezer.state").read_text() == "THAWED"
+
+
+@pytest.mark.parametrize(("shares", "weight"), [(1024, 100), (512, 50), (2, 1), (341, 33)])
+def test_a_weight_comes_through_the_runtimes_conversion_on_v2(
+    v2: Path, tmp_path: Path, shares: int, weight: int
+) -> None:
+    said = CgroupsV2("abcd", v2, own_group(tmp_path, "/")).shares(shares)
+    assert 1 + (said - 2) * 9999 // 262142 == weight  # as runc and crun convert it
+    assert CgroupsV1("abcd", tmp_path).shares(shares) == shares

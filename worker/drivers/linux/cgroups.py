@@ -46,6 +46,10 @@ class Cgroups(Protocol):
         """`linux.cgroupsPath` of a runtime-spec config."""
         ...
 
+    def shares(self, shares: int) -> int:
+        """What `linux.resources.cpu.shares` must say for a weight of `shares`, in v1's scale, in which 1024 is full."""
+        ...
+
     def memory(self, limit: int) -> dict[str, Any]:
         """The part of `linux.resources` that limits memory to `limit` bytes, without swap."""
         ...
@@ -132,6 +136,9 @@ class CgroupsV1:
 
     def path(self, sandbox_id: str) -> str:
         return f"/{self._parent}/{sandbox_id}"
+
+    def shares(self, shares: int) -> int:
+        return shares
 
     def memory(self, limit: int) -> dict[str, Any]:
         if (self._root / "memory" / "memory.memsw.limit_in_bytes").exists():
@@ -259,6 +266,11 @@ class CgroupsV2:
 
     def path(self, sandbox_id: str) -> str:
         return f"/{self._parent}/{sandbox_id}"
+
+    def shares(self, shares: int) -> int:
+        """runc and crun turn 2 … 262,144 into weights of 1 … 10,000, which makes 39 of the usual 1024."""
+        weight = max(1, shares * CPU_WEIGHT // CPU_SHARES)
+        return 2 + -(-(weight - 1) * 262_142 // 9_999)
 
     def memory(self, limit: int) -> dict[str, Any]:
         # The group dies as a whole: half an instance would hang instead of being replaced.

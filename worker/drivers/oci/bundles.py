@@ -78,7 +78,7 @@ class Bundles:
             memory=self._cgroups.memory(spec.memory_bytes),
             seccomp=self._seccomp,
             tmp=scratch.tmp if scratch else None,
-            cpu_shares=SPARE_SHARES if sandbox.is_parked or sandbox.is_ahead else sandbox.shares,
+            cpu_shares=self._cgroups.shares(SPARE_SHARES if sandbox.is_parked or sandbox.is_ahead else sandbox.shares),
         )
         # It holds the function's environment: for root alone.
         with open(os.open(sandbox.bundle / "config.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
