@@ -269,7 +269,7 @@ HANGING = """
 import asyncio, sys
 from pathlib import Path
 from tests.support.sandboxes import workbench
-from worker.drivers.docker.driver import driver
+from worker.drivers.docker import driver
 import docker
 
 driver.CLOSE_SECONDS = 2.0

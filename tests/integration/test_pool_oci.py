@@ -352,7 +352,8 @@ async def test_a_job_runs_to_its_exit_and_a_service_is_kept_beside_a_function(wo
         for ends, outcome in ((job, Outcome(3)), (hog, Outcome(137, 9, out_of_memory=True))):
             async with world.pool.run(ends, Kind.JOB, wait_seconds=5) as running, asyncio.timeout(20):
                 usage = await world.pool.usage()
-                assert usage.charged_bytes[Kind.SERVICE] == usage.charged_bytes[Kind.INVOKED] == 128 << 20
+                assert usage.charged_bytes[Kind.SERVICE] == 128 << 20
+                assert 0 < usage.charged_bytes[Kind.INVOKED] <= 128 << 20  # less, once it stands still
                 assert await running.outcome() == outcome
         assert await world.invoke(hello, mode="fine") == {"mode": "fine"}
         assert kept.instance_id in await world.driver.ids()
