@@ -201,8 +201,8 @@ def test_forty_idle_instances_in_a_budget_for_eight_are_answerable_and_a_crash_l
                 answers = [call.result() for call in [threads.submit(running.get, path) for _ in range(40)]]
                 assert {answer.status for answer in answers} == {200}, answers[0].text + running.log_tail()
         assert peak(running) <= 1024 * MB
-        running.kill()
         assert len(sandboxed(running.id)) > 20
+        running.kill()
         running.start()
         assert sandboxed(running.id) == []
         assert running.get("/function/many").status == 200
