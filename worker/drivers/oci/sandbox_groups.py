@@ -11,7 +11,7 @@ from worker.drivers.linux.cgroups import Cgroups
 from worker.drivers.oci.sandbox import OciSandbox
 
 FREEZE_GRACE_SECONDS = 0.01
-STILL_SECONDS = 0.5  # until all stand still: one may be in the midst of a long system call
+STILL_SECONDS = 2.0  # until all stand still: one may be in the midst of a long system call, on a busy machine
 LOOK_SECONDS = 0.001
 
 
