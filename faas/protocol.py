@@ -1,7 +1,7 @@
 """The contract between the gateway, which decides, and the worker, which runs instances.
 
 Plain values in, plain values out, so that the calls could cross a process. The gateway imports this module and
-never the worker; the worker's pool implements `Worker`.
+never the worker; the worker's pool implements `Worker`. What one invocation is: `faas.leases`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from faas.leases import Claim, Invocation, Lease, Report
 from faas.spec import FunctionSpec, Interface
 
 
@@ -53,138 +54,7 @@ class Kind(enum.StrEnum):
 NO_MEMORY = "memory"  # the reason of a Throttled for which there was no memory
 
 
-class Trigger(enum.StrEnum):
-    """Where an invocation came from: the label `trigger` of `faas_invocations_total`."""
-
-    HTTP = "http"
-    API = "api"
-    ASYNC = "async"
-    SCHEDULE = "schedule"
-    FOLDER = "folder"
-
-
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """One call, as the worker needs to know it.
-
-    `wait_seconds`: the longest it may wait for a free instance (`queue_timeout`). An instance that is already
-    starting for it is waited for beyond that, up to its `init_timeout`.
-    """
-
-    request_id: str
-    trigger: Trigger
-    wait_seconds: float
-    trace_id: str = ""
-    client_context: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ColdStart:
-    """Where a new instance's time went, in seconds; `path` is stem | precreated | cold."""
-
-    path: str
-    prepare: float
-    create: float
-    start: float
-    init: float
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an ended invocation used: the REPORT line's figures.
-
-    `billed_seconds` is the duration, with init where this was the instance's first invocation, rounded up to 1 ms.
-    `max_memory_bytes` is anonymous + shared + kernel memory, not file cache; on out of memory it is the limit.
-    `failed`: the line has a status, error or timeout.
-    """
-
-    duration_seconds: float
-    billed_seconds: float
-    memory_bytes: int
-    max_memory_bytes: int
-    init_seconds: float | None = None
-    failed: bool = False
-
-
 Ended = Callable[[RevisionKey, Report], None]
-
-
-@dataclass(frozen=True, slots=True)
-class InvocationResult:
-    """A Runtime API function's answer.
-
-    `error_type` is None where it succeeded; else the function itself reported an error, and `payload` is Lambda's
-    JSON error object. Everything worse (exit, out of memory, time limit) is raised as a `FunctionError`.
-    """
-
-    payload: bytes
-    content_type: str = "application/json"
-    error_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """A request for an http function: hop-by-hop headers already dropped, framing is the worker's.
-
-    `target` is the origin form (`/path?query`). `body` is None for no body, bytes, or a stream.
-    `upgrade` asks for a protocol switch (WebSocket); the answer's `tunnel` is then set on a 101.
-    """
-
-    method: str
-    target: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes | AsyncIterator[bytes] | None = None
-    content_length: int | None = None
-    upgrade: str = ""
-
-
-class Tunnel(Protocol):
-    """The raw bytes of an upgraded connection, both ways."""
-
-    async def read(self) -> bytes:
-        """Some bytes; empty at the end."""
-        ...
-
-    async def write(self, data: bytes) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """An http function's answer; `body` streams it and must be read to its end or closed (`aclose`)."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: AsyncIterator[bytes]
-    tunnel: Tunnel | None = None
-
-
-class Lease(Protocol):
-    """One slot of one instance, for one invocation. Obtained from `Worker.acquire` and given back by its exit.
-
-    Whatever goes wrong inside decides whether the instance goes back to the pool or is destroyed.
-    """
-
-    instance_id: str
-    interface: Interface
-    cold_start: ColdStart | None
-    queue_seconds: float
-    report: Report | None  # set once the lease has ended
-
-    async def invoke(self, event: bytes) -> InvocationResult:
-        """Hand `event` (JSON) to a Runtime API function and await its answer.
-
-        Raises TimedOut, InstanceExited, OutOfMemory, ResponseTooLarge. The time limit runs from here.
-        """
-        ...
-
-    async def request(self, request: HttpRequest) -> HttpResponse:
-        """Send `request` to an http function's port; returns when the response's head is there.
-
-        Raises TimedOut, InstanceExited, OutOfMemory, BadFunctionResponse; reading `body` may raise them too.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +205,12 @@ class Worker(Protocol):
 
         Never starts an instance by itself: `scale` does. Raises Throttled when the wait is over (with the reason
         `memory` where that was wanting), InitFailed when the instance that was started for it did not become ready.
+        """
+        ...
+
+    def claim(self, revision: Revision, request_id: str) -> Claim | None:
+        """A slot of an instance that is ready to run this moment, for an invocation by HTTP; None where there is none,
+        where somebody waits already, or where it would have to be thawed: then `acquire` is the way.
         """
         ...
 

@@ -7,7 +7,6 @@ the key, what is allowed, and the nearest known key. Nothing is stored and ignor
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import re
 from collections.abc import Mapping
@@ -19,6 +18,9 @@ from faas import checks
 from faas.checks import Check, format_duration
 from faas.errors import SpecError
 from faas.oci.reference import BASES, TAG_PATTERN
+from faas.rules import rules
+from faas.rules.rules import NO_RULES, Rules
+from faas.spec_table import table, tables
 
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 RUNTIME_PATTERN = re.compile(r"(python|node)(\d+(\.\d+)?)?|provided")
@@ -152,6 +154,7 @@ class FunctionSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     schedules: tuple[ScheduleSpec, ...] = ()
     triggers: tuple[TriggerSpec, ...] = ()
+    rules: Rules = NO_RULES
 
     @property
     def cpus(self) -> float:
@@ -164,7 +167,8 @@ class FunctionSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with `faas.toml`'s keys, every key present; `parse` takes it back."""
-        return cast("dict[str, Any]", _plain({_OUTSIDE.get(k, k): v for k, v in _shallow(self).items()}))
+        values = {_OUTSIDE.get(k, k): v for k, v in _shallow(self).items() if k != "rules"}
+        return cast("dict[str, Any]", _plain({**values, **_shallow(self.rules)}))
 
 
 _OUTSIDE = {"asynchronous": "async", "schedules": "schedule", "triggers": "trigger"}
@@ -235,72 +239,24 @@ _FUNCTION: dict[str, Check] = {
     "workdir": checks.workdir,
     "env": checks.env,
 }
-SHOWN = 200  # characters of a wrong value
 _OPTIONAL_TEXT = {"runtime", "image", "handler", "app", "health", "follow", "workdir"}
-
-
-def _table(where: str, value: Any, table: Mapping[str, Check], nested: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Check one table's keys; `nested` are keys that the caller reads by itself."""
-    if not isinstance(value, Mapping):
-        raise SpecError(f"{where or 'the specification'} must be a table", key=where)
-    prefix = f"{where}." if where else ""
-    checked = {}
-    for key, written in value.items():
-        if key in NOT_OFFERED:
-            if written in ("", 0, {}, []):
-                continue
-            raise SpecError(f"{prefix}{key}: {NOT_OFFERED[key]}", key=prefix + key)
-        if key in nested:
-            continue
-        if key not in table:
-            near = difflib.get_close_matches(key, [*table, *nested], 1)
-            raise SpecError(
-                f"unknown key {prefix}{key}",
-                key=prefix + key,
-                hint=f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join([*table, *nested])}",
-            )
-        if written == "" and key in _OPTIONAL_TEXT:
-            continue
-        try:
-            checked[key] = table[key](written)
-        except ValueError as error:
-            raise SpecError(f"{prefix}{key} must be {error}, not {_shown(written)}", key=prefix + key) from None
-    return checked
-
-
-def _shown(value: Any) -> str:
-    """Python itself refuses to write out a number of more than 4,300 digits."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
-
-
-def _tables(where: str, value: Any, table: Mapping[str, Check], required: tuple[str, ...]) -> list[dict[str, Any]]:
-    if not isinstance(value, list | tuple):
-        raise SpecError(f"{where} must be an array of tables: [[{where}]]", key=where)
-    rows = [_table(f"{where}[{i}]", row, table) for i, row in enumerate(value)]
-    for i, row in enumerate(rows):
-        for key in required:
-            if key not in row:
-                raise SpecError(f"{where}[{i}] needs {key}", key=f"{where}[{i}]")
-    return rows
 
 
 def parse(data: Mapping[str, Any]) -> FunctionSpec:
     """Plain data with `faas.toml`'s keys → a valid spec. Raises SpecError."""
-    values = _table("", data, _FUNCTION, nested=("scale", "async", "schedule", "trigger"))
+    nested = ("scale", "async", "schedule", "trigger", *rules.KEYS)
+    values = table("", data, _FUNCTION, nested, not_offered=NOT_OFFERED, optional=_OPTIONAL_TEXT)
     if "name" not in values:
         raise SpecError("a function needs a name", key="name", hint='write name = "…" or pass --name')
     spec = FunctionSpec(
         **values,
-        scale=ScaleSpec(**_table("scale", data.get("scale", {}), _SCALE)),
-        asynchronous=AsyncSpec(**_table("async", data.get("async", {}), _ASYNC)),
+        scale=ScaleSpec(**table("scale", data.get("scale", {}), _SCALE)),
+        asynchronous=AsyncSpec(**table("async", data.get("async", {}), _ASYNC)),
         schedules=tuple(
-            ScheduleSpec(**row) for row in _tables("schedule", data.get("schedule", []), _SCHEDULE, ("name", "cron"))
+            ScheduleSpec(**row) for row in tables("schedule", data.get("schedule", []), _SCHEDULE, ("name", "cron"))
         ),
-        triggers=tuple(TriggerSpec(**row) for row in _tables("trigger", data.get("trigger", []), _TRIGGER, ("watch",))),
+        triggers=tuple(TriggerSpec(**row) for row in tables("trigger", data.get("trigger", []), _TRIGGER, ("watch",))),
+        rules=rules.parse("", data),
     )
     _check_together(spec)
     return spec

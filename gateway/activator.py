@@ -13,7 +13,12 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-from faas.protocol import Invocation, Lease, Revision, RevisionKey, Worker
+from faas.leases import Invocation, Lease
+from faas.protocol import (
+    Revision,
+    RevisionKey,
+    Worker,
+)
 from gateway.breaker import Breaker, Breakers
 from gateway.ceiling import Ceiling
 from gateway.collector import Collector, Load

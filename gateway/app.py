@@ -29,9 +29,11 @@ from gateway import (
     usage,
 )
 from gateway.asynchronous import async_routes
+from gateway.edge.doorman import Doorman
+from gateway.edge.passage import answering
 from gateway.gateway import GATEWAY, Gateway
 from gateway.operations import Operation, an_object, answer
-from gateway.public import Doorman, function_routes, strict
+from gateway.public import function_routes, strict
 from gateway.top import TOP, Top
 
 NOUNS = (
@@ -75,7 +77,8 @@ def api_app(gateway: Gateway, authenticator: Authenticator, *, open_metrics: boo
 
 
 def _add_functions(app: web.Application, gateway: Gateway, doorman: Doorman, domain: str) -> None:
-    path = gateway.path
+    passage = gateway.edge.passage(doorman)
+    app.on_response_prepare.append(answering)
     # Functions by host take every path, and so come last.
-    app.add_routes(async_routes(path.router, path.invoker, gateway.dispatcher, doorman))
-    app.add_routes(function_routes(path.router, path.invoker, doorman, domain=domain))
+    app.add_routes(async_routes(passage, gateway.dispatcher))
+    app.add_routes(function_routes(passage, domain=domain))

@@ -6,46 +6,39 @@ import time
 
 from aiohttp import web
 
-from faas.auth import ANONYMOUS, Permission
-from faas.errors import NotFound, ShuttingDown
-from faas.protocol import Trigger
+from faas.auth import Permission
+from faas.errors import ShuttingDown
+from faas.leases import Trigger
 from faas.web import REQUEST_ID, access, held_body
 from gateway.callback import check_url
 from gateway.dispatcher import Dispatcher
+from gateway.edge.entry import target_of
+from gateway.edge.passage import Passage
 from gateway.headers import inbound
-from gateway.invoke import ASYNC_PAYLOAD_BYTES, Invoker
+from gateway.invoke import ASYNC_PAYLOAD_BYTES
 from gateway.proxy import expected
-from gateway.public import Doorman, target_of
-from gateway.router import Router, parse_name
+from gateway.router import parse_name
 from gateway.store.invocations import Kind, QueuedEvent
 
 PREFIX = "/async-function/"
 CALL_ID_HEADER, CALLBACK_HEADER = "X-Call-Id", "X-Callback-Url"
 
 
-def async_routes(
-    router: Router, invoker: Invoker, dispatcher: Dispatcher, doorman: Doorman
-) -> list[web.AbstractRouteDef]:
+def async_routes(passage: Passage, dispatcher: Dispatcher) -> list[web.AbstractRouteDef]:
     """The routes of one listener; who may call is the doorman's word, as for `/function`."""
 
     @access(Permission.INVOKE)
     async def accept(request: web.Request) -> web.StreamResponse:
-        if invoker.draining:
+        if passage.invoker.draining:
             raise ShuttingDown
         target = target_of(request, PREFIX)
+        entry = passage.function(target)
         namespace, name, qualifier = parse_name(target.name)
-        try:
-            route = router.resolve(namespace, name, qualifier)
-        except NotFound as error:
-            if doorman.everybody_logs_in and (near := router.near(namespace, name)):
-                raise NotFound(error.message, hint=f"did you mean {' or '.join(near)}?") from None
-            raise
-        principal = await doorman.admit(request, route)
+        caller = await passage.doorman.admit(request, entry)
         callback = request.headers.get(CALLBACK_HEADER, "")
         if callback:
             check_url(callback)
-        stranger = principal is ANONYMOUS
-        fields = inbound(request, request[REQUEST_ID], authorization=stranger)
+        fields = inbound(request, request[REQUEST_ID], authorization=caller.is_stranger)
         async with held_body(request, ASYNC_PAYLOAD_BYTES, expected) as body:
             event = QueuedEvent(
                 id=request[REQUEST_ID],
@@ -61,8 +54,8 @@ def async_routes(
                     "query": target.query,
                     "fields": [field for field in fields if field[0] != "x-callback-url"],
                     "source_ip": request.remote or "",
-                    "account": "anonymous" if stranger else principal.name,
-                    "label": route.label,
+                    "account": "anonymous" if caller.is_stranger else caller.principal.name,
+                    "label": entry.route.label,
                 },
                 callback_url=callback,
                 created_at=time.time(),

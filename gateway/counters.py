@@ -7,8 +7,11 @@ from functools import partial
 from weakref import WeakKeyDictionary
 
 from faas.errors import FunctionError, InitFailed, OutOfMemory, Throttled, TimedOut
+from faas.leases import Trigger
 from faas.metrics import Metrics
-from faas.protocol import NO_MEMORY, Trigger
+from faas.protocol import (
+    NO_MEMORY,
+)
 from gateway.breaker import CONCURRENCY, RESERVED
 from gateway.router import LIVE, Route
 from gateway.spending import REASON as BUDGET

@@ -18,7 +18,7 @@ from faas.errors import (
     ShuttingDown,
     Throttled,
 )
-from faas.protocol import HttpRequest, InvocationResult
+from faas.leases import HttpRequest, InvocationResult
 from faas.spec import AsyncSpec, Interface
 from gateway.callback import Callbacks
 from gateway.event import encode, http_answer, http_event

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from faas.protocol import Trigger
+from faas.leases import Trigger
 from faas.web import new_request_id
 from gateway.delivery import Answer, http_payload
 from gateway.event import encode

@@ -18,8 +18,8 @@ from typing import TypeVar
 
 from faas.background import Background
 from faas.errors import FaasError, NotFound, Unavailable
+from faas.leases import Trigger
 from faas.metrics import Metrics
-from faas.protocol import Trigger
 from faas.state.session import Database, Tx
 from faas.web import new_request_id
 from gateway import destination

@@ -25,6 +25,7 @@ from gateway.delivery import Delivery
 from gateway.deploy import Deployer
 from gateway.discovery import store_interface
 from gateway.dispatcher import Dispatcher
+from gateway.edge.edge import Edge
 from gateway.events.file_event import FolderEvents
 from gateway.events.folder import FolderTriggers
 from gateway.events.roots import TriggerRoots
@@ -86,6 +87,7 @@ class Gateway:
     ledger: Ledger
     spending: Spending
     patterns: PatternKeeper
+    edge: Edge
     image_upkeep: ImageUpkeep = field(init=False)
     ready: bool = False
 
@@ -156,6 +158,7 @@ class Gateway:
             ledger,
             spending,
             PatternKeeper(database, path.patterns),
+            Edge.create(database, metrics, path),
         )
 
     async def held(self) -> dict[str, list[str]]:
@@ -181,6 +184,7 @@ class Gateway:
         await self.patterns.start()
         await self.path.start()
         await self.deployer.load()
+        await self.edge.start()
         await self.callbacks.start()
         await self.dispatcher.start()
         await self.scheduler.start()
@@ -201,6 +205,7 @@ class Gateway:
         await self.scheduler.stop()
         # Side by side: queued events run through the same invoker as requests do.
         await asyncio.gather(self.dispatcher.stop(grace_seconds), self.path.stop(grace_seconds))
+        await self.edge.stop()
         await self.patterns.stop()
         await self.deployer.close(1.0)
         await self.callbacks.stop()

@@ -1,6 +1,6 @@
 """Header fields on their way through: what a function may be told, and what it may say to a client.
 
-Values are texts with one character per byte (latin-1) wherever they are for the wire, as `faas.protocol` has them.
+Values are texts with one character per byte (latin-1) wherever they are for the wire, as `faas.leases` has them.
 """
 
 from __future__ import annotations

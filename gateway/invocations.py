@@ -12,7 +12,10 @@ from aiohttp import web
 
 from faas.auth import Permission
 from faas.errors import FunctionError, InvalidInput, NotFound, ShuttingDown
-from faas.protocol import LogQuery, Trigger
+from faas.leases import Trigger
+from faas.protocol import (
+    LogQuery,
+)
 from faas.spec import Interface
 from faas.web import REQUEST_ID, access, error_response, read_body
 from gateway.gateway import GATEWAY, Gateway

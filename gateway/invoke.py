@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 from faas.errors import InitFailed, InstanceExited, ResponseTooLarge, ShuttingDown, Throttled
-from faas.protocol import HttpRequest, HttpResponse, Invocation, InvocationResult, Lease, Trigger
+from faas.leases import HttpRequest, HttpResponse, Invocation, InvocationResult, Lease, Trigger
 from faas.spec import Interface
 from faas.web import new_request_id
 from gateway.activator import Activation, Activator

@@ -15,7 +15,10 @@ from functools import partial
 
 from faas.background import Background
 from faas.errors import FaasError
-from faas.protocol import Report, RevisionKey
+from faas.leases import Report
+from faas.protocol import (
+    RevisionKey,
+)
 from faas.state.session import Database
 from gateway.month import Month, MonthToDate, Spent
 from gateway.store import usage

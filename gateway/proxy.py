@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from aiohttp import hdrs, web
 
 from faas.errors import BadFunctionResponse, FaasError, InvalidInput
-from faas.protocol import HttpRequest, HttpResponse, Trigger, Tunnel
+from faas.leases import HttpRequest, HttpResponse, Trigger, Tunnel
 from faas.web import PROGRESS_SECONDS, REQUEST_ID_HEADER, read_body, read_chunk
 from gateway.headers import content_length, inbound, outbound
 from gateway.invoke import Invoker

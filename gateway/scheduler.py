@@ -17,8 +17,8 @@ from typing import Any
 from faas.background import Background
 from faas.cron import latest_fires, next_fire
 from faas.errors import FaasError
+from faas.leases import Trigger
 from faas.metrics import Metrics
-from faas.protocol import Trigger
 from faas.spec import Missed, Overlap, ScheduleSpec
 from faas.state.session import Database, Tx
 from faas.web import new_request_id

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from faas.errors import FaasError, TimedOut
-from faas.protocol import Invocation, InvocationResult
+from faas.leases import Invocation, InvocationResult
 
 DELIVERIES = 3  # a runtime that takes the same event again and again without answering is left to its time limit
 

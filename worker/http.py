@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
 from faas.errors import InvalidInput
-from faas.protocol import HttpRequest, HttpResponse
+from faas.leases import HttpRequest, HttpResponse
 from worker.drivers.base import Sandbox
 from worker.http_connection import BrokenConnection, HttpConnection
 
@@ -193,7 +193,7 @@ class HttpBody:
 
 
 class HttpTunnel:
-    """An upgraded connection. Implements `faas.protocol.Tunnel`."""
+    """An upgraded connection. Implements `faas.leases.Tunnel`."""
 
     def __init__(self, exchange: HttpExchange) -> None:
         assert exchange.connection is not None

@@ -14,7 +14,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from faas.errors import FaasError, FunctionError, InstanceExited, OutOfMemory, TimedOut
-from faas.protocol import ColdStart, InstanceStatus, Report, Revision
+from faas.leases import ColdStart, Report
+from faas.protocol import (
+    InstanceStatus,
+    Revision,
+)
 from faas.spec import Interface
 from worker import diagnosis, metering
 from worker.drivers.base import Driver, Exit, Sandbox

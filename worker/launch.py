@@ -10,7 +10,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection
 
 from faas.errors import Unavailable
-from faas.protocol import ColdStart, Revision
+from faas.leases import ColdStart
+from faas.protocol import (
+    Revision,
+)
 from faas.spec import Interface
 from worker import sandbox_spec
 from worker.drivers.base import Driver, PreparedImage, Sandbox

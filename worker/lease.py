@@ -12,7 +12,16 @@ from types import TracebackType
 
 from faas.background import Background
 from faas.errors import BadFunctionResponse, FaasError, OutOfMemory, TimedOut, Unavailable
-from faas.protocol import ColdStart, HttpRequest, HttpResponse, Invocation, InvocationResult, Report, Trigger
+from faas.leases import (
+    ColdStart,
+    HttpRequest,
+    HttpResponse,
+    Invocation,
+    InvocationResult,
+    Report,
+    StreamedResult,
+    Trigger,
+)
 from faas.spec import Interface
 from worker import http, metering
 from worker.exchange import Exchange, ExchangeState, Undelivered
@@ -30,7 +39,7 @@ OFFERS = 3  # instances that may end before they take one event
 
 
 class PoolLease:
-    """Implements `faas.protocol.Lease`; its own context manager, as cheap as can be."""
+    """Implements `faas.leases.Lease`; its own context manager, as cheap as can be."""
 
     __slots__ = (
         "_background",
@@ -157,6 +166,10 @@ class PoolLease:
                 self._exchange = None
                 await self._take_another()
         raise Unavailable("one instance after the other ended before it took the event")
+
+    async def invoke_streaming(self, event: bytes) -> InvocationResult | StreamedResult:
+        """As `invoke`."""
+        return await self.invoke(event)
 
     async def _take_another(self) -> None:
         """The instance ended before it took the event: nothing has happened yet."""

@@ -9,8 +9,11 @@ import time
 from typing import Protocol
 
 from faas.background import Background
+from faas.leases import ColdStart, Report
 from faas.metrics import Metrics
-from faas.protocol import ColdStart, Ended, Report
+from faas.protocol import (
+    Ended,
+)
 
 log = logging.getLogger("worker.metering")
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from faas.background import Background
 from faas.errors import ShuttingDown, SpecError
+from faas.leases import Claim, Invocation
 from faas.metrics import Metrics
 from faas.protocol import (
     CheckReport,
     Ended,
     InstanceStatus,
-    Invocation,
     Kind,
     LogQuery,
     LogRecord,
@@ -188,6 +188,9 @@ class Pool:
         if self._closing:
             raise ShuttingDown
         return PoolLease(self._of(revision), invocation, self._background)
+
+    def claim(self, revision: Revision, request_id: str) -> Claim | None:
+        return None
 
     async def scale(self, revision: Revision, desired: int) -> None:
         if self._closing:

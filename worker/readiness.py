@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from faas.errors import InitFailed
-from faas.protocol import HttpRequest
+from faas.leases import HttpRequest
 from faas.spec import FunctionSpec, Interface
 from worker import diagnosis
 from worker.drivers.base import Sandbox

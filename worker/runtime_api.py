@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from faas.errors import BadFunctionResponse, InitFailed, ResponseTooLarge
-from faas.protocol import Invocation, InvocationResult
+from faas.leases import Invocation, InvocationResult
 from worker.exchange import DELIVERIES, Exchange, ExchangeState
 from worker.runtime_connection import PAYLOAD_BYTES, RuntimeConnection
 from worker.runtime_listener import RuntimeListener

@@ -20,7 +20,7 @@ from watchfiles import awatch
 
 from faas.background import Background
 from faas.errors import FaasError, NotFound
-from faas.protocol import Trigger
+from faas.leases import Trigger
 from faas.spec import TriggerSpec
 from faas.state.session import Database, Transaction, Tx
 from faas.web import new_request_id

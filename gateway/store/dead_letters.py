@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from faas.protocol import Trigger
+from faas.leases import Trigger
 from faas.state.tables import dead_letters
 from gateway.store.invocations import Kind, QueuedEvent
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.engine import Row
 
-from faas.protocol import Trigger
+from faas.leases import Trigger
 from faas.state.tables import invocations
 
 PENDING, RUNNING, SUCCESS, ERROR = "pending", "running", "success", "error"

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from faas.errors import FaasError
-from faas.protocol import Invocation, Revision, Trigger
+from faas.leases import Invocation, Trigger
+from faas.protocol import (
+    Revision,
+)
 from tests.conftest import SOAK
 from tests.support.leftovers import none_left, on_this_machine
 from tests.support.server import RunningServer

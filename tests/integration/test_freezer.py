@@ -16,8 +16,13 @@ import pytest
 
 from faas.build.base import recipe
 from faas.errors import TimedOut
+from faas.leases import HttpRequest, Invocation, Trigger
 from faas.metrics import Metrics
-from faas.protocol import HttpRequest, Invocation, LogQuery, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    LogQuery,
+    Revision,
+    RevisionKey,
+)
 from faas.spec import Interface, parse
 from tests.support import patience
 from tests.support.fake_driver import eventually

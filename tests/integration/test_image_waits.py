@@ -14,9 +14,12 @@ from typing import Any, BinaryIO
 import pytest
 
 from faas.errors import FaasError, ImageUnusable, Unavailable
+from faas.leases import Invocation, Trigger
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
-from faas.protocol import Invocation, Revision, Trigger
+from faas.protocol import (
+    Revision,
+)
 from tests.support.images import MemoryImages
 from tests.support.leftovers import none_left
 from tests.support.stem_functions import Bases, World

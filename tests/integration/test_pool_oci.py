@@ -18,18 +18,15 @@ import pytest
 from faas.build.base import recipe
 from faas.build.layer import pack
 from faas.errors import InitFailed, InstanceExited, OutOfMemory, TimedOut
+from faas.leases import HttpRequest, Invocation, InvocationResult, Trigger
 from faas.metrics import Metrics
 from faas.protocol import (
-    HttpRequest,
-    Invocation,
-    InvocationResult,
     Kind,
     LogQuery,
     LogRecord,
     Outcome,
     Revision,
     RevisionKey,
-    Trigger,
 )
 from faas.spec import Interface, parse
 from tests.support.fake_driver import eventually

@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from faas.protocol import InvocationResult, Revision
+from faas.leases import InvocationResult
+from faas.protocol import (
+    Revision,
+)
 from gateway.store import schedules
 from tests.support.control import Control, control, until
 from tests.support.data_path import sample

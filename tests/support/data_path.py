@@ -13,7 +13,9 @@ from faas.protocol import Revision, RevisionKey
 from faas.spec import Interface, parse
 from faas.web import authorization, errors
 from gateway.data_path import DataPath
-from gateway.public import Doorman, function_routes, strict
+from gateway.edge.doorman import Doorman
+from gateway.edge.passage import Passage, answering
+from gateway.public import function_routes, strict
 from gateway.router import FunctionState
 from tests.support.fake_worker import FakeWorker
 
@@ -55,7 +57,9 @@ def application(
     app = web.Application(middlewares=[errors, strict])
     if api:
         app.middlewares.append(cast("Middleware", authorization(checker)))
-    app.add_routes(function_routes(path.router, path.invoker, Doorman(checker, api), domain=domain))
+    app.on_response_prepare.append(answering)
+    passage = Passage(path.router, path.invoker, Doorman(checker, api))
+    app.add_routes(function_routes(passage, domain=domain))
     return app
 
 

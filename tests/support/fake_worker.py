@@ -16,19 +16,23 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from faas.errors import FunctionError, InitFailed, NotOffered, SpecError, Throttled
-from faas.protocol import (
-    CheckReport,
+from faas.leases import (
+    Claim,
     ColdStart,
-    Ended,
     HttpRequest,
     HttpResponse,
-    InstanceStatus,
     Invocation,
     InvocationResult,
+    Report,
+    StreamedResult,
+)
+from faas.protocol import (
+    CheckReport,
+    Ended,
+    InstanceStatus,
     Kind,
     LogQuery,
     LogRecord,
-    Report,
     Revision,
     RevisionKey,
     RevisionStats,
@@ -119,6 +123,9 @@ class FakeWorker:
     def acquire(self, revision: Revision, invocation: Invocation) -> FakeLease:
         self.invocations.append(invocation)
         return FakeLease(self, revision, invocation)
+
+    def claim(self, revision: Revision, request_id: str) -> Claim | None:
+        return None
 
     async def scale(self, revision: Revision, desired: int) -> None:
         self.scaled.append((revision.key, desired))
@@ -266,6 +273,9 @@ class FakeLease:
         failed = isinstance(error, FunctionError)
         self.report = Report(self._duration, self._duration, memory, memory // 2, failed=failed)
         self._worker.ended(self._revision.key, self.report)
+
+    async def invoke_streaming(self, event: bytes) -> InvocationResult | StreamedResult:
+        return await self.invoke(event)
 
     async def invoke(self, event: bytes) -> InvocationResult:
         began = asyncio.get_running_loop().time()

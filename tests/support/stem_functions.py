@@ -13,9 +13,14 @@ from typing import Any
 
 from faas.build.base import recipe
 from faas.build.layer import pack
+from faas.leases import Invocation, Trigger
 from faas.metrics import Metrics
 from faas.oci import labels
-from faas.protocol import Invocation, LogQuery, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    LogQuery,
+    Revision,
+    RevisionKey,
+)
 from faas.spec import Interface, parse
 from tests.support import patience
 from tests.support.fake_driver import eventually

@@ -7,7 +7,10 @@ import asyncio
 import pytest
 
 from faas.bodies import BODIES
-from faas.protocol import InvocationResult, Revision
+from faas.leases import InvocationResult
+from faas.protocol import (
+    Revision,
+)
 from faas.web import RUNNER_OPTIONS
 from tests.support.control import until
 from tests.support.data_path import application

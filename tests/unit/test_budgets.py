@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from faas.errors import Throttled
+from faas.leases import Report
 from faas.metrics import Metrics
-from faas.protocol import Report, RevisionKey
+from faas.protocol import (
+    RevisionKey,
+)
 from faas.state.session import Database
 from gateway.ledger import MEGABYTE, Ledger
 from gateway.month import Month, Spent

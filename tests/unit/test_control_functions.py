@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from faas.leases import InvocationResult
 from faas.oci.manifest import Manifest
-from faas.protocol import InvocationResult, LogRecord, Revision
+from faas.protocol import (
+    LogRecord,
+    Revision,
+)
 from tests.support.control import DIGEST, Control, control, until
 from tests.support.fake_worker import FakeWorker
 

@@ -14,7 +14,11 @@ import pytest
 
 from faas.auth import hash_token
 from faas.errors import OutOfMemory, TimedOut, Unavailable
-from faas.protocol import InvocationResult, LogRecord, Revision, Trigger
+from faas.leases import InvocationResult, Trigger
+from faas.protocol import (
+    LogRecord,
+    Revision,
+)
 from faas.state.session import Transaction
 from gateway.store import dead_letters
 from gateway.store.invocations import QueuedEvent

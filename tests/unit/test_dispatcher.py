@@ -18,7 +18,10 @@ import pytest
 from aiohttp import web
 
 from faas.errors import InstanceExited, Throttled, Unavailable
-from faas.protocol import HttpRequest, HttpResponse, InvocationResult, Revision, Trigger
+from faas.leases import HttpRequest, HttpResponse, InvocationResult, Trigger
+from faas.protocol import (
+    Revision,
+)
 from faas.spec import AsyncSpec, Interface
 from faas.state.session import Tx
 from gateway import dispatcher

@@ -20,7 +20,10 @@ import pytest
 from sqlalchemy.event import listen
 
 from faas.errors import BadFunctionResponse, InvalidInput, NotFound, PayloadTooLarge, Unavailable
-from faas.protocol import InvocationResult, Revision, Trigger
+from faas.leases import InvocationResult, Trigger
+from faas.protocol import (
+    Revision,
+)
 from faas.state.session import Tx
 from gateway.events import files, folder
 from gateway.events.roots import TriggerRoots

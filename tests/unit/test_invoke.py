@@ -18,8 +18,12 @@ from faas.errors import (
     Throttled,
     TimedOut,
 )
+from faas.leases import HttpRequest, HttpResponse, InvocationResult, Trigger
 from faas.metrics import Metrics
-from faas.protocol import NO_MEMORY, HttpRequest, HttpResponse, InvocationResult, Revision, Trigger
+from faas.protocol import (
+    NO_MEMORY,
+    Revision,
+)
 from faas.spec import Interface
 from gateway.data_path import DataPath
 from gateway.invoke import SYNC_PAYLOAD_BYTES

@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from faas.leases import Invocation, Trigger
 from faas.metrics import Metrics
-from faas.protocol import Invocation, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    Revision,
+    RevisionKey,
+)
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, eventually
 from worker.pool import Pool

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from faas.protocol import Report
+from faas.leases import Report
 from worker.metering import MEGABYTE, RecentPeak, Sampler, billed, gb_seconds, report_line
 
 

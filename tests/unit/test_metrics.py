@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from faas import errors
+from faas.leases import Trigger
 from faas.metrics import Metrics
-from faas.protocol import NO_MEMORY, Trigger
+from faas.protocol import (
+    NO_MEMORY,
+)
 from gateway.counters import KINDS, RouteCounters
 from gateway.router import Route
 from gateway.spending import REASON as BUDGET

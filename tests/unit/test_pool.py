@@ -24,8 +24,14 @@ from faas.errors import (
     Throttled,
     TimedOut,
 )
+from faas.leases import Invocation, InvocationResult, Trigger
 from faas.metrics import Metrics
-from faas.protocol import Invocation, InvocationResult, LogQuery, LogRecord, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    LogQuery,
+    LogRecord,
+    Revision,
+    RevisionKey,
+)
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, OutOfMemoryKill, Program, eventually, lambda_program
 from worker import janitor

@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 
 from faas.errors import Throttled
+from faas.leases import HttpRequest, Invocation, Trigger
 from faas.metrics import Metrics
-from faas.protocol import HttpRequest, Invocation, Kind, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    Kind,
+    Revision,
+    RevisionKey,
+)
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeRuntime, FakeSandbox, eventually, lambda_program
 from worker.instance import Instance

@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 
 from faas.errors import InitFailed, InvalidInput, ShuttingDown, SpecError, Throttled
+from faas.leases import Invocation, Trigger
 from faas.metrics import Metrics
-from faas.protocol import Invocation, Kind, Outcome, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    Kind,
+    Outcome,
+    Revision,
+    RevisionKey,
+)
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, eventually, lambda_program
 from worker import usage

@@ -11,8 +11,14 @@ from typing import Any
 
 import pytest
 
+from faas.leases import Invocation, Trigger
 from faas.metrics import Metrics
-from faas.protocol import Invocation, Kind, LogQuery, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    Kind,
+    LogQuery,
+    Revision,
+    RevisionKey,
+)
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, eventually, lambda_program
 from worker import precreated

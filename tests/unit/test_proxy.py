@@ -10,8 +10,11 @@ import pytest
 from aiohttp import ClientSession
 
 from faas.errors import FaasError, InstanceExited, TimedOut
+from faas.leases import HttpRequest, HttpResponse
 from faas.metrics import Metrics
-from faas.protocol import HttpRequest, HttpResponse, Revision
+from faas.protocol import (
+    Revision,
+)
 from faas.spec import Interface
 from faas.web import RUNNER_OPTIONS
 from tests.support.data_path import TOKEN, application, data_path, put, revision, sample

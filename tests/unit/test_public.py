@@ -15,7 +15,10 @@ from multidict import CIMultiDictProxy
 
 from faas.auth import Principal, Role
 from faas.errors import InitFailed, OutOfMemory, TimedOut
-from faas.protocol import InvocationResult, Revision
+from faas.leases import InvocationResult
+from faas.protocol import (
+    Revision,
+)
 from faas.spec import Interface
 from faas.web import RUNNER_OPTIONS
 from gateway.data_path import DataPath

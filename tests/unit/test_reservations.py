@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from faas.errors import SpecError, Throttled
+from faas.leases import InvocationResult, Trigger
 from faas.metrics import Metrics
-from faas.protocol import InvocationResult, Revision, Trigger
+from faas.protocol import (
+    Revision,
+)
 from gateway.breaker import Breakers
 from gateway.ceiling import Ceiling
 from gateway.data_path import DataPath

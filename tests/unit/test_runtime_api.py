@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from faas.errors import BadFunctionResponse, FaasError, InitFailed, ResponseTooLarge, TimedOut
-from faas.protocol import Invocation, InvocationResult, Trigger
+from faas.leases import Invocation, InvocationResult, Trigger
 from tests.support.fake_driver import NEXT, FakeRuntime, eventually
 from worker.exchange import Exchange, ExchangeState
 from worker.runtime_api import CONNECTIONS, ERROR_BYTES, KEPT_BYTES, RuntimeApi, error_payload

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from faas.leases import Trigger
 from faas.metrics import Metrics
-from faas.protocol import Trigger
 from faas.spec import Missed, Overlap, ScheduleSpec
 from faas.state.session import Database, Tx
 from gateway import scheduler

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faas.protocol import Trigger
+from faas.leases import Trigger
 from faas.spec import TriggerSpec
 from faas.state.session import Database, Tx
 from gateway.store import dead_letters, functions, invocations, triggers

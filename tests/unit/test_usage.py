@@ -17,7 +17,11 @@ import pytest
 from sqlalchemy import select
 
 from faas.errors import FunctionError, InvalidInput, Unavailable
-from faas.protocol import InvocationResult, Report, Revision, RevisionKey
+from faas.leases import InvocationResult, Report
+from faas.protocol import (
+    Revision,
+    RevisionKey,
+)
 from faas.state.session import Database
 from faas.state.tables import usage as table
 from gateway import prices

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 from faas.errors import BadFunctionResponse, InitFailed, InstanceExited, InvalidInput, TimedOut
+from faas.leases import HttpRequest, HttpResponse, Invocation, Trigger
 from faas.metrics import Metrics
-from faas.protocol import HttpRequest, HttpResponse, Invocation, LogQuery, Revision, RevisionKey, Trigger
+from faas.protocol import (
+    LogQuery,
+    Revision,
+    RevisionKey,
+)
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, eventually
 from worker import output

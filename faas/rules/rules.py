@@ -1,0 +1,43 @@
+"""`Rules`: all that is asked of requests in front of one function, or of one route. The keys are the same in both.
+
+Each rule is a frozen value in its own file, with the function that reads it; here they are put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from faas.checks import Check
+from faas.spec_table import table
+
+Reader = Callable[[str, Any], Any]  # (dotted key, what was written) → the rule; raises SpecError
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """None, and the defaults: nothing is asked."""
+
+    @property
+    def none(self) -> bool:
+        """Whether nothing is asked at all: such requests may go the shortest way."""
+        return self == NO_RULES
+
+
+NO_RULES = Rules()
+TABLES: Mapping[str, Reader] = {}  # keys that are tables
+VALUES: Mapping[str, Check] = {}  # keys with one value
+KEYS: tuple[str, ...] = (*TABLES, *VALUES)
+
+
+def parse(where: str, data: Mapping[str, Any]) -> Rules:
+    """The rules among the keys of `data`, the table at `where` ("" for a function); other keys are not looked at.
+
+    Raises SpecError.
+    """
+    prefix = f"{where}." if where else ""
+    found = {key: read(prefix + key, data[key]) for key, read in TABLES.items() if data.get(key)}
+    for key, check in VALUES.items():
+        found |= table(where, {key: data[key]}, {key: check}) if key in data else {}
+    return Rules(**found)
