@@ -192,10 +192,10 @@ def test_of_the_provisioned_ones_those_stay_that_are_ready_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measured", "limit", "charged"), [(9.5, 128, 11), (10, 128, 11), (127.5, 128, 128), (0, 64, 1)]
+    ("measured", "limit", "charged"), [(9.6, 128, 10.75), (10, 128, 11), (127.5, 128, 128), (0, 64, 1)]
 )
 def test_what_stands_still_is_charged_what_was_measured_a_little_more_and_never_above_its_limit(
-    measured: float, limit: int, charged: int
+    measured: float, limit: int, charged: float
 ) -> None:
     assert still_size(int(measured * MB), limit * MB) == charged * MB
 

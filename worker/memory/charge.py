@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = PATIENCE_SECONDS + 0.01  # a loop's timer may be early by its clock's grain
 STILL_SLACK = MEGABYTE  # beside what is measured: network namespace, mounts and sockets, and the counters' own grain
+STILL_GRAIN = MEGABYTE // 4  # what a small change of the figure need not change
 
 
 def still_size(memory_bytes: int, limit: int) -> int:
-    """What is charged of a frozen instance of which so much was measured: whole MB, never above its limit."""
-    return min(limit, -(-(memory_bytes + STILL_SLACK) // MEGABYTE) * MEGABYTE)
+    """What is charged of a frozen instance of which so much was measured: quarters of a MB, never above its limit."""
+    return min(limit, -(-(memory_bytes + STILL_SLACK) // STILL_GRAIN) * STILL_GRAIN)
 
 
 class _State(enum.Enum):
