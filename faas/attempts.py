@@ -86,6 +86,12 @@ class Attempts:
             self.succeeded(place, name)
             return found
 
+    def wrong(self, address: str | None, kind: str) -> None:
+        """Wrong credentials without a name, of one kind, from `address`. Raises Throttled where there were too many."""
+        place = network_of(address)
+        self._check(place, kind)
+        self.failed(place, kind)
+
     def _refuse(self, address: str, user: str, hint: str) -> NoReturn:
         self._check(address, user)
         self.failed(address, user)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from faas.errors import Unavailable
+from faas.errors import PayloadTooLarge, Unavailable
 
 BUDGET_BYTES = 268_435_456  # 256 MiB: 42 of the largest bodies at once, and thousands of usual ones
 
@@ -50,6 +50,22 @@ class Share:
         self._bodies.check(size)
         self._bodies.held += size
         self.size += size
+
+
+class BodyLimit:
+    """How many bytes one body may have; those that are passed on piece by piece are counted."""
+
+    __slots__ = ("_seen", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._seen = 0
+
+    def count(self, size: int) -> None:
+        """`size` bytes more. Raises PayloadTooLarge."""
+        self._seen += size
+        if self._seen > self.size:
+            raise PayloadTooLarge(f"the body has more than {self.size} bytes")
 
 
 BODIES = Bodies()

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from faas.client_usage import UsageCalls
+from faas.client_nouns import NounCalls
 from faas.errors import (
     Conflict,
     FaasError,
@@ -151,7 +151,7 @@ def _decoded(text: str) -> str:
         return ""
 
 
-class Client(UsageCalls):
+class Client(NounCalls):
     """One connection pool to the API at `url`. Use it as an async context manager.
 
     Every method may raise any of `faas.errors`, `Unreachable` and `NoAnswer`. `name` is a function's name, or
@@ -364,10 +364,11 @@ class Client(UsageCalls):
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
+        payload: bytes | None = None,
         seconds: float | None = None,
         function: str = "",
     ) -> Any:
-        options = {} if body is None else {"json": body}
+        options = {"data": payload} if body is None else {"json": body}
         seconds = seconds or self._call_seconds
         async with self._request(method, path, params=params, seconds=seconds, **options) as response:
             raw = await response.read()

@@ -7,18 +7,23 @@ import contextlib
 import resource
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from functools import partial
-from typing import cast
+from types import MappingProxyType
+from typing import Protocol, cast
 
 from aiohttp import web
 
-from faas.errors import InvalidInput
+from faas.crowd import Crowd, Gate
 from faas.listener import BACKLOG
+from faas.proxies import NO_PROXIES, TrustedProxies
+from faas.runner import Runner
+from faas.tls import HANDSHAKE_SECONDS
 from faas.web import RUNNER_OPTIONS
 
 CONNECTIONS_SHARE = 0.2  # of our descriptors, for each listener: instances and files need the rest
 LEAST_CONNECTIONS = 64
+PLAIN = ("private", "redirect")
 CUT_SECONDS = 0.5  # after that: for handlers to notice that they are cancelled
 
 
@@ -28,29 +33,59 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def certificate(cert: str, key: str) -> ssl.SSLContext | None:
-    """What a TLS listener shows; None where no files (PEM) are named. Raises InvalidInput where they cannot be used."""
-    if not cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidInput(f"the certificate cannot be used: {error}", hint="--tls-cert and --tls-key") from None
-    return context
+class Front(Protocol):
+    """A listener's own way for connections, in front of its application's server; it hands over what it does not take.
+
+    `gateway.lane` has the one of the public listener.
+    """
+
+    @property
+    def connections(self) -> Sized:
+        """Those that it has not handed over."""
+        ...
+
+    def open(self, behind: web.Server) -> None:
+        """Once, before the first connection."""
+        ...
+
+    def accept(self) -> asyncio.Protocol:
+        """For a new connection."""
+        ...
+
+    def refuse(self) -> None:
+        """No request from here on but those that have begun."""
+        ...
+
+    def close(self) -> None:
+        """Cut what is still connected."""
+        ...
+
+
+NO_FRONTS: Mapping[str, Front] = MappingProxyType({})
 
 
 class Doors:
     """The HTTP side of all listeners. `private` is the registry's second one, plain, for this process itself.
 
-    Each listener serves a share of the process's descriptors; who comes beyond that hears 503 at once.
+    Each listener serves a share of the process's descriptors, and of it `per_address` connections of one client; who
+    comes beyond that hears 503 at once. `fronts` stand before the applications of the same names.
     """
 
-    def __init__(self, apps: Mapping[str, web.Application], tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        apps: Mapping[str, web.Application],
+        tls: ssl.SSLContext | None,
+        fronts: Mapping[str, Front] = NO_FRONTS,
+        *,
+        per_address: int = 0,
+        proxies: TrustedProxies = NO_PROXIES,
+    ) -> None:
         self._runners = {
-            name: web.AppRunner(app, shutdown_timeout=CUT_SECONDS, **RUNNER_OPTIONS) for name, app in apps.items()
+            name: Runner(app, shutdown_timeout=CUT_SECONDS, **RUNNER_OPTIONS) for name, app in apps.items()
         }
         self._tls = tls
+        self._fronts = fronts
+        self._crowds = {name: Crowd(per_address, proxies) for name in apps}
         self._listening: list[asyncio.Server] = []
         self._most = max(LEAST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * CONNECTIONS_SHARE))
 
@@ -61,18 +96,35 @@ class Doors:
         for name, listener in sockets.items():
             server = self._runners["registry" if name == "private" else name].server
             assert server is not None
-            accept = partial(self._accept, server)
-            tls = None if name == "private" else self._tls
-            self._listening.append(await loop.create_server(accept, sock=listener, ssl=tls, backlog=BACKLOG))
+            front = self._fronts.get(name)
+            if front is not None:
+                front.open(server)
+            accept = partial(self._accept, server, front, self._crowds.get(name))
+            tls = None if name in PLAIN else self._tls
+            self._listening.append(
+                await loop.create_server(
+                    accept,
+                    sock=listener,
+                    ssl=tls,
+                    backlog=BACKLOG,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS if tls is not None else None,
+                )
+            )
 
-    def _accept(self, server: web.Server) -> asyncio.Protocol:
-        return server() if len(server.connections) < self._most else Full()
+    def _accept(self, server: web.Server, front: Front | None, crowd: Crowd | None) -> asyncio.Protocol:
+        taken = len(server.connections) + (len(front.connections) if front is not None else 0)
+        if taken >= self._most:
+            return Full()
+        then = server if front is None else front.accept
+        return then() if crowd is None else Gate(crowd, then, Full)
 
     async def refuse(self) -> None:
         """No new connection from here on. Those that are open get the answer that is on its way, and end."""
         for listening in self._listening:
             listening.close()
         await asyncio.sleep(0)  # requests that have just come in begin
+        for front in self._fronts.values():
+            front.refuse()
         for runner in self._runners.values():
             if runner.server is not None:
                 runner.server.pre_shutdown()
@@ -88,6 +140,10 @@ class Doors:
 
     async def close(self) -> None:
         """Cut what is still connected."""
+        for crowd in self._crowds.values():
+            crowd.close()
+        for front in self._fronts.values():
+            front.close()
         await asyncio.gather(*(runner.cleanup() for runner in self._runners.values()))
 
 

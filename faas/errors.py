@@ -7,14 +7,19 @@
     ├── Unauthenticated            401  Unauthenticated       no or unknown credentials
     ├── Forbidden                  403  Forbidden             known, but not allowed
     ├── NotFound                   404  NotFound
+    │   └── Gone                   410  GoneException         there is none any more, or never was
     ├── RequestTimeout             408  RequestTimeout        the client sent nothing for too long
     ├── Conflict                   409  Conflict
     ├── PayloadTooLarge            413  PayloadTooLarge
+    ├── ExpectationFailed          417  ExpectationFailed     the client expects what we do not do
     ├── Throttled                  429  Throttled             with retry_after and a reason
     ├── NotOffered                 501  NotOffered            named, so that nobody waits for it
     ├── ShuttingDown               503  ShuttingDown
     ├── Unavailable                503  Unavailable           a part that we need does not answer
-    │   └── StorageFull            507  StorageFull           the disk has no room for it
+    │   ├── StorageFull            507  StorageFull           the disk has no room for it
+    │   └── Paused                 503  Unavailable           not served for a while, with retry_after and a reason
+    │       ├── CircuitOpen        503  CircuitOpen           too many calls of the function failed
+    │       └── Maintenance        503  Maintenance           somebody said so
     └── FunctionError              502  …                     the function's fault, never ours
         ├── InitFailed             502  Runtime.InitError
         ├── InstanceExited         502  Runtime.ExitError
@@ -73,6 +78,7 @@ class Unauthenticated(FaasError):
 
     code = "Unauthenticated"
     status = 401
+    challenge = 'Bearer realm="faas"'  # what WWW-Authenticate says; another instance may say other words
 
 
 class Forbidden(FaasError):
@@ -87,6 +93,13 @@ class NotFound(FaasError):
 
     code = "NotFound"
     status = 404
+
+
+class Gone(NotFound):
+    """There is no such connection, or none any more."""
+
+    code = "GoneException"
+    status = 410
 
 
 class RequestTimeout(FaasError):
@@ -108,6 +121,13 @@ class PayloadTooLarge(FaasError):
 
     code = "PayloadTooLarge"
     status = 413
+
+
+class ExpectationFailed(FaasError):
+    """What the request expects cannot be met."""
+
+    code = "ExpectationFailed"
+    status = 417
 
 
 class Throttled(FaasError):
@@ -158,6 +178,28 @@ class StorageFull(Unavailable):
 
     code = "StorageFull"
     status = 507
+
+
+class Paused(Unavailable):
+    """What was asked for is not served for a while. `retry_after` is whole seconds."""
+
+    reason = "Paused"
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 1, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class CircuitOpen(Paused):
+    """Too many of the last calls failed; it is tried again in a while."""
+
+    code = reason = "CircuitOpen"
+
+
+class Maintenance(Paused):
+    """This is being worked on; try again later."""
+
+    code = reason = "Maintenance"
 
 
 class FunctionError(FaasError):

@@ -196,9 +196,17 @@ class Claim(Protocol):
         """
         ...
 
-    def invoke(self, event: bytes, ended: Callable[[InvocationResult | None, BaseException | None], None]) -> None:
+    def invoke(
+        self,
+        event: bytes,
+        ended: Callable[[InvocationResult | None, BaseException | None], None],
+        streams: Callable[[StreamedResult], None] | None = None,
+        trace_id: str = "",
+    ) -> None:
         """Hand `event` to a Runtime API function; `ended` is called with its answer, or with what `Lease.invoke` would
-        raise.
+        raise. `streams`, for a caller that can pass pieces on, is called first where the function streams its answer:
+        its body must be read to its end or closed, and raises as `Lease.invoke_streaming`'s; `ended` follows when the
+        function is done, with a result that is empty. `trace_id` is `Invocation`'s.
         """
         ...
 

@@ -6,6 +6,8 @@ The only module that imports `prometheus_client`. One `Metrics` per server; noth
 from __future__ import annotations
 
 import platform
+from bisect import bisect_left
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -19,27 +21,84 @@ _AGES = (0.01, 0.1, 1, 10, 60, 300, 1800, 7200, 21600)
 _LAGS = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 600)
 
 
+class _Number:
+    """A value without a lock: what is counted by every invocation is counted on the event loop alone."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float) -> None:
+        self.value += amount
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        self.value = value
+
+    def get(self) -> float:
+        return self.value
+
+    def get_exemplar(self) -> None:
+        return None
+
+
+class LoopCounter(Counter):
+    """A tenth of `Counter`'s cost, for the event loop alone."""
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._value = _Number()
+
+    def inc(self, amount: float = 1, exemplar: Any = None) -> None:
+        self._value.value += amount
+
+
+class LoopGauge(Gauge):
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._value = _Number()
+
+    def inc(self, amount: float = 1) -> None:
+        self._value.value += amount
+
+    def dec(self, amount: float = 1) -> None:
+        self._value.value -= amount
+
+
+class LoopHistogram(Histogram):
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._sum = _Number()
+        self._buckets = [_Number() for _ in self._upper_bounds]
+
+    def observe(self, amount: float, exemplar: Any = None) -> None:
+        self._sum.value += amount
+        self._buckets[bisect_left(self._upper_bounds, amount)].value += 1
+
+
 class Metrics:
     """The server's metrics. `function` labels are `name` in the namespace default, else `name.namespace`."""
 
     def __init__(self, version: str) -> None:
         self.registry = r = CollectorRegistry(auto_describe=True)
         f = ("function",)
-        self.invocations = Counter(
+        self.invocations = LoopCounter(
             "faas_invocations", "Invocations that ran", ("function", "qualifier", "trigger", "status"), registry=r
         )
-        self.errors = Counter("faas_errors", "Failed invocations by kind", ("function", "kind"), registry=r)
-        self.throttles = Counter(
+        self.errors = LoopCounter("faas_errors", "Failed invocations by kind", ("function", "kind"), registry=r)
+        self.throttles = LoopCounter(
             "faas_throttles", "Requests refused for want of capacity", ("function", "reason"), registry=r
         )
-        self.duration = Histogram("faas_duration_seconds", "Time in the function", f, buckets=_DURATIONS, registry=r)
+        self.duration = LoopHistogram(
+            "faas_duration_seconds", "Time in the function", f, buckets=_DURATIONS, registry=r
+        )
         self.init_duration = Histogram(
             "faas_init_duration_seconds", "Init of new instances", f, buckets=_DURATIONS, registry=r
         )
-        self.queue_wait = Histogram(
+        self.queue_wait = LoopHistogram(
             "faas_queue_wait_seconds", "Wait for an instance", f, buckets=_DURATIONS, registry=r
         )
-        self.overhead = Histogram(
+        self.overhead = LoopHistogram(
             "faas_overhead_seconds",
             "Our share of a request: neither queue nor function",
             f,
@@ -63,12 +122,40 @@ class Metrics:
         self.precreated = Gauge(
             "faas_precreated", "Sandboxes made ahead for revisions that are likely to scale", registry=r
         )
-        self.concurrent = Gauge("faas_concurrent_executions", "Invocations running now", f, registry=r)
+        self.concurrent = LoopGauge("faas_concurrent_executions", "Invocations running now", f, registry=r)
+        self.websocket_connections = Gauge(
+            "faas_websocket_connections", "WebSocket connections passed through to http functions", f, registry=r
+        )
+        self.websocket_api_connections = Gauge(
+            "faas_websocket_api_connections", "Connections of WebSocket APIs", ("api",), registry=r
+        )
+        self.canary_requests = LoopCounter(
+            "faas_canary_requests", "Calls of an alias with two revisions", ("function", "side", "status"), registry=r
+        )
+        self.canary_rollbacks = LoopCounter(
+            "faas_canary_rollbacks", "Canaries that were taken back by themselves", f, registry=r
+        )
+        self.access_log_dropped = Counter(
+            "faas_access_log_dropped", "Requests that the access log has no line of", registry=r
+        )
+        self.api_requests = LoopCounter(
+            "faas_api_requests", "Requests to APIs by class of status", ("api", "route", "status"), registry=r
+        )
+        self.api_duration = LoopHistogram(
+            "faas_api_duration_seconds", "From a request's head to the end of its answer", ("api",),
+            buckets=_DURATIONS, registry=r,
+        )  # fmt: skip
         self.concurrency_limit = Gauge("faas_concurrency_limit", "Most invocations at once", f, registry=r)
         self.instances = Gauge("faas_instances", "Instances by state", ("function", "state"), registry=r)
-        self.billed_gb_seconds = Counter("faas_billed_gb_seconds", "Billed memory times duration", f, registry=r)
+        self.billed_gb_seconds = LoopCounter("faas_billed_gb_seconds", "Billed memory times duration", f, registry=r)
         self.budget_used = Gauge(
             "faas_budget_used_ratio", "Share of this month's budget that is used", ("budget",), registry=r
+        )
+        self.plan_requests = Counter(
+            "faas_plan_requests", "Requests with API keys of a usage plan", ("plan", "outcome"), registry=r
+        )
+        self.circuit_state = Gauge(
+            "faas_circuit_state", "The circuit breaker: 0 closed, 1 half-open, 2 open", f, registry=r
         )
         self.memory_max = Gauge("faas_memory_max_bytes", "Most memory an invocation used lately", f, registry=r)
         self.memory_budget = Gauge("faas_memory_budget_bytes", "What all instances may have together", registry=r)
@@ -110,12 +197,18 @@ class Metrics:
             self.invocations, self.errors, self.throttles, self.duration, self.init_duration, self.queue_wait,
             self.overhead, self.cold_start, self.cold_starts, self.prewarmed, self.concurrent, self.concurrency_limit,
             self.instances, self.billed_gb_seconds, self.memory_max, self.async_backlog, self.dead_letters,
-            self.dead_letters_trimmed,
+            self.canary_requests, self.canary_rollbacks,
+            self.dead_letters_trimmed, self.websocket_connections, self.circuit_state,
         )  # fmt: skip
 
     def render(self) -> bytes:
         """The exposition text."""
         return generate_latest(self.registry)
+
+    def forget_api(self, api: str) -> None:
+        """Drop every series of an API that is gone."""
+        for metric in (self.api_requests, self.api_duration):
+            metric.remove_by_labels({"api": api})
 
     def forget(self, function: str) -> None:
         """Drop every series of a deleted function, so that deleted names do not pile up."""

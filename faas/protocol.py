@@ -10,15 +10,17 @@ import enum
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from faas.leases import Claim, Invocation, Lease, Report
 from faas.spec import FunctionSpec, Interface
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class RevisionKey:
-    """Names one immutable revision. Written `hello@v7`, or `hello.team@v7` outside `default`."""
+class RevisionKey(NamedTuple):
+    """Names one immutable revision. Written `hello@v7`, or `hello.team@v7` outside `default`.
+
+    A tuple, because every invocation looks several tables up by it: a dataclass's hash is computed in Python.
+    """
 
     namespace: str
     function: str

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,17 +19,23 @@ from typing import Any
 import uvloop
 
 from faas import __version__, log
+from faas.access_log import AccessLog
 from faas.build.base import Bases
-from faas.doors import Doors, certificate, raise_file_limit
+from faas.doors import Doors, raise_file_limit
 from faas.errors import InvalidInput, Unavailable
 from faas.listener import bound, listen
 from faas.metrics import Metrics
 from faas.oci.client import RegistryClient
 from faas.oci.source import ImageSource
+from faas.redirect import redirect_app
+from faas.remote import PROXIES
 from faas.settings import Address, Settings
 from faas.state.session import Database
+from faas.tls import Certificates
 from gateway import prices
-from gateway.app import api_app, public_app
+from gateway.app import api_app, public_app, public_lane
+from gateway.edge.spans import Spans
+from gateway.edge.spans import check as check_spans
 from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
 from registry.app import create_app as registry_app
@@ -61,7 +66,9 @@ def serve(settings: Settings) -> int:
     raise_file_limit()
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     upstreams = upstream.parse(settings.registry_upstreams)  # names files that only root may be able to read
-    tls = certificate(settings.tls_cert, settings.tls_key)
+    tls = Certificates(settings.tls_cert, settings.tls_key, settings.tls_certs) if settings.tls else None
+    if settings.otlp_endpoint:
+        check_spans()
     with _held(settings.data), _listening(settings) as sockets, _confined(settings) as launched:
         return uvloop.run(_run(Start(settings, sockets, upstreams, tls, launched)))
 
@@ -73,7 +80,7 @@ class Start:
     settings: Settings
     sockets: dict[str, socket.socket]
     upstreams: upstream.Upstreams
-    tls: ssl.SSLContext | None
+    tls: Certificates | None
     launched: Launched | None  # None: the driver runs in this process
 
 
@@ -91,10 +98,13 @@ def _held(data: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listening(settings: Settings) -> Iterator[dict[str, socket.socket]]:
-    """All three sockets, bound before anything is started: a taken port costs nothing."""
+    """All sockets, bound before anything is started: a taken port costs nothing."""
     with contextlib.ExitStack() as stack:
         addresses = zip(LISTENERS, (settings.listen, settings.api_listen, settings.registry_listen), strict=True)
-        yield {name: stack.enter_context(listen(address)) for name, address in addresses}
+        sockets = {name: stack.enter_context(listen(address)) for name, address in addresses}
+        if settings.redirect_listen is not None:
+            sockets["redirect"] = stack.enter_context(listen(settings.redirect_listen))
+        yield sockets
 
 
 def _oci_options(settings: Settings) -> dict[str, Any]:
@@ -154,7 +164,7 @@ def _confined(settings: Settings) -> Iterator[Launched | None]:
     launched = launcher.start(options)
     try:
         ownership.hand_over(settings.data, account)
-        view.open_to(account, settings.data, wished=settings.trigger_folders)
+        view.open_to(account, settings.data, wished=(*settings.trigger_folders, *settings.tls_folders))
         os.chdir("/")
         os.umask(0o022)
         privileges.drop(account)
@@ -195,6 +205,8 @@ class Addresses:
         scheme = "https" if settings.tls else "http"
         self.bound = {name: bound(listener) for name, listener in sockets.items()}
         self.urls = {name: f"{scheme}://{_reachable(address)}" for name, address in self.bound.items()}
+        if "redirect" in self.bound:
+            self.urls["redirect"] = f"http://{_reachable(self.bound['redirect'])}"
         self.public = settings.public_url.rstrip("/") or self.urls["public"]
         self.registry = str(_reachable(self.bound["registry"]))
 
@@ -216,7 +228,8 @@ def _reachable(address: Address) -> Address:
 
 def _shown(settings: Settings) -> dict[str, tuple[Any, str]]:
     """Every setting with where it came from; none of them is a secret."""
-    return {name: (str(getattr(settings, name)), source) for name, source in settings.sources.items()}
+    values = {name: getattr(settings, name) for name in settings.sources}
+    return {name: ("" if value is None else str(value), settings.sources[name]) for name, value in values.items()}
 
 
 async def _run(start: Start) -> int:
@@ -270,6 +283,10 @@ async def _run(start: Start) -> int:
             prices=price_list,
             max_concurrency=settings.max_concurrency,
             burst=settings.burst,
+            key_sets=settings.data / "jwks",
+            private_key_sets=settings.private_key_sets,
+            access_log=await _access_log(settings, metrics, stack),
+            spans=await _spans(settings, stack),
         )
         if settings.registry_auth != "none":
             registry.access.accounts = gateway.tokens
@@ -284,9 +301,20 @@ async def _run(start: Start) -> int:
             "api": api_app(gateway, gateway.tokens, open_metrics=settings.api_listen.is_loopback),
             "registry": registry_app(registry),
         }
-        doors = Doors(apps, start.tls)
+        for app in apps.values():
+            app[PROXIES] = settings.proxies
+        lane = public_lane(gateway, gateway.tokens, scheme="https" if start.tls else "http", proxies=settings.proxies)
+        per_address = settings.connections_per_address
+        if "redirect" in sockets:
+            apps["redirect"] = redirect_app(addresses.bound["public"].port)
+        shown = start.tls.context if start.tls else None
+        doors = Doors(apps, shown, {"public": lane}, per_address=per_address, proxies=settings.proxies)
         stack.push_async_callback(doors.close)
         await doors.open({**sockets, "private": private})
+        if start.tls is not None:
+            await start.tls.start()
+            stack.push_async_callback(start.tls.stop)
+            loop.add_signal_handler(signal.SIGHUP, start.tls.hurry)
         addresses.write(settings.server_file, settings.data)
         stack.callback(settings.server_file.unlink, missing_ok=True)
         logger.info("ready", extra={**addresses.urls, "driver": driver.name})
@@ -297,6 +325,23 @@ async def _run(start: Start) -> int:
         await doors.refuse()
         await asyncio.gather(gateway.stop(grace.left), doors.finish("registry", grace.left))
     return loss.exit_code
+
+
+async def _access_log(settings: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack) -> AccessLog | None:
+    if not settings.access_log:
+        return None
+    made = AccessLog(settings.access_file, settings.access_log, dropped=metrics.access_log_dropped.inc)
+    made.start()
+    stack.push_async_callback(asyncio.to_thread, made.close)
+    return made
+
+
+async def _spans(settings: Settings, stack: contextlib.AsyncExitStack) -> Spans | None:
+    if not settings.otlp_endpoint:
+        return None
+    made = await asyncio.to_thread(Spans, settings.otlp_endpoint, __version__)
+    stack.push_async_callback(asyncio.to_thread, made.close)
+    return made
 
 
 def _token(settings: Settings) -> str:

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from faas.errors import InvalidInput
+from faas.proxies import TrustedProxies
 
 ENV_PREFIX = "FAAS_"
 BANDWIDTH_MOST = 100_000  # Mbit/s
@@ -22,6 +24,13 @@ STEMS_MOST = 32  # per runtime: each holds about 15 MB and a network of its own
 PRECREATED_MOST = 8  # per revision: each holds about 4 MB and a network of its own
 MEMORY_BUDGET_LEAST = 128  # MB: the smallest function's
 MAX_CONCURRENCY_MOST = 100_000
+CONNECTIONS_MOST = 1_000_000
+WHOLE = frozenset(
+    {
+        "processes", "memory_budget", "bandwidth", "stems", "precreated", "max_concurrency", "burst",
+        "connections_per_address",
+    }
+)  # fmt: skip
 BURST_MOST = 1000  # no function has more instances
 
 
@@ -130,6 +139,44 @@ class Settings:
             "default": 1000,
         }
     )
+    private_key_sets: bool = field(
+        metadata={
+            "help": "issuers' keys (auth.jwt.jwks) may come from this machine and its networks, there by http too",
+            "default": False,
+        }
+    )
+    trusted_proxies: str = field(
+        metadata={
+            "help": "networks (10.0.0.0/8,fd00::/8) of proxies whose X-Forwarded-For, Forwarded and "
+            "X-Forwarded-Proto are believed",
+            "default": "",
+        }
+    )
+    connections_per_address: int = field(
+        metadata={
+            "help": "open connections of one client address to each listener, beyond loopback and trusted_proxies; "
+            "0 = any number",
+            "default": 256,
+        }
+    )
+    tls_certs: str = field(
+        metadata={
+            "help": "folder of further certificates, NAME.crt and NAME.key, shown to whoever asks for NAME; *.NAME too",
+            "default": "",
+        }
+    )
+    redirect_listen: Address | None = field(
+        metadata={"help": "listener that sends browsers to https (308), such as 0.0.0.0:80; empty: none", "default": ""}
+    )
+    access_log: str = field(
+        metadata={"help": "one line per request to functions and the API: json | combined; empty: none", "default": ""}
+    )
+    access_log_file: str = field(
+        metadata={"help": "its file, absolute; - is stdout; empty: DIR/access/access.log", "default": ""}
+    )
+    otlp_endpoint: str = field(
+        metadata={"help": "OpenTelemetry collector, http://HOST:4318, that gets a span of each request", "default": ""}
+    )
     sources: Mapping[str, str] = field(default_factory=dict, metadata={"hidden": True}, compare=False)
 
     @property
@@ -158,6 +205,23 @@ class Settings:
         return tuple(Path(folder) for folder in self.trigger_roots.split(":") if folder)
 
     @property
+    def proxies(self) -> TrustedProxies:
+        return TrustedProxies.parse(self.trusted_proxies)
+
+    @property
+    def access_file(self) -> Path | None:
+        """None: stdout."""
+        if self.access_log_file == "-":
+            return None
+        return Path(self.access_log_file) if self.access_log_file else self.data / "access" / "access.log"
+
+    @property
+    def tls_folders(self) -> tuple[Path, ...]:
+        """Where certificates are read, also later."""
+        files = [Path(file).absolute().parent for file in (self.tls_cert, self.tls_key) if file]
+        return (*files, *([Path(self.tls_certs).absolute()] if self.tls_certs else []))
+
+    @property
     def tls(self) -> bool:
         return bool(self.tls_cert)
 
@@ -173,8 +237,8 @@ class Settings:
             raise InvalidInput("more than one process is not offered yet", hint="drop --processes")
         if self.database_url and not self.database_url.startswith("sqlite+aiosqlite:///"):
             raise InvalidInput("only SQLite is offered yet", hint="drop --database-url or use sqlite+aiosqlite:///PATH")
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise InvalidInput("--tls-cert and --tls-key go together")
+        self._check_tls()
+        self._check_seen()
         for name in ("listen", "api_listen", "registry_listen"):
             address: Address = getattr(self, name)
             flag = "--" + name.replace("_", "-")
@@ -195,11 +259,47 @@ class Settings:
             raise InvalidInput(f"max_concurrency must be 1 to {MAX_CONCURRENCY_MOST}, not {self.max_concurrency}")
         if not 1 <= self.burst <= BURST_MOST:
             raise InvalidInput(f"burst must be 1 to {BURST_MOST}, not {self.burst}")
+        if not 0 <= self.connections_per_address <= CONNECTIONS_MOST:
+            words = f"0 to {CONNECTIONS_MOST}, not {self.connections_per_address}"
+            raise InvalidInput(f"connections_per_address must be {words}")
+        try:
+            TrustedProxies.parse(self.trusted_proxies)
+        except ValueError as error:
+            raise InvalidInput(f"trusted_proxies must be {error}") from None
         for folder in self.trigger_folders:
             if not folder.is_absolute() or ".." in folder.parts or folder == Path("/"):
                 raise InvalidInput(f"trigger_roots must be absolute folders with : between them, not {str(folder)!r}")
         if self.registry_auth == "none" and not self.registry_listen.is_loopback:
             raise InvalidInput("a registry without login listens on loopback only")
+
+
+    def _check_tls(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise InvalidInput("--tls-cert and --tls-key go together")
+        if self.tls_certs and not self.tls:
+            raise InvalidInput(
+                "--tls-certs needs --tls-cert and --tls-key: what is shown to those who ask for no name of the folder"
+            )
+        if self.redirect_listen is not None and not self.tls:
+            raise InvalidInput("--redirect-listen leads to https, and there is no TLS", hint="--tls-cert and --tls-key")
+
+    def _check_seen(self) -> None:
+        if self.access_log not in ("", "json", "combined"):
+            raise InvalidInput(f"access_log must be json, combined or empty, not {self.access_log!r}")
+        if self.access_log_file and self.access_log_file != "-":
+            if not self.access_log:
+                raise InvalidInput("access_log_file goes with access_log", hint="--access-log json")
+            if not Path(self.access_log_file).is_absolute():
+                raise InvalidInput(f"access_log_file must be an absolute path or -, not {self.access_log_file!r}")
+        if self.otlp_endpoint:
+            try:
+                parts = urlsplit(self.otlp_endpoint)
+                is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                is_one = False
+            if not is_one:
+                words = f"http://127.0.0.1:4318, not {self.otlp_endpoint!r}"
+                raise InvalidInput(f"otlp_endpoint must be a URL such as {words}")
 
 
 def default_data(environ: Mapping[str, str] = os.environ) -> Path:
@@ -212,9 +312,11 @@ def default_data(environ: Mapping[str, str] = os.environ) -> Path:
 def _convert(name: str, value: Any) -> Any:
     if name == "data":
         return Path(value).expanduser().absolute()
+    if name == "redirect_listen" and not value:
+        return None
     if name.endswith("listen"):
         return Address.parse(str(value))
-    if name in ("processes", "memory_budget", "bandwidth", "stems", "precreated", "max_concurrency", "burst"):
+    if name in WHOLE:
         return int(value)
     if name == "insecure":
         return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")

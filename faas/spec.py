@@ -6,7 +6,6 @@ the key, what is allowed, and the nearest known key. Nothing is stored and ignor
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import re
 from collections.abc import Mapping
@@ -14,10 +13,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
-from faas import checks
-from faas.checks import Check, format_duration
+from faas import checks, routes
+from faas.checks import Check
 from faas.errors import SpecError
 from faas.oci.reference import BASES, TAG_PATTERN
+from faas.plain import plain as plain
+from faas.plain import shallow
+from faas.routes import RouteSpec
 from faas.rules import rules
 from faas.rules.rules import NO_RULES, Rules
 from faas.spec_table import table, tables
@@ -27,7 +29,6 @@ RUNTIME_PATTERN = re.compile(r"(python|node)(\d+(\.\d+)?)?|provided")
 MEMORY_MB_PER_CPU = 1769  # Lambda's: 1,769 MB give one vCPU
 NOT_OFFERED = {
     "secrets": "secrets are not offered yet; use [env] for what is not secret",
-    "route": "routes are not offered yet; the function answers at /function/{name}",
 }
 
 
@@ -154,6 +155,7 @@ class FunctionSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     schedules: tuple[ScheduleSpec, ...] = ()
     triggers: tuple[TriggerSpec, ...] = ()
+    routes: tuple[RouteSpec, ...] = ()
     rules: Rules = NO_RULES
 
     @property
@@ -167,30 +169,11 @@ class FunctionSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with `faas.toml`'s keys, every key present; `parse` takes it back."""
-        values = {_OUTSIDE.get(k, k): v for k, v in _shallow(self).items() if k != "rules"}
-        return cast("dict[str, Any]", _plain({**values, **_shallow(self.rules)}))
+        values = {_OUTSIDE.get(k, k): v for k, v in shallow(self).items() if k != "rules"}
+        return cast("dict[str, Any]", plain({**values, **shallow(self.rules)}))
 
 
-_OUTSIDE = {"asynchronous": "async", "schedules": "schedule", "triggers": "trigger"}
-
-
-def _shallow(value: Any) -> dict[str, Any]:
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, timedelta):
-        return format_duration(value)
-    if dataclasses.is_dataclass(value):
-        return {k: _plain(v) for k, v in _shallow(value).items()}
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
-
+_OUTSIDE = {"asynchronous": "async", "schedules": "schedule", "triggers": "trigger", "routes": "route"}
 
 _NAME = checks.matching(NAME_PATTERN, "1 to 63 of a-z, 0-9 and -, neither first nor last a -")
 
@@ -244,7 +227,7 @@ _OPTIONAL_TEXT = {"runtime", "image", "handler", "app", "health", "follow", "wor
 
 def parse(data: Mapping[str, Any]) -> FunctionSpec:
     """Plain data with `faas.toml`'s keys → a valid spec. Raises SpecError."""
-    nested = ("scale", "async", "schedule", "trigger", *rules.KEYS)
+    nested = ("scale", "async", "schedule", "trigger", "route", *rules.KEYS)
     values = table("", data, _FUNCTION, nested, not_offered=NOT_OFFERED, optional=_OPTIONAL_TEXT)
     if "name" not in values:
         raise SpecError("a function needs a name", key="name", hint='write name = "…" or pass --name')
@@ -256,6 +239,7 @@ def parse(data: Mapping[str, Any]) -> FunctionSpec:
             ScheduleSpec(**row) for row in tables("schedule", data.get("schedule", []), _SCHEDULE, ("name", "cron"))
         ),
         triggers=tuple(TriggerSpec(**row) for row in tables("trigger", data.get("trigger", []), _TRIGGER, ("watch",))),
+        routes=routes.of_function(data.get("route") or (), values.get("timeout", 30)),
         rules=rules.parse("", data),
     )
     _check_together(spec)
@@ -278,6 +262,22 @@ def _check_scale(spec: FunctionSpec) -> None:
         )
 
 
+def _check_auth(spec: FunctionSpec) -> None:
+    auth = spec.rules.auth
+    if auth is None:
+        return
+    if auth.public:
+        raise SpecError("auth.public is for routes", key="auth.public", hint="write public = true for the function")
+    if spec.public:
+        raise SpecError(
+            "public = true and auth exclude each other: anybody may call, or those whom auth names",
+            key="public",
+            hint="drop one of the two",
+        )
+    if auth.authorizer is not None and auth.authorizer.function.partition(":")[0] == spec.name:
+        raise SpecError("auth.authorizer.function must not be the function itself", key="auth.authorizer")
+
+
 def _check_together(spec: FunctionSpec) -> None:
     """Rules between keys."""
     _check_scale(spec)
@@ -295,6 +295,7 @@ def _check_together(spec: FunctionSpec) -> None:
         raise SpecError("a Lambda handler takes one event at a time: concurrency must be 1", key="concurrency")
     if spec.health and spec.interface is Interface.LAMBDA:
         raise SpecError("health is for http functions", key="health")
+    _check_auth(spec)
     if spec.asynchronous.on_failure == spec.name:
         raise SpecError("async.on_failure must not be the function itself", key="async.on_failure")
     names = [schedule.name for schedule in spec.schedules]

@@ -14,6 +14,7 @@ from typing import Any
 
 from faas import spec
 from faas.errors import NotFound, SpecError
+from faas.rules.rules import TABLES
 
 NAME = "faas.toml"
 SIZE_LIMIT = 1_048_576  # bytes; a larger file is not one that somebody wrote
@@ -112,7 +113,7 @@ def _flag(key: str, given: Mapping[str, Any]) -> str:
     top = top.partition("[")[0]
     if top not in given:
         return ""
-    if isinstance(given[top], Mapping) and top != "env":
+    if isinstance(given[top], Mapping) and top != "env" and top not in TABLES:
         return flag_name(key) if rest in given[top] else ""
     return flag_name(top)
 

@@ -17,24 +17,28 @@ from aiohttp import hdrs, web
 
 from faas.attempts import Attempts
 from faas.auth import ANONYMOUS, Authenticator, Permission, Principal
-from faas.bodies import BODIES, Share
+from faas.bodies import BODIES, BodyLimit, Share
 from faas.errors import (
     FaasError,
     Forbidden,
     FunctionError,
     InvalidInput,
+    Paused,
     PayloadTooLarge,
     RequestTimeout,
     Throttled,
     Unauthenticated,
 )
+from faas.remote import client_address
 
 log = logging.getLogger("faas.web")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
+BODY_LIMIT = web.RequestKey("body_limit", BodyLimit)  # a narrower one than its reader's
 REQUEST_ID_HEADER = "X-Request-Id"
+SERVER = "faas"  # what the field Server says, where a function says nothing else
 LOGIN_HINT = "log in again: faas login"  # where credentials are unknown
 PROGRESS_SECONDS = 60.0  # a body of which nothing comes for this long is given up
 # Bodies that are held in memory must come faster than that: this much in PROGRESS_SECONDS (1 KB a second), else one
@@ -42,8 +46,8 @@ PROGRESS_SECONDS = 60.0  # a body of which nothing comes for this long is given 
 PACE_BYTES = 60_000
 BODY_SECONDS = 300.0
 HEAD_SECONDS = 30.0  # a connection without a whole request head is closed after this
-# How every listener's runner is made: `web.AppRunner(app, **RUNNER_OPTIONS)`. Bodies are passed on as they came,
-# and a client who goes away ends its request.
+# How every listener's runner is made: `Runner(app, **RUNNER_OPTIONS)` of `faas.runner`. Bodies are passed on as they
+# came, and a client who goes away ends its request.
 RUNNER_OPTIONS: dict[str, Any] = {
     "keepalive_timeout": HEAD_SECONDS,
     "max_line_size": 16_384,  # as AWS's load balancers take; each header field has half of it
@@ -67,10 +71,10 @@ def error_body(error: FaasError, request_id: str) -> dict[str, Any]:
 
 def error_headers(error: FaasError) -> dict[str, str]:
     headers = waits(error)
-    if isinstance(error, Throttled):
+    if isinstance(error, Throttled | Paused):
         headers["Reason"] = error.reason
     elif isinstance(error, Unauthenticated):
-        headers["WWW-Authenticate"] = 'Bearer realm="faas"'
+        headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, FunctionError):
         headers["X-Error-Type"] = error.error_type
     return headers
@@ -78,7 +82,7 @@ def error_headers(error: FaasError) -> dict[str, str]:
 
 def waits(error: FaasError) -> dict[str, str]:
     """How long to wait before the next try, where that may help."""
-    if isinstance(error, Throttled):
+    if isinstance(error, Throttled | Paused):
         return {"Retry-After": str(error.retry_after)}
     return {"Retry-After": "1"} if error.status == 503 else {}
 
@@ -106,6 +110,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = error_response(FaasError(f"our fault; it is logged with request id {request_id}"), request_id)
     if not response.prepared:
         response.headers[REQUEST_ID_HEADER] = request_id
+        response.headers.setdefault(hdrs.SERVER, SERVER)
     return response
 
 
@@ -170,7 +175,7 @@ def authorization(authenticator: Authenticator) -> Callable[[web.Request, Handle
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         principal = ANONYMOUS
         if (given := credentials(request)) is not None:
-            principal = await attempts.admit(authenticator, *given, request.remote, hint=LOGIN_HINT)
+            principal = await attempts.admit(authenticator, *given, client_address(request), hint=LOGIN_HINT)
         request[PRINCIPAL] = principal
         if request.match_info.http_exception is None:
             require(principal, needed(request.match_info.handler))
@@ -239,6 +244,8 @@ async def held_body(
     if not request.body_exists:
         yield b""
         return
+    if (own := request.get(BODY_LIMIT)) is not None:
+        limit = min(limit, own.size)
     announced = request.content_length or 0
     if announced > limit:
         raise PayloadTooLarge(f"the body has {announced} bytes; at most {limit} are taken")
@@ -272,11 +279,14 @@ async def _whole(request: web.Request, limit: int, share: Share) -> bytes:
 
 
 async def read_chunk(request: web.Request) -> bytes:
-    """The next bytes of a request's body, empty at its end. Raises RequestTimeout, InvalidInput."""
+    """The next bytes of a request's body, empty at its end. Raises RequestTimeout, InvalidInput, PayloadTooLarge."""
     try:
         async with asyncio.timeout(PROGRESS_SECONDS):
-            return await request.content.readany()
+            chunk = await request.content.readany()
     except TimeoutError:
         raise RequestTimeout(f"no byte of the body came for {PROGRESS_SECONDS:g} s") from None
     except web.RequestPayloadError:
         raise InvalidInput("the body is not framed as its head says") from None
+    if (limit := request.get(BODY_LIMIT)) is not None:
+        limit.count(len(chunk))
+    return chunk

@@ -22,6 +22,7 @@ from faas.protocol import (
 from gateway.breaker import Breaker, Breakers
 from gateway.ceiling import Ceiling
 from gateway.collector import Collector, Load
+from gateway.flight import CURRENT, Flight
 from gateway.scaler import Scaler
 
 Admit = Callable[[RevisionKey], None]  # raises Throttled where the function may not be called now
@@ -61,7 +62,9 @@ class Activator:
 class Activation:
     """One invocation's way in and out (a class: a generator as context manager costs twice as much)."""
 
-    __slots__ = ("_activator", "_breaker", "_invocation", "_load", "_revision", "_slot", "_under_ceiling")
+    __slots__ = (
+        "_activator", "_breaker", "_flight", "_invocation", "_lease", "_load", "_revision", "_slot", "_under_ceiling",
+    )  # fmt: skip
 
     def __init__(self, activator: Activator, revision: Revision, invocation: Invocation) -> None:
         self._activator = activator
@@ -70,12 +73,16 @@ class Activation:
         self._load: Load
         self._breaker: Breaker
         self._slot: AbstractAsyncContextManager[Lease]
+        self._lease: Lease
+        self._flight: Flight | None = CURRENT.get()
         self._under_ceiling = False
 
     async def __aenter__(self) -> Lease:
         activator, revision, invocation = self._activator, self._revision, self._invocation
         activator.admit(revision.key)
         began = activator.clock()
+        if (flight := self._flight) is not None:
+            flight.began = time.perf_counter()
         self._load = activator.collector.load(revision.key, began)
         self._load.enter(began)
         self._breaker = breaker = activator.breakers.of(revision)
@@ -93,10 +100,14 @@ class Activation:
                 self._under_ceiling = True
             await activator.scaler.poke(revision)
             self._slot = activator.worker.acquire(revision, invocation)
-            return await self._slot.__aenter__()
+            self._lease = lease = await self._slot.__aenter__()
         except BaseException:
             self._leave(admitted)
             raise
+        if flight is not None:
+            flight.admitted = time.perf_counter()
+            flight.cold = lease.cold_start
+        return lease
 
     def _waited(self, began: float) -> Invocation:
         """The invocation, with what is left of its wait."""
@@ -110,6 +121,10 @@ class Activation:
             await self._slot.__aexit__(kind, error, trace)
         finally:
             self._leave(True)
+            if (flight := self._flight) is not None:
+                flight.ended = time.perf_counter()
+                report = self._lease.report
+                flight.seconds = flight.ended - flight.admitted if report is None else report.duration_seconds
 
     def _leave(self, admitted: bool) -> None:
         activator = self._activator

@@ -8,37 +8,51 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from faas.auth import Authenticator, Permission
+from faas.proxies import NO_PROXIES, TrustedProxies
 from faas.web import access, authorization, errors
 from gateway import (
     aliases,
+    api_documents,
+    apis,
     budgets,
     dead_letters,
     functions,
     info,
     instances,
     invocations,
+    keys,
     logs,
+    maintenance,
     not_offered,
     openapi,
+    plans,
     revisions,
+    routes,
     runtimes,
     schedules,
     tokens,
     top,
     triggers,
     usage,
+    websockets,
 )
 from gateway.asynchronous import async_routes
+from gateway.edge.apis.arrivals import Arrivals
 from gateway.edge.doorman import Doorman
+from gateway.edge.observing import observing
 from gateway.edge.passage import answering
+from gateway.edge.websocket import routes as websocket_routes
 from gateway.gateway import GATEWAY, Gateway
+from gateway.lane.lane import Lane
+from gateway.lane.plans import Place
 from gateway.operations import Operation, an_object, answer
-from gateway.public import function_routes, strict
+from gateway.public import by_api_host, function_routes, strict
 from gateway.top import TOP, Top
 
 NOUNS = (
     functions, revisions, aliases, instances, logs, invocations, schedules, triggers, dead_letters, tokens, runtimes,
-    usage, budgets, top,
+    usage, budgets, top, keys, apis, routes, api_documents,
+    websockets, websocket_routes, plans, maintenance,
 )  # fmt: skip
 
 
@@ -49,16 +63,31 @@ def operations(*, open_metrics: bool) -> tuple[Operation, ...]:
 
 
 def public_app(gateway: Gateway, authenticator: Authenticator) -> web.Application:
-    """8080: `/function`, `/async-function`, and functions by host."""
-    app = web.Application(middlewares=[errors, strict])
+    """8080: `/function`, `/async-function`, functions by host, and APIs."""
+    app = web.Application(middlewares=[_observing(gateway, "public"), errors, strict])
     app[GATEWAY] = gateway
-    _add_functions(app, gateway, Doorman(authenticator), gateway.info.domain)
+    doorman, arrivals = gateway.edge.doorman(authenticator), gateway.edge.arrivals()
+    passage = gateway.edge.passage(doorman)
+    app.middlewares.append(by_api_host(passage, arrivals))
+    app.add_routes(websocket_routes.public_routes(passage, gateway.edge.websockets, gateway.info.domain))
+    _add_functions(app, gateway, doorman, gateway.info.domain, arrivals)
     return app
+
+
+def public_lane(
+    gateway: Gateway, authenticator: Authenticator, *, scheme: str, proxies: TrustedProxies = NO_PROXIES
+) -> Lane:
+    """The short way of plain requests, in front of `public_app`."""
+    passage = gateway.edge.passage(gateway.edge.doorman(authenticator))
+    place = Place(passage, gateway.info.domain, gateway.edge.arrivals().has_host)
+    return Lane(gateway.path, place, scheme=scheme, proxies=proxies)
 
 
 def api_app(gateway: Gateway, authenticator: Authenticator, *, open_metrics: bool = False) -> web.Application:
     """8081: the control API, and functions with credentials always. `open_metrics`: it is bound to loopback."""
-    app = web.Application(middlewares=[errors, strict, cast("Middleware", authorization(authenticator))])
+    app = web.Application(
+        middlewares=[_observing(gateway, "api"), errors, strict, cast("Middleware", authorization(authenticator))]
+    )
     app[GATEWAY] = gateway
     app[TOP] = Top(gateway)
     table = operations(open_metrics=open_metrics)
@@ -72,13 +101,19 @@ def api_app(gateway: Gateway, authenticator: Authenticator, *, open_metrics: boo
     for operation in (*table, itself):
         app.router.add_route(operation.method, operation.path, operation.handler)
     app.add_routes(not_offered.routes())
-    _add_functions(app, gateway, Doorman(authenticator, everybody_logs_in=True), "")
+    _add_functions(app, gateway, gateway.edge.doorman(authenticator, everybody_logs_in=True))
     return app
 
 
-def _add_functions(app: web.Application, gateway: Gateway, doorman: Doorman, domain: str) -> None:
+def _observing(gateway: Gateway, listener: str) -> Middleware:
+    return observing(gateway.edge.witness, gateway.edge.spans, listener)
+
+
+def _add_functions(
+    app: web.Application, gateway: Gateway, doorman: Doorman, domain: str = "", arrivals: Arrivals | None = None
+) -> None:
     passage = gateway.edge.passage(doorman)
     app.on_response_prepare.append(answering)
-    # Functions by host take every path, and so come last.
+    # Functions by host and APIs take every path, and so come last.
     app.add_routes(async_routes(passage, gateway.dispatcher))
-    app.add_routes(function_routes(passage, domain=domain))
+    app.add_routes(function_routes(passage, domain=domain, arrivals=arrivals))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Protocol
 
 from faas.errors import Throttled
 from faas.protocol import Revision, RevisionKey
@@ -17,6 +18,18 @@ CONCURRENCY = "ConcurrentInvocationLimitExceeded"  # reasons, as on Lambda
 RESERVED = "ReservedFunctionConcurrentInvocationLimitExceeded"
 Key = RevisionKey | tuple[str, str]  # a function by namespace and name
 QUEUE_LENGTH = 1000  # waiting invocations of one revision; how many bytes they hold, `faas.bodies` bounds
+
+
+class Waiter(Protocol):
+    """Who stands in a queue: a future, or something as cheap as one call."""
+
+    def done(self) -> bool:
+        """Whether it waits no more."""
+        ...
+
+    def set_result(self, result: None, /) -> None:
+        """The slot is its own."""
+        ...
 
 
 class Breaker:
@@ -39,7 +52,7 @@ class Breaker:
         self.exempt = exempt  # what is inside counts under the ceiling already
         self.inside = 0
         self._queue_length = queue_length
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[Waiter] = deque()
 
     @property
     def waiting(self) -> int:
@@ -60,28 +73,43 @@ class Breaker:
         """Wait in the queue for a slot. Raises Throttled when it is full, or when the wait is over."""
         if self.try_enter():
             return
-        if wait_seconds <= 0:
-            raise self._refusal(f"all {self.limit} slots of this function are taken")
-        if len(self._waiters) >= self._queue_length:
-            raise self._refusal(f"{self._queue_length} invocations of this function wait already")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self.line_up(waiter, wait_seconds)
         try:
             async with asyncio.timeout(wait_seconds):
                 await waiter
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():
                 self.leave()  # the slot came in the same turn as the end of the wait: hand it on
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
+            else:
+                self.step_out(waiter)
             if isinstance(error, TimeoutError):
-                raise self._refusal(f"no slot of this function was free within {wait_seconds:g} s") from None
+                raise self.too_late(wait_seconds) from None
             raise
+
+    def line_up(self, waiter: Waiter, wait_seconds: float) -> None:
+        """Have `waiter` told when a slot is its own: its `set_result` is called by whoever leaves, and may raise
+        nothing. Raises Throttled when the queue is full or there is no time to wait."""
+        if wait_seconds <= 0:
+            raise self._refusal(f"all {self.limit} slots of this function are taken")
+        if len(self._waiters) >= self._queue_length:
+            raise self._refusal(f"{self._queue_length} invocations of this function wait already")
+        self._waiters.append(waiter)
+
+    def step_out(self, waiter: Waiter) -> None:
+        """It waits no more; nothing where it does not stand in the queue."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def too_late(self, wait_seconds: float) -> Throttled:
+        """What to tell who has waited so long for nothing."""
+        return self._refusal(f"no slot of this function was free within {wait_seconds:g} s")
 
     def leave(self) -> None:
         """Give the slot to the first who waits, else back."""
         self.inside -= 1
-        self._admit()
+        if self._waiters:
+            self._admit()
 
     def resize(self, limit: int) -> None:
         """Who is inside beyond a lower limit stays."""
@@ -92,8 +120,8 @@ class Breaker:
         while self._waiters and self.inside < self.limit:
             waiter = self._waiters.popleft()
             if not waiter.done():  # done here means cancelled: whoever waited is on the way out
-                waiter.set_result(None)
                 self.inside += 1
+                waiter.set_result(None)
 
     def _refusal(self, message: str) -> Throttled:
         return Throttled(message, reason=RESERVED if self.reserved else CONCURRENCY)
@@ -137,7 +165,8 @@ class Breakers:
 
     def leave(self, breaker: Breaker) -> None:
         breaker.leave()
-        self.forget_unused(breaker)
+        if not breaker.inside:
+            self.forget_unused(breaker)
 
     def forget_unused(self, breaker: Breaker) -> None:
         if breaker.unused and breaker.key is not None and self._breakers.get(breaker.key) is breaker:

@@ -81,7 +81,8 @@ class Ceiling:
 
     def leave(self) -> None:
         self.inside -= 1
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self.inside < self.open_to_all:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from weakref import WeakKeyDictionary
 
-from faas.errors import FunctionError, InitFailed, OutOfMemory, Throttled, TimedOut
+from faas.errors import CircuitOpen, FunctionError, InitFailed, OutOfMemory, Throttled, TimedOut
 from faas.leases import Trigger
 from faas.metrics import Metrics
 from faas.protocol import (
@@ -51,12 +51,13 @@ class RouteCounters:
         self.queue_wait = metrics.queue_wait.labels(function)
         self.overhead = metrics.overhead.labels(function)
         self.concurrent = metrics.concurrent.labels(function)
+        self.websockets = partial(metrics.websocket_connections.labels, function)
         if route.qualifier == LIVE:
             metrics.concurrency_limit.labels(function).set(spec.scale.limit * spec.concurrency)
 
     def not_started(self, error: BaseException) -> None:
         """No slot was had. Throttled calls are not invocations; an init that failed is one."""
-        if isinstance(error, Throttled):
+        if isinstance(error, Throttled | CircuitOpen):
             self._throttles(error.reason).inc()
             self.tally.refused += 1
         elif isinstance(error, InitFailed):
@@ -68,7 +69,10 @@ class RouteCounters:
 
         A caller who went away is nobody's error. `handled`: the function answered with an error of its own.
         """
-        if isinstance(error, FunctionError):
+        if error is None and not handled:  # as nearly always
+            self.succeeded.inc()
+            self.tally.invocations += 1
+        elif isinstance(error, FunctionError):
             self._failed()
             self._errors[error.kind].inc()
         elif handled:

@@ -76,7 +76,7 @@ class TokenStore:
 
     async def create(self, principal: Principal) -> str:
         """A new token, shown this once. Raises InvalidInput, Conflict where the name is taken."""
-        _check(principal)
+        check(principal)
         if principal.name == ROOT.name:
             raise Conflict(f"there is a token {principal.name} already")
         return await self._changes.complete(self._create(principal), "making a token")
@@ -107,7 +107,8 @@ class TokenStore:
             raise NotFound(f"there is no token {name}")
 
 
-def _check(principal: Principal) -> None:
+def check(principal: Principal) -> None:
+    """What a credential may grant. Raises InvalidInput."""
     if not TOKEN_NAME_PATTERN.fullmatch(principal.name):
         raise InvalidInput("a token's name has 1 to 63 of a-z, 0-9, ., _ and -, first and last a letter or digit")
     if principal.role not in ROLES:

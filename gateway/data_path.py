@@ -14,6 +14,7 @@ from gateway.ceiling import MAX_CONCURRENCY, Ceiling
 from gateway.collector import Collector
 from gateway.counters import Counters
 from gateway.discovery import Discovery, Found
+from gateway.edge.canary.canaries import Canaries
 from gateway.idle_patterns import IdlePatterns
 from gateway.invoke import Invoker
 from gateway.reservations import Reservations
@@ -28,6 +29,8 @@ class DataPath:
     invoker: Invoker
     patterns: IdlePatterns
     reservations: Reservations
+    activator: Activator
+    canaries: Canaries
 
     @classmethod
     def create(
@@ -51,7 +54,8 @@ class DataPath:
         breakers, ceiling = Breakers(), Ceiling(max_concurrency)
         activator = Activator(worker, scaler, collector, breakers, ceiling, admit=admit, clock=clock)
         invoker = Invoker(activator, Counters(metrics), Discovery(worker, router, found))
-        return cls(router, scaler, invoker, patterns, Reservations(worker, ceiling, breakers))
+        reservations = Reservations(worker, ceiling, breakers)
+        return cls(router, scaler, invoker, patterns, reservations, activator, Canaries(metrics, clock=clock))
 
     async def start(self) -> None:
         await self.scaler.start()

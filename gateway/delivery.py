@@ -20,10 +20,13 @@ from faas.errors import (
 )
 from faas.leases import HttpRequest, InvocationResult
 from faas.spec import AsyncSpec, Interface
+from gateway import trace
 from gateway.callback import Callbacks
-from gateway.event import encode, http_answer, http_event
+from gateway.edge.canary.canaries import Canaries
+from gateway.event import OWN_PATH, Routed, encode
 from gateway.events.file_event import FolderEvents
 from gateway.invoke import SYNC_PAYLOAD_BYTES, Invoker
+from gateway.payloads import FORMATS
 from gateway.retries import Failure
 from gateway.router import LIVE, Route, Router
 from gateway.store.invocations import Kind, QueuedEvent
@@ -49,11 +52,14 @@ class Answer:
 class Delivery:
     """One for all queued events."""
 
-    def __init__(self, router: Router, invoker: Invoker, folders: FolderEvents, callbacks: Callbacks) -> None:
+    def __init__(
+        self, router: Router, invoker: Invoker, folders: FolderEvents, callbacks: Callbacks, canaries: Canaries
+    ) -> None:
         self._router = router
         self._invoker = invoker
         self._folders = folders
         self._callbacks = callbacks
+        self._canaries = canaries
 
     def rules(self, event: QueuedEvent) -> AsyncSpec:
         """The retry rules in force now: of the revision that the event would run on, else the live one's."""
@@ -89,12 +95,18 @@ class Delivery:
             return _failed(FaasError("our fault; it is logged"), type(error).__name__, fault=False)
 
     async def _invoke(self, event: QueuedEvent) -> Answer:
-        route = self._router.resolve(event.namespace, event.function, event.qualifier)
+        turn = self._canaries.pick(self._router.resolve(event.namespace, event.function, event.qualifier))
+        with turn as route:
+            answer = await self._on(event, route)
+            turn.answered(answer.status)
+            return answer
+
+    async def _on(self, event: QueuedEvent, route: Route) -> Answer:
         if event.kind is Kind.HTTP:
             route = await self._invoker.known(route, event.trigger)
             if route.revision.interface is Interface.HTTP:
                 return await self._request(event, route)
-            result = await self._event(event, route, http_payload(event))
+            result = await self._event(event, route, http_payload(event, route.revision.spec.rules.payload))
             return _http(result, route)
         if event.kind is Kind.FILE:
             try:
@@ -110,7 +122,10 @@ class Delivery:
         return _plain(result, route)
 
     async def _event(self, event: QueuedEvent, route: Route, payload: bytes) -> InvocationResult:
-        return await self._invoker.invoke_event(route, payload, trigger=event.trigger, request_id=event.id)
+        trace_id = next((value for name, value in event.meta.get("fields", ()) if name == trace.AMAZON), "")
+        return await self._invoker.invoke_event(
+            route, payload, trigger=event.trigger, request_id=event.id, trace_id=trace_id
+        )
 
     async def _request(self, event: QueuedEvent, route: Route) -> Answer:
         """An http function gets the request as it was sent."""
@@ -134,11 +149,11 @@ class Delivery:
         )  # fmt: skip
 
 
-def http_payload(event: QueuedEvent) -> bytes:
-    """A queued request as a Lambda event (payload format 2.0)."""
+def http_payload(event: QueuedEvent, payload: str) -> bytes:
+    """A queued request as a Lambda event, in the payload format that is named."""
     meta = event.meta
     return encode(
-        http_event(
+        FORMATS[payload].event(
             method=meta["method"],
             path=meta["path"],
             query=meta["query"],
@@ -150,6 +165,7 @@ def http_payload(event: QueuedEvent) -> bytes:
             function=meta["label"],
             account=meta["account"],
             now=event.created_at,
+            routed=Routed(authorizer=meta["authorizer"]) if meta.get("authorizer") else OWN_PATH,
         )
     )
 
@@ -189,7 +205,8 @@ def _http(result: InvocationResult, route: Route) -> Answer:
     """A Lambda function's answer to a request: its body is what the callback gets."""
     if result.error_type is not None:
         return _plain(result, route)
-    status, headers, body = http_answer(result.payload, result.content_type)
+    answer = FORMATS[route.revision.spec.rules.payload].answer
+    status, headers, body = answer(result.payload, result.content_type)
     return Answer(
         None, status, body, headers.get("Content-Type", "application/json"), revision=route.revision.key.number
     )

@@ -10,9 +10,8 @@ import asyncio
 import logging
 import re
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -26,13 +25,15 @@ from faas.protocol import CheckReport, Revision, RevisionKey, Worker
 from faas.spec import FunctionSpec, TriggerSpec, parse
 from faas.state.session import Database, Transaction
 from faas.turns import Turns
+from gateway.edge.apis.apis import Apis
 from gateway.events.folder import FolderTriggers
+from gateway.image_holds import ImageHolds
 from gateway.images import Images
 from gateway.reservations import Reservations
 from gateway.router import LIVE, FunctionState, Router, function_label, repository_of
 from gateway.scaler import Scaler
 from gateway.scheduler import Scheduler
-from gateway.store import aliases, dead_letters, functions, invocations, revisions, schedules, triggers
+from gateway.store import aliases, canaries, dead_letters, functions, invocations, revisions, schedules, triggers
 from gateway.store.revisions import RevisionRow
 from gateway.store.triggers import SeenFile
 
@@ -71,6 +72,7 @@ class Deployer:
         reservations: Reservations,
         scheduler: Scheduler,
         folders: FolderTriggers,
+        apis: Apis,
         metrics: Metrics,
         *,
         registry: str = "",
@@ -84,25 +86,27 @@ class Deployer:
         self._reservations = reservations
         self._scheduler = scheduler
         self._folders = folders
+        self._apis = apis
         self._metrics = metrics
         self._clock = clock
         self._turns: Turns[tuple[str, str]] = Turns()  # one change of a function at a time
-        self._deploying: Counter[str] = Counter()
+        self._holds = ImageHolds(self._images)
         self._work = Background()
 
     async def load(self) -> None:
         """At start: every function becomes callable as it was."""
         async with self._database.read() as tx:
-            rows, named = await revisions.every(tx), await aliases.every(tx)
+            rows, named, seconds = await revisions.every(tx), await aliases.every(tx), await canaries.every(tx)
         states: dict[tuple[str, str], FunctionState] = {}
         for row in rows:
             key = row.revision.key
             where = (key.namespace, key.function)
-            state = states.setdefault(where, FunctionState(*where, named.get(where, {}), {}))
+            state = states.setdefault(where, FunctionState(*where, named.get(where, {}), {}, seconds.get(where, {})))
             state.revisions[key.number] = row.revision
         for state in states.values():  # before anything starts
             if (live := state.live) is not None:
                 self._reservations.settle(state.namespace, state.name, live.spec)
+                self._apis.settle(state.namespace, state.name, live.spec.routes)
         for state in states.values():
             self._router.put(state)
             if (live := state.live) is not None:
@@ -119,7 +123,7 @@ class Deployer:
         found: dict[str, list[str]] = {}
         for row in rows:
             found.setdefault(row.revision.image, []).append(str(row.revision.key))
-        for image in self._deploying:
+        for image in self._holds:
             found.setdefault(image, []).append("a deploy")
         return found
 
@@ -143,7 +147,7 @@ class Deployer:
     async def _deploy(
         self, namespace: str, name: str, spec: FunctionSpec, image: str, check: bool, by: Principal
     ) -> Deployment:
-        async with self._turns.of((namespace, name)), self._holding(image, by):
+        async with self._turns.of((namespace, name)), self._holds.of(image):
             return await self._replace(self._live(namespace, name), namespace, spec, image, check, by)
 
     async def redeploy(
@@ -159,7 +163,7 @@ class Deployer:
     async def _redeploy(
         self, namespace: str, name: str, image: str, by: Principal, when: Callable[[Revision], bool], also: Also
     ) -> Deployment | None:
-        async with self._turns.of((namespace, name)), self._holding(image, by):
+        async with self._turns.of((namespace, name)), self._holds.of(image):
             live = self._live(namespace, name)
             if live is None or not when(live):
                 return None
@@ -205,11 +209,12 @@ class Deployer:
 
     @contextmanager
     def _reserving(self, namespace: str, spec: FunctionSpec) -> Iterator[None]:
-        """What `spec` reserves is held beside what is held already; at the end what is live decides. Raises SpecError
-        where it cannot be had."""
+        """What `spec` reserves, and its routes, are held beside what is held already; at the end what is live decides.
+        Raises SpecError, Conflict where they cannot be had."""
         self._reservations.widen(namespace, spec.name, spec)
         try:
-            yield
+            with self._apis.reserving(namespace, spec.name, spec.routes):
+                yield
         finally:
             live = self._live(namespace, spec.name)
             self._reservations.settle(namespace, spec.name, live.spec if live else None)
@@ -243,15 +248,14 @@ class Deployer:
         self, revision: Revision, by: Principal, present: Mapping[TriggerSpec, set[SeenFile]], also: Also | None
     ) -> None:
         key, now = revision.key, self._clock()
-        async with self._database.write() as tx:
-            await functions.touch(tx, key.namespace, key.function, now)
+
+        async def change(tx: Transaction) -> None:
             await revisions.add(tx, RevisionRow(revision, now, by.name))
             await self._point_live(tx, revision, now, present)
             if also is not None:
                 await also(tx)
-            dropped = await self._prune(tx, key.namespace, key.function)
-            state = await self._state(tx, key.namespace, key.function)
-        await self._publish(state, dropped)
+
+        await self._commit(key.namespace, key.function, change)
 
     async def _point_live(
         self, tx: Transaction, revision: Revision, now: float, present: Mapping[TriggerSpec, set[SeenFile]]
@@ -264,7 +268,7 @@ class Deployer:
             await self._folders.baseline(tx, row, present.get(row.spec, set()))
 
     async def _prune(self, tx: Transaction, namespace: str, name: str) -> list[RevisionKey]:
-        named = set((await aliases.of_function(tx, namespace, name)).values())
+        named = await aliases.named(tx, namespace, name)
         rows = await revisions.of_function(tx, namespace, name)
         old = [row.revision.key for row in rows[:-KEPT_REVISIONS] if row.revision.key.number not in named]
         for key in old:
@@ -275,13 +279,24 @@ class Deployer:
     async def _state(tx: Transaction, namespace: str, name: str) -> FunctionState:
         rows = await revisions.of_function(tx, namespace, name)
         named = await aliases.of_function(tx, namespace, name)
-        return FunctionState(namespace, name, named, {row.revision.key.number: row.revision for row in rows})
+        numbered = {row.revision.key.number: row.revision for row in rows}
+        return FunctionState(namespace, name, named, numbered, await canaries.of_function(tx, namespace, name))
+
+    async def _commit(self, namespace: str, name: str, change: Also) -> None:
+        """`change`, and the revisions that go with it, in one transaction; then calls see it. In a turn."""
+        async with self._database.write() as tx:
+            await functions.touch(tx, namespace, name, self._clock())
+            await change(tx)
+            dropped = await self._prune(tx, namespace, name)
+            changed = await self._state(tx, namespace, name)
+        await self._publish(changed, dropped)
 
     async def _publish(self, state: FunctionState, dropped: list[RevisionKey]) -> None:
         """What has been committed is what calls see from here on. It is done: what fails now is logged, not told."""
         self._router.put(state)
         self._scheduler.changed()
         live = state.live
+        self._apis.settle(state.namespace, state.name, live.spec.routes if live else ())
         steps: list[Callable[[], Coroutine[Any, Any, None]]] = [self._folders.changed]
         steps += [partial(self._scaler.retire, key) for key in dropped]
         if live is not None:
@@ -314,22 +329,23 @@ class Deployer:
                 with self._reserving(namespace, revision.spec):
                     await self._point_back(revision)
                 return
-            async with self._database.write() as tx:
-                await functions.touch(tx, namespace, name, self._clock())
-                await aliases.point(tx, namespace, name, alias, number)
-                changed = await self._state(tx, namespace, name)
-            await self._publish(changed, [])
+            await self._commit(namespace, name, lambda tx: aliases.point(tx, namespace, name, alias, number))
 
     async def _point_back(self, revision: Revision) -> None:
         """`live` to a revision that is there."""
         await self._ready(revision, check=False)
         _, present = await self._folders.check(revision.spec.triggers)
         key, now = revision.key, self._clock()
-        async with self._database.write() as tx:
-            await functions.touch(tx, key.namespace, key.function, now)
-            await self._point_live(tx, revision, now, present)
-            changed = await self._state(tx, key.namespace, key.function)
-        await self._publish(changed, [])
+        await self._commit(key.namespace, key.function, lambda tx: self._point_live(tx, revision, now, present))
+
+    async def change(self, namespace: str, name: str, decide: Callable[[FunctionState], Also]) -> None:
+        """Commit what `decide` makes of the function as it is, in its turn. Raises NotFound, or as `decide`."""
+
+        async def work() -> None:
+            async with self._turns.of((namespace, name)):
+                await self._commit(namespace, name, decide(self.known(namespace, name)))
+
+        await self._complete(work())
 
     async def remove_alias(self, namespace: str, name: str, alias: str) -> None:
         if alias == LIVE:
@@ -340,13 +356,7 @@ class Deployer:
         async with self._turns.of((namespace, name)):
             if alias not in self.known(namespace, name).aliases:
                 raise NotFound(f"{name} has no alias {alias}")
-            async with self._database.write() as tx:
-                await aliases.remove(tx, namespace, name, alias)
-                dropped = await self._prune(tx, namespace, name)
-                changed = await self._state(tx, namespace, name)
-            await self._publish(changed, dropped)
-
-    # Delete
+            await self._commit(namespace, name, lambda tx: aliases.remove(tx, namespace, name, alias))
 
     async def delete(self, namespace: str, name: str) -> None:
         """Everything: revisions, schedules, triggers, queued events, dead letters, logs, metrics."""
@@ -360,6 +370,7 @@ class Deployer:
                 await tx.run_sync(invocations.remove_of, namespace, name)
                 await tx.run_sync(dead_letters.remove_of, namespace, name)
             self._router.remove(namespace, name)
+            self._apis.settle(namespace, name, ())
             self._reservations.settle(namespace, name, None)
             self._scheduler.changed()
             await self._folders.changed()
@@ -379,20 +390,5 @@ class Deployer:
             )
         return state
 
-    # Inside
-
     async def _complete(self, work: Coroutine[Any, Any, T]) -> T:
         return await self._work.complete(work, "change of a function")
-
-    @asynccontextmanager
-    async def _holding(self, image: str, by: Principal) -> AsyncIterator[None]:
-        """The registry is not to delete `image` before a revision names it. It is looked for once more, held: a delete
-        may have come before that. Raises ImageUnusable."""
-        self._deploying[image] += 1
-        try:
-            await self._images.find(image)
-            yield
-        finally:
-            self._deploying[image] -= 1
-            if not self._deploying[image]:
-                del self._deploying[image]

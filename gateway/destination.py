@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from faas.leases import Trigger
+from faas.rules.payload import Payload
 from faas.web import new_request_id
 from gateway.delivery import Answer, http_payload
 from gateway.event import encode
@@ -62,7 +63,7 @@ def _arn(failed: QueuedEvent) -> str:
 
 def _request(failed: QueuedEvent) -> Any:
     if failed.kind is Kind.HTTP:
-        return _json(http_payload(failed))
+        return _json(http_payload(failed, failed.meta.get("payload", Payload.V2)))
     if failed.kind is Kind.FILE:
         return dict(failed.meta)  # where the file is; its content stays there
     return _json(failed.payload)

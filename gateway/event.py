@@ -1,8 +1,14 @@
-"""HTTP requests as Lambda events, and Lambda answers as HTTP responses: payload format 2.0 (function URLs).
+"""HTTP requests as Lambda events, and Lambda answers as HTTP responses: payload format 2.0 (function URLs, HTTP APIs).
 
 The event's shape: `version`, `routeKey`, `rawPath`, `rawQueryString`, `cookies`, `headers`, `queryStringParameters`,
-`requestContext`, `body`, `isBase64Encoded`. The answer's: `statusCode`, `headers`, `cookies`, `body`,
-`isBase64Encoded`; a value without `statusCode` is the body of a 200 itself.
+`pathParameters`, `stageVariables`, `requestContext`, `body`, `isBase64Encoded`; what a request has not is left out.
+The answer's: `statusCode`, `headers`, `cookies`, `body`, `isBase64Encoded`; a value without `statusCode` is the body of
+a 200 itself. A streamed answer has a prelude: JSON with `statusCode`, `headers` and `cookies`, then eight NUL bytes
+before its body. Format 1.0 is `gateway.event_v1`.
+
+What holds in both formats: names of fields are lower case; `path` and `query` are as they were written, but for bytes
+that are not UTF-8, which are percent-encoded (no JSON text holds them); parameters are decoded; a body is text where
+its type says text and it is UTF-8, else base64.
 """
 
 from __future__ import annotations
@@ -11,8 +17,10 @@ import base64
 import binascii
 import functools
 import json
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,6 +29,9 @@ from multidict import CIMultiDict
 from faas.errors import BadFunctionResponse
 from gateway.headers import outbound
 
+DEFAULT = "$default"  # the route and the stage of what came by a function's own path
+NOTHING: Mapping[str, Any] = {}
+Answer = tuple[int, CIMultiDict[str], bytes]  # status, checked headers, body
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TEXT_TYPES = frozenset(
     {
@@ -34,6 +45,28 @@ _TEXT_TYPES = frozenset(
 )
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # made once: `json.dumps` makes one a call
 _JSON_BEGINS = frozenset(b'{["-0123456789tfn')
+STREAMED = "application/vnd.awslambda.http-integration-response"  # the content type of an answer with a prelude
+PRELUDE_END = b"\0" * 8
+PRELUDE_BYTES = 65_536
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """By which route a request came (see `gateway.edge.entry.Entry`); the default is a function's own path.
+
+    `authorizer`: what the caller's credentials say of them, `{"jwt": {claims, scopes}}` or `{"lambda": {…}}`.
+    """
+
+    api: str = ""
+    pattern: str = DEFAULT
+    stage: str = DEFAULT
+    parameters: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    variables: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    authorizer: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+
+OWN_PATH = Routed()
 
 
 def http_event(
@@ -49,9 +82,11 @@ def http_event(
     function: str,
     account: str,
     now: float,
+    routed: Routed = OWN_PATH,
 ) -> dict[str, Any]:
     """The event of one request. `path` and `query` as written in its target, without `/function/NAME`;
     `fields` with names in lower case; `account` is who called, or "anonymous"; `now` is Unix time."""
+    path, query = written(path), written(query)
     headers: dict[str, str] = {}
     cookies: list[str] = []
     for name, value in fields:
@@ -64,15 +99,15 @@ def http_event(
     host = headers.get("host", "")
     event: dict[str, Any] = {
         "version": "2.0",
-        "routeKey": "$default",
+        "routeKey": routed.pattern,
         "rawPath": path,
         "rawQueryString": query,
         "headers": headers,
         "requestContext": {
             "accountId": account,
-            "apiId": function,
+            "apiId": routed.api or function,
             "domainName": host,
-            "domainPrefix": function,
+            "domainPrefix": host.partition(".")[0] if routed.api else function,
             "http": {
                 "method": method,
                 "path": path,
@@ -81,13 +116,17 @@ def http_event(
                 "userAgent": headers.get("user-agent", ""),
             },
             "requestId": request_id,
-            "routeKey": "$default",
-            "stage": "$default",
-            "time": _time(int(now)),
+            "routeKey": routed.pattern,
+            "stage": routed.stage,
+            "time": clock_time(int(now)),
             "timeEpoch": int(now * 1000),
         },
         "isBase64Encoded": False,
     }
+    if routed is not OWN_PATH:
+        event |= _routed(routed)
+        if routed.authorizer:
+            event["requestContext"]["authorizer"] = dict(routed.authorizer)
     if cookies:
         event["cookies"] = cookies
     if query:
@@ -95,10 +134,24 @@ def http_event(
         if parameters:
             event["queryStringParameters"] = parameters
     if body:
-        text = None if "content-encoding" in headers else _text(body, headers.get("content-type", ""))
-        event["isBase64Encoded"] = text is None
-        event["body"] = base64.b64encode(body).decode() if text is None else text
+        event["body"], event["isBase64Encoded"] = body_text(body, headers)
     return event
+
+
+def _routed(routed: Routed) -> dict[str, Any]:
+    found = {"pathParameters": dict(routed.parameters), "stageVariables": dict(routed.variables)}
+    return {key: value for key, value in found.items() if value}
+
+
+def body_text(body: bytes, headers: Mapping[str, str]) -> tuple[str, bool]:
+    """(`body`, `isBase64Encoded`) of an event whose request has these fields."""
+    text = None if "content-encoding" in headers else _text(body, headers.get("content-type", ""))
+    return (base64.b64encode(body).decode(), True) if text is None else (text, False)
+
+
+def written(target: str) -> str:
+    """A path or query as it was written; bytes that are not UTF-8 (surrogates here) percent-encoded."""
+    return target if target.isascii() else _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", target)
 
 
 def encode(event: Any) -> bytes:
@@ -107,16 +160,21 @@ def encode(event: Any) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def _time(now: int) -> str:
+def clock_time(now: int) -> str:
     """`12/Mar/2020:19:03:58 +0000`, in English whatever the locale is."""
     t = time.gmtime(now)
     return f"{t.tm_mday:02}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
 
 
+def query_pairs(query: str) -> list[tuple[str, str]]:
+    """Decoded; `+` is a space, a name without a value has an empty one."""
+    return parse_qsl(query, keep_blank_values=True)
+
+
 def _parameters(query: str) -> dict[str, str]:
     """Decoded, values of one name joined by commas."""
     parameters: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    for name, value in query_pairs(query):
         parameters[name] = f"{parameters[name]},{value}" if name in parameters else value
     return parameters
 
@@ -132,11 +190,14 @@ def _text(body: bytes, content_type: str) -> str | None:
         return None
 
 
-def http_answer(payload: bytes, content_type: str = "application/json") -> tuple[int, CIMultiDict[str], bytes]:
+def http_answer(payload: bytes, content_type: str = "application/json") -> Answer:
     """A function's payload → (status, checked headers, body). Raises BadFunctionResponse.
 
-    A payload that is not JSON goes out as it is, as text or bytes: runtime clients do post such.
+    A payload that is not JSON goes out as it is, as text or bytes: runtime clients do post such. One that was streamed
+    and collected has its prelude.
     """
+    if is_streamed(content_type):
+        return collected(payload)
     if b'"statusCode"' not in payload:
         return 200, CIMultiDict({"Content-Type": _plain_type(payload, content_type)}), payload
     try:
@@ -145,9 +206,39 @@ def http_answer(payload: bytes, content_type: str = "application/json") -> tuple
         return 200, CIMultiDict({"Content-Type": _plain_type(b"?" + payload, content_type)}), payload
     if not isinstance(value, dict) or "statusCode" not in value:
         return 200, CIMultiDict({"Content-Type": content_type}), payload
-    headers = outbound(_fields(value))
+    headers = outbound(fields_of(value))
     headers.setdefault("Content-Type", "application/json")
-    return _status(value["statusCode"]), headers, _body(value)
+    return status_of(value["statusCode"]), headers, _body(value)
+
+
+def is_streamed(content_type: str) -> bool:
+    """Whether an answer has a prelude."""
+    return content_type.partition(";")[0].strip().lower() == STREAMED
+
+
+def collected(payload: bytes) -> Answer:
+    """A streamed answer as a whole."""
+    prelude, end, body = payload.partition(PRELUDE_END)
+    return *streamed_head(prelude if end else None, STREAMED), body
+
+
+def streamed_head(prelude: bytes | None, content_type: str) -> tuple[int, CIMultiDict[str]]:
+    """(status, checked headers) of a streamed answer, whose prelude may be None. Raises BadFunctionResponse."""
+    if prelude is None:
+        if is_streamed(content_type):
+            raise BadFunctionResponse("the function's answer has no end of its prelude: eight NUL bytes")
+        return 200, outbound([("Content-Type", content_type)])
+    if len(prelude) > PRELUDE_BYTES:
+        raise BadFunctionResponse(f"the prelude of the function's answer has more than {PRELUDE_BYTES} bytes")
+    try:
+        value = json.loads(prelude)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise BadFunctionResponse("the prelude of the function's answer is no JSON object")
+    headers = outbound(fields_of(value))
+    headers.setdefault("Content-Type", "application/octet-stream")
+    return status_of(value.get("statusCode", 200)), headers
 
 
 def _plain_type(payload: bytes, content_type: str) -> str:
@@ -162,7 +253,8 @@ def _plain_type(payload: bytes, content_type: str) -> str:
     return "text/plain; charset=utf-8"
 
 
-def _status(value: Any) -> int:
+def status_of(value: Any) -> int:
+    """A checked `statusCode`."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value[:4])
     # 1xx is no answer: a client would go on waiting for one.
@@ -171,7 +263,7 @@ def _status(value: Any) -> int:
     return value
 
 
-def _fields(value: dict[str, Any]) -> list[tuple[str, str]]:
+def fields_of(value: Mapping[str, Any]) -> list[tuple[str, str]]:
     """`headers`, `multiValueHeaders` (format 1.0's, which wins over the single one) and `cookies`."""
     single, several, cookies = (
         value.get("headers") or {},
@@ -181,15 +273,15 @@ def _fields(value: dict[str, Any]) -> list[tuple[str, str]]:
     if not isinstance(single, dict) or not isinstance(several, dict) or not isinstance(cookies, list):
         raise BadFunctionResponse("the function's headers are not an object, or its cookies not an array")
     named = {name.lower() for name in several}
-    fields = [(name, _scalar(content)) for name, content in single.items() if name.lower() not in named]
+    fields = [(name, scalar(content)) for name, content in single.items() if name.lower() not in named]
     for name, contents in several.items():
         if not isinstance(contents, list):
             raise BadFunctionResponse("the function's multiValueHeaders are not arrays")
-        fields += [(name, _scalar(content)) for content in contents]
-    return fields + [("Set-Cookie", _scalar(cookie)) for cookie in cookies]
+        fields += [(name, scalar(content)) for content in contents]
+    return fields + [("Set-Cookie", scalar(cookie)) for cookie in cookies]
 
 
-def _scalar(content: Any) -> str:
+def scalar(content: Any) -> str:
     """A field's value as bytes in latin-1 form."""
     if isinstance(content, bool):
         return "true" if content else "false"
@@ -211,6 +303,13 @@ def _body(value: dict[str, Any]) -> bytes:
             return b""
         if not isinstance(body, str):
             return json.dumps(body).encode()
-        return base64.b64decode(body, validate=True) if value.get("isBase64Encoded") is True else body.encode()
+    except ValueError:
+        raise BadFunctionResponse("the function's body is neither text nor valid base64") from None
+    return text_body(body, base64_encoded=value.get("isBase64Encoded") is True)
+
+
+def text_body(body: str, *, base64_encoded: bool) -> bytes:
+    try:
+        return base64.b64decode(body, validate=True) if base64_encoded else body.encode()
     except (binascii.Error, ValueError):
         raise BadFunctionResponse("the function's body is neither text nor valid base64") from None

@@ -10,6 +10,7 @@ from faas.auth import Permission
 from faas.errors import InitFailed, InvalidInput
 from faas.protocol import RevisionStats
 from faas.web import PRINCIPAL, REQUEST_ID, access, error_body, error_headers, json_body
+from gateway.edge.canary.shown import shown as canary_shown
 from gateway.gateway import GATEWAY, Gateway
 from gateway.operations import (
     FLAG,
@@ -64,6 +65,7 @@ FUNCTION = an_object(
         reason=TEXT,
         seen=WHOLE,
     ),
+    circuit={"type": "string", "enum": ["closed", "half-open", "open"]},
     follow=an_object(
         ("tag", "state"),
         tag=TEXT,
@@ -147,12 +149,15 @@ async def described(request: web.Request) -> web.Response:
     function |= {
         "spec": spec,
         "aliases": state.aliases,
+        "canaries": {alias: canary_shown(canary) for alias, canary in sorted(state.canaries.items())},
         "instances_list": [instance_shown(i) for i in gateway.worker.instances(revision.key)],
         "revisions": len(state.revisions),
     }
     scale = revision.spec.scale
     if scale.learns and (learned := gateway.path.patterns.shown(revision.key, scale.idle_seconds)) is not None:
         function["learned"] = learned
+    if (circuit := gateway.edge.guards.circuits.state(revision.key)) is not None:
+        function["circuit"] = circuit.name.lower().replace("_", "-")
     if revision.spec.follow:
         async with gateway.database.read() as tx:
             outcome = await follows.get(tx, where.namespace, where.name)

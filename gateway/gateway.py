@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from faas.access_log import AccessLog
 from faas.auth import Authenticator
 from faas.metrics import Metrics
 from faas.oci.changes import TagChanges
@@ -25,7 +27,11 @@ from gateway.delivery import Delivery
 from gateway.deploy import Deployer
 from gateway.discovery import store_interface
 from gateway.dispatcher import Dispatcher
+from gateway.edge.apis.apis import Apis
+from gateway.edge.auth.jwks import KeySets
+from gateway.edge.canary.keeper import CanaryKeeper
 from gateway.edge.edge import Edge
+from gateway.edge.spans import Spans
 from gateway.events.file_event import FolderEvents
 from gateway.events.folder import FolderTriggers
 from gateway.events.roots import TriggerRoots
@@ -88,6 +94,7 @@ class Gateway:
     spending: Spending
     patterns: PatternKeeper
     edge: Edge
+    canaries: CanaryKeeper
     image_upkeep: ImageUpkeep = field(init=False)
     ready: bool = False
 
@@ -111,8 +118,12 @@ class Gateway:
         prices: Prices = Prices(),  # noqa: B008 - a frozen value
         max_concurrency: int = MAX_CONCURRENCY,
         burst: int = BURST,
+        key_sets: Path | None = None,
+        private_key_sets: bool = False,
+        access_log: AccessLog | None = None,
+        spans: Spans | None = None,
     ) -> Gateway:
-        """Wire the parts; nothing runs yet."""
+        """Wire the parts; nothing runs yet. `key_sets`: the folder of files that `auth.jwt.jwks` may name."""
         ledger = Ledger(database)
         spending = Spending(database, ledger.month, prices, metrics)
         worker.report_to(ledger.add)
@@ -125,10 +136,13 @@ class Gateway:
             burst=burst,
         )
         callbacks = Callbacks(allow_private=allow_private_callbacks)
-        delivery = Delivery(path.router, path.invoker, FolderEvents(database, roots), callbacks)
+        delivery = Delivery(path.router, path.invoker, FolderEvents(database, roots), callbacks, path.canaries)
         dispatcher = Dispatcher(database, path.router, delivery, metrics, rules=rules)
         scheduler = Scheduler(database, dispatcher, metrics)
         folders = FolderTriggers(database, dispatcher, roots)
+        own = (info.public_url, f"//{info.api}", f"//{info.registry}")
+        names = [urlsplit(url).hostname or "" for url in own]
+        apis = Apis(database, taken=names, domain=info.domain, changed=path.router.changed)
         deployer = Deployer(
             database,
             worker,
@@ -138,6 +152,7 @@ class Gateway:
             path.reservations,
             scheduler,
             folders,
+            apis,
             metrics,
             registry=info.registry,
         )
@@ -158,7 +173,16 @@ class Gateway:
             ledger,
             spending,
             PatternKeeper(database, path.patterns),
-            Edge.create(database, metrics, path),
+            Edge.create(
+                database,
+                metrics,
+                path,
+                KeySets(key_sets, allow_private=private_key_sets),
+                apis,
+                access_log,
+                spans,
+            ),
+            CanaryKeeper(deployer, path.router, path.canaries, metrics),
         )
 
     async def held(self) -> dict[str, list[str]]:
@@ -184,6 +208,7 @@ class Gateway:
         await self.patterns.start()
         await self.path.start()
         await self.deployer.load()
+        await self.canaries.start(admin_token_file.with_name("canary-key"))
         await self.edge.start()
         await self.callbacks.start()
         await self.dispatcher.start()
@@ -204,13 +229,21 @@ class Gateway:
         await self.folders.stop()
         await self.scheduler.stop()
         # Side by side: queued events run through the same invoker as requests do.
-        await asyncio.gather(self.dispatcher.stop(grace_seconds), self.path.stop(grace_seconds))
+        await asyncio.gather(self.dispatcher.stop(grace_seconds), self._finish(grace_seconds))
         await self.edge.stop()
+        await self.canaries.stop()
         await self.patterns.stop()
         await self.deployer.close(1.0)
         await self.callbacks.stop()
         await self.spending.stop()
         await self.ledger.stop()
+
+    async def _finish(self, grace_seconds: float) -> None:
+        """Connections first: their functions are told of their end."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + grace_seconds
+        await self.edge.drain(grace_seconds / 2)
+        await self.path.stop(max(0.0, until - clock()))
 
 
 GATEWAY = web.AppKey("gateway", Gateway)

@@ -12,6 +12,11 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from faas.errors import BadFunctionResponse
+from faas.header_changes import HeaderChanges
+from faas.proxies import Client
+from faas.remote import client
+from gateway.trace import NAMES as TRACE_NAMES
+from gateway.trace import TRACE
 
 HOP_BY_HOP = frozenset(
     {
@@ -38,8 +43,11 @@ OURS = frozenset(
         "x-request-id",
     }
 )
-_NOT_PASSED = HOP_BY_HOP | OURS | {"expect"}
+NOT_PASSED = HOP_BY_HOP | OURS | {"expect", "x-faas-bypass"}  # the last: an administrator's token
 _NOT_ANSWERED = HOP_BY_HOP | {"content-length", "x-request-id"}
+
+CHANGES = web.RequestKey("header_changes", HeaderChanges)  # what the route adds and removes
+WITHHELD: web.RequestKey[frozenset[str]] = web.RequestKey("withheld", frozenset)  # names in lower case: checked by us
 
 MAX_FIELDS = 256  # of a function's answer
 MAX_FIELDS_BYTES = 65_536
@@ -48,26 +56,40 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def inbound(request: web.Request, request_id: str, *, authorization: bool) -> list[tuple[str, str]]:
+def inbound(request: web.Request, request_id: str) -> list[tuple[str, str]]:
     """A request's fields for the function, names in lower case: no hop-by-hop ones, ours set fresh.
 
     Names with `_` are dropped, as nginx does: WSGI knows no difference between it and `-`, and would read
-    `X_Forwarded_For` as ours. `authorization`: whether that field is the function's; where we have checked it, it is
-    not passed on.
+    `X_Forwarded_For` as ours. What the doorman has put aside as WITHHELD is not passed on.
     """
-    dropped: set[str] | frozenset[str] = _NOT_PASSED
+    dropped: set[str] | frozenset[str] = NOT_PASSED
+    if withheld := request.get(WITHHELD):
+        dropped = dropped | withheld
+    if (traced := request.get(TRACE)) is not None:
+        dropped = dropped | TRACE_NAMES
     connection = request.headers.getall(hdrs.CONNECTION, ())
     if connection:
         dropped = dropped.union(*(_listed(value) for value in connection))
     fields = []
     for key, value in request.headers.items():
         name = key.lower()
-        if name in dropped or "_" in name or (name == "authorization" and not authorization):
+        if name in dropped or "_" in name:
             continue
         fields.append((name, value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")))
-    fields.append(("x-forwarded-for", request.remote or ""))
-    fields.append(("x-forwarded-proto", request.scheme))
-    host = request.headers.get(hdrs.HOST)
+    if traced is not None:
+        fields += traced.fields
+    fields += told(client(request), request.headers.get(hdrs.HOST, ""), request_id)
+    changes = request.get(CHANGES)
+    return fields if changes is None else changes.of_fields(fields)
+
+
+def told(asks: Client, host: str, request_id: str) -> list[tuple[str, str]]:
+    """What we tell a function of who asks, and for what host: `OURS`."""
+    fields = [
+        ("forwarded", asks.forwarded(host)),
+        ("x-forwarded-for", asks.forwarded_for),
+        ("x-forwarded-proto", asks.scheme),
+    ]
     if host:
         fields.append(("x-forwarded-host", host))
     fields.append(("x-request-id", request_id))
@@ -95,6 +117,14 @@ def outbound(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     for name in dropped - _NOT_ANSWERED:  # a Connection field may come after what it names
         answer.popall(name, None)
     return answer
+
+
+def vary(headers: CIMultiDict[str], name: str) -> None:
+    """Say that the answer would be another for another field `name` of the request."""
+    said = ",".join(headers.getall("Vary", ()))
+    names = [one.strip() for one in said.split(",") if one.strip()]
+    if "*" not in names and name.lower() not in (one.lower() for one in names):
+        headers["Vary"] = ", ".join([*names, name])
 
 
 def content_length(fields: Iterable[tuple[str, str]]) -> int | None:

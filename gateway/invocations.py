@@ -17,7 +17,10 @@ from faas.protocol import (
     LogQuery,
 )
 from faas.spec import Interface
-from faas.web import REQUEST_ID, access, error_response, read_body
+from faas.web import PRINCIPAL, REQUEST_ID, access, error_response, read_body
+from gateway import trace
+from gateway.edge.caller import Caller
+from gateway.flight import FLIGHT
 from gateway.gateway import GATEWAY, Gateway
 from gateway.invoke import ASYNC_PAYLOAD_BYTES, SYNC_PAYLOAD_BYTES
 from gateway.operations import (
@@ -92,16 +95,28 @@ async def _queued(request: web.Request, gateway: Gateway, where: FunctionName, e
 async def _ran(request: web.Request, gateway: Gateway, route: Route, event: bytes) -> web.Response:
     tail = request.headers.get(LOG_TYPE_HEADER, "").lower() == "tail"
     request_id = request[REQUEST_ID]
+    turn = gateway.path.canaries.choose(request, route, Caller(request[PRINCIPAL]))
+    request[FLIGHT] = turn.flight
+    with turn as chosen:
+        response = await _result(gateway, chosen, event, request)
+        turn.answered(502 if ERROR_TYPE_HEADER in response.headers else response.status)
+    if tail:
+        response.headers[LOG_RESULT_HEADER] = base64.b64encode(await _tail(gateway, route, request_id)).decode()
+    return response
+
+
+async def _result(gateway: Gateway, route: Route, event: bytes, request: web.Request) -> web.Response:
+    request_id, trace_id = request[REQUEST_ID], trace.of(request).amazon
     try:
-        result = await gateway.path.invoker.invoke_event(route, event, trigger=Trigger.API, request_id=request_id)
+        result = await gateway.path.invoker.invoke_event(
+            route, event, trigger=Trigger.API, request_id=request_id, trace_id=trace_id
+        )
     except FunctionError as error:
         response = error_response(error, request_id)
     else:
         response = web.Response(body=result.payload, headers={"Content-Type": result.content_type})
         if result.error_type is not None:
             response.headers[ERROR_TYPE_HEADER] = _one_line(result.error_type)
-    if tail:
-        response.headers[LOG_RESULT_HEADER] = base64.b64encode(await _tail(gateway, route, request_id)).decode()
     return response
 
 

@@ -22,6 +22,7 @@ from faas.web import new_request_id
 from gateway.activator import Activation, Activator
 from gateway.counters import Counters, RouteCounters, Tally
 from gateway.discovery import Discovery
+from gateway.event_call import EventCall, over
 from gateway.router import Route
 
 SYNC_PAYLOAD_BYTES = 6_291_556  # Lambda's 6 MiB + 100 bytes, raw, each way
@@ -38,6 +39,7 @@ class Invoker:
         self._counters = counters
         self._discovery = discovery
         self._events: set[asyncio.Task[InvocationResult]] = set()
+        self._streams: set[asyncio.Task[None]] = set()
         self._http_calls = 0
         self._quiet = asyncio.Event()
         self.draining = False
@@ -61,8 +63,11 @@ class Invoker:
         request_id: str | None = None,
         trace_id: str = "",
         client_context: str = "",
+        wait_seconds: float | None = None,
     ) -> InvocationResult:
         """Give `event` (JSON) to the function and return its answer; an http function gets it as a POST to `/`.
+
+        `wait_seconds`: for a slot, where it is not the function's whole `queue_timeout`.
 
         Raises Throttled, ShuttingDown, FunctionError and its kin. Cancelled while it waits for a slot, the
         invocation leaves the queue; once the function runs it runs to its end, as on Lambda, and is counted.
@@ -70,9 +75,8 @@ class Invoker:
         if self.draining:
             raise ShuttingDown
         route = await self.known(route, trigger)
-        invocation = Invocation(
-            request_id or new_request_id(), trigger, route.revision.spec.queue_timeout, trace_id, client_context
-        )
+        wait = route.revision.spec.queue_timeout if wait_seconds is None else wait_seconds
+        invocation = Invocation(request_id or new_request_id(), trigger, wait, trace_id, client_context)
         flight = _Flight()
         run = self._post if route.revision.interface is Interface.HTTP else self._event
         task = asyncio.get_running_loop().create_task(run(route, event, invocation, flight))
@@ -87,8 +91,35 @@ class Invoker:
                 task.cancel()
             raise
 
+    def invoke_streaming(
+        self,
+        route: Route,
+        event: bytes,
+        *,
+        trigger: Trigger,
+        request_id: str | None = None,
+        trace_id: str = "",
+        wait_seconds: float | None = None,
+    ) -> EventCall:
+        """`async with invoker.invoke_streaming(…) as answer:` as `invoke_event`, for a caller who can pass pieces on.
+
+        The answer is a StreamedResult where the function streams; reading its body may raise what entering raises.
+        `route.revision.interface` must be LAMBDA (see `known`).
+        """
+        if self.draining:
+            raise ShuttingDown
+        wait = route.revision.spec.queue_timeout if wait_seconds is None else wait_seconds
+        invocation = Invocation(request_id or new_request_id(), trigger, wait, trace_id)
+        return EventCall(self, route, event, invocation, SYNC_PAYLOAD_BYTES)
+
     def invoke_http(
-        self, route: Route, request: HttpRequest, *, trigger: Trigger, request_id: str | None = None
+        self,
+        route: Route,
+        request: HttpRequest,
+        *,
+        trigger: Trigger,
+        request_id: str | None = None,
+        wait_seconds: float | None = None,
     ) -> HttpCall:
         """`async with invoker.invoke_http(…) as response:` the answer of an http function, its body still to stream.
 
@@ -97,7 +128,8 @@ class Invoker:
         """
         if self.draining:
             raise ShuttingDown
-        invocation = Invocation(request_id or new_request_id(), trigger, route.revision.spec.queue_timeout)
+        wait = route.revision.spec.queue_timeout if wait_seconds is None else wait_seconds
+        invocation = Invocation(request_id or new_request_id(), trigger, wait)
         return HttpCall(self, route, request, invocation)
 
     @property
@@ -113,9 +145,10 @@ class Invoker:
                 while self.running:
                     self._quiet.clear()
                     await self._quiet.wait()
-        for task in list(self._events):
+        tasks = [*self._events, *self._streams]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._events, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._discovery.close()
 
     def tallies(self) -> dict[str, Tally]:
@@ -153,7 +186,7 @@ class Invoker:
                 duration = _now() - admitted
                 await activation.__aexit__(type(failure) if failure else None, failure, None)
             if len(result.payload) > SYNC_PAYLOAD_BYTES:
-                failure = _too_large(len(result.payload))
+                failure = too_large(len(result.payload))
                 raise failure
             return result
         finally:
@@ -172,7 +205,7 @@ class Invoker:
             async for chunk in response.body:
                 body += chunk
                 if len(body) > SYNC_PAYLOAD_BYTES:
-                    raise _too_large(len(body))
+                    raise too_large(len(body))
             types = [value for name, value in response.headers if name.lower() == "content-type"]
             failed = f"Http.{response.status}" if response.status >= 500 else None
             return InvocationResult(bytes(body), types[0] if types else "application/octet-stream", failed)
@@ -183,12 +216,18 @@ class Invoker:
             task.exception()  # seen, even where the caller has gone
         self.ended()
 
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """Have `close` wait for `task`, an invocation that counts as `http_began`, and cancel it in the end."""
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+
     def http_began(self) -> None:
         self._http_calls += 1
 
     def http_ended(self) -> None:
         self._http_calls -= 1
-        self.ended()
+        if self.draining:
+            self.ended()
 
     def ended(self) -> None:
         if self.draining and not self.running:
@@ -244,7 +283,7 @@ class HttpCall:
         response = self._response
         try:
             if response is not None:
-                await _closed(response.body)
+                await closed(response.body)
         finally:
             try:
                 await self._activation.__aexit__(type(error) if error else None, error, None)
@@ -258,7 +297,7 @@ class HttpCall:
                 self._counters.ended(error, handled, queue, duration, _now() - self._began)
 
 
-async def _closed(body: AsyncIterator[bytes]) -> None:
+async def closed(body: AsyncIterator[bytes]) -> None:
     """End a body that may not have been read to its end."""
     close = getattr(body, "aclose", None)
     if close is not None:
@@ -266,7 +305,5 @@ async def _closed(body: AsyncIterator[bytes]) -> None:
             await close()
 
 
-def _too_large(size: int) -> ResponseTooLarge:
-    return ResponseTooLarge(
-        f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({SYNC_PAYLOAD_BYTES} bytes)."
-    )
+def too_large(size: int) -> ResponseTooLarge:
+    return over(size, SYNC_PAYLOAD_BYTES)

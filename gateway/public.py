@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 
 from faas.auth import Permission
 from faas.errors import InvalidInput, NotFound, ShuttingDown
 from faas.web import REQUEST_ID, access, doubt_about, error_response
+from gateway.edge.apis.arrivals import Arrivals, host_of
 from gateway.edge.entry import by_host, target_of
 from gateway.edge.passage import Passage
 
@@ -35,8 +38,28 @@ async def strict(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
-def function_routes(passage: Passage, *, domain: str = "") -> list[web.AbstractRouteDef]:
-    """The routes of one listener; with `domain`, every path of `{name}.{domain}` too (register these last)."""
+def by_api_host(passage: Passage, arrivals: Arrivals) -> Middleware:
+    """The middleware that takes every path of an API's host, whatever else the listener has there."""
+
+    @web.middleware
+    async def taken(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = host_of(request)
+        return await _routed(request, passage, arrivals, host) if arrivals.has_host(host) else await handler(request)
+
+    return cast("Middleware", taken)
+
+
+async def _routed(request: web.Request, passage: Passage, arrivals: Arrivals, host: str) -> web.StreamResponse:
+    if passage.invoker.draining:
+        raise ShuttingDown
+    return await passage.through(request, arrivals.entry(request, host))
+
+
+def function_routes(
+    passage: Passage, *, domain: str = "", arrivals: Arrivals | None = None
+) -> list[web.AbstractRouteDef]:
+    """The routes of one listener; with `domain`, every path of `{name}.{domain}` too, and with `arrivals` what is left
+    for APIs without a host (register these last)."""
 
     @access(Permission.INVOKE)
     async def function(request: web.Request) -> web.StreamResponse:
@@ -51,19 +74,21 @@ def function_routes(passage: Passage, *, domain: str = "") -> list[web.AbstractR
         return response
 
     @access(Permission.INVOKE)
-    async def host(request: web.Request) -> web.StreamResponse:
-        target = by_host(request, domain)
-        if target is None:
+    async def others(request: web.Request) -> web.StreamResponse:
+        target = by_host(request, domain) if domain else None
+        if target is not None:
+            return await passage.through(request, passage.function(target))
+        if arrivals is None:
             raise NotFound("there is nothing here")
-        return await passage.through(request, passage.function(target))
+        return await _routed(request, passage, arrivals, host_of(request))
 
     later = {"expect_handler": _later}
     routes: list[web.AbstractRouteDef] = [
         web.route("*", "/function/{name}", function, **later),
         web.route("*", "/function/{name}/{path:.*}", function, **later),
     ]
-    if domain:
-        routes.append(web.route("*", "/{path:.*}", host, **later))
+    if domain or arrivals is not None:
+        routes.append(web.route("*", "/{path:.*}", others, **later))
     return routes
 
 

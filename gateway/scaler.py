@@ -79,6 +79,15 @@ class Scaler:
             return
         await self._act(tracked, stats, self._clock(), only_up=True)
 
+    def used(self, revision: Revision) -> None:
+        """The poke of an invocation that had a free slot at once: nothing needs to be looked at or started."""
+        tracked = self._tracked.get(revision.key)
+        if tracked is None or tracked.revision is not revision:
+            tracked = self._track(revision)
+        tracked.fading = False
+        if tracked.prewarmed:
+            self._prewarm_ended(tracked, self._worker.stats(revision.key), used=True)
+
     async def set_now(self, revision: Revision, instances: int) -> None:
         """`faas scale`: this many now (idle ones above it go at once); the autoscaler goes on from there."""
         tracked = self._track(revision)

@@ -53,7 +53,7 @@ async def listed(request: web.Request) -> web.Response:
 async def made(request: web.Request) -> web.Response:
     body = await json_body(request)
     known_keys(body, "name", "role", "namespace", "functions", "repositories")
-    functions, repositories = _texts(body, "functions"), _texts(body, "repositories")
+    functions, repositories = texts(body, "functions"), texts(body, "repositories")
     try:
         role = Role(a_text(body, "role"))
     except ValueError:
@@ -65,7 +65,7 @@ async def made(request: web.Request) -> web.Response:
     return answer({"name": principal.name, "token": token}, 201)
 
 
-def _texts(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def texts(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """Raises InvalidInput."""
     texts = body.get(key, [])
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):

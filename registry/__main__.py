@@ -16,12 +16,13 @@ import uvloop
 
 from faas import __version__, log
 from faas.auth import TokenFile, token_in
-from faas.doors import Doors, certificate, raise_file_limit
+from faas.doors import Doors, raise_file_limit
 from faas.errors import FaasError, InvalidInput
 from faas.listener import bound, listen
 from faas.metrics import Metrics
 from faas.passwords import Passwords
 from faas.settings import Address
+from faas.tls import Certificates
 from registry import user
 from registry.app import create_app
 from registry.service import Registry
@@ -94,7 +95,7 @@ def main() -> int:
     log.configure("text")
     try:
         address = _address(arguments.listen)
-        tls = certificate(arguments.tls_cert, arguments.tls_key)
+        tls = Certificates(arguments.tls_cert, arguments.tls_key).context if arguments.tls_cert else None
         if not address.is_loopback:
             _beyond_loopback(arguments.auth, tls is not None or arguments.insecure)
         raise_file_limit()

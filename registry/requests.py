@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from faas.auth import ROOT, Permission
 from faas.oci.digest import Digest
+from faas.remote import client_address
 from faas.web import credentials
 from registry.access import STRANGER, Caller
 from registry.errors import RegistryError
@@ -36,7 +37,7 @@ async def shown_by(request: web.Request, registry: Registry) -> Caller:
     given = credentials(request)
     if given in (None, ("", "")):
         return STRANGER
-    return await registry.access.caller(*given, request.remote)
+    return await registry.access.caller(*given, client_address(request))
 
 
 async def administrator(request: web.Request, registry: Registry, namespace: str | None) -> Caller:

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 
 from faas.auth import Permission
 from faas.errors import Unauthenticated
+from faas.remote import client_address
 from faas.web import read_body
 from registry.access import ACTIONS, SCOPES, TOKEN_LENGTH, TOKEN_SECONDS, Caller, parse_scope
 from registry.extension import bad
@@ -99,7 +100,7 @@ async def _owner(fields: dict[str, list[str]], request: web.Request, registry: R
     user, password = (fields.get(key, [""])[0] for key in ("username", "password"))
     if not user or not password:
         raise Unauthenticated("username and password are needed")
-    return await registry.access.caller(password, user, request.remote)
+    return await registry.access.caller(password, user, client_address(request))
 
 
 def _unsupported_grant() -> web.Response:

@@ -35,6 +35,7 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
     "docker_registry": ("needs Debian's docker-registry", lambda: bool(shutil.which("docker-registry"))),
     "umoci": ("needs umoci", lambda: bool(shutil.which("umoci"))),
     "prometheus": ("needs prometheus", lambda: bool(shutil.which("prometheus"))),
+    "caddy": ("needs caddy", lambda: bool(shutil.which("caddy"))),
     "nginx": ("needs nginx", lambda: bool(shutil.which("nginx"))),
     "npm": ("needs npm and an npm index", lambda: bool(shutil.which("npm"))),
 }

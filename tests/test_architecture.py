@@ -24,6 +24,8 @@ DOORS = {
     "alembic": ("faas.state", "registry.index"),
     "docker": ("worker.drivers.docker.engine", "faas.build.dockerfile"),
     "argon2": ("faas.passwords",),
+    "opentelemetry": ("gateway.edge.spans",),
+    "jwt": ("gateway.edge.auth",),
     "subprocess": ("worker", "faas.build", *COMPOSITION_ROOTS),
     "pip": (),
 }

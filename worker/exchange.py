@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import json
 import time
 from collections.abc import Callable
 
-from faas.errors import FaasError, TimedOut
-from faas.leases import Invocation, InvocationResult
+from faas.errors import BadFunctionResponse, FaasError, FunctionError, TimedOut
+from faas.leases import Invocation, InvocationResult, StreamedResult
+from worker.answer_stream import AnswerStream, Source
+from worker.deadlines import Deadlines
 
 DELIVERIES = 3  # a runtime that takes the same event again and again without answering is left to its time limit
+TRUNCATED = "Runtime.TruncatedResponse"  # Lambda's name for an answer that broke off
+MESSAGE_CHARACTERS = 4096  # of an error that a function reports
 
 
 class ExchangeState(enum.Enum):
@@ -32,13 +37,14 @@ class Undelivered(FaasError):
 class Exchange:
     """`on_handed` is called when the event is first given out, `on_ended` once when it is over.
 
-    `limit_seconds` runs from the handing out; an event that nobody takes waits as long.
+    The time limit, which `deadlines` keeps, runs from the handing out; an event that nobody takes waits as long.
     """
 
     __slots__ = (
-        "_limit",
-        "_loop",
-        "_timer",
+        "_deadlines",
+        "_left",
+        "_on_begun",
+        "_takes_pieces",
         "_waiter",
         "deliveries",
         "ended_at",
@@ -50,19 +56,25 @@ class Exchange:
         "on_handed",
         "result",
         "state",
+        "stream",
     )
 
     def __init__(
         self,
         invocation: Invocation,
         event: bytes,
-        limit_seconds: float,
+        deadlines: Deadlines,
         on_handed: Callable[[Exchange], None],
         on_ended: Callable[[Exchange], None],
+        *,
+        takes_pieces: bool = False,
+        on_begun: Callable[[StreamedResult], None] | None = None,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._limit = limit_seconds
-        self._timer: asyncio.TimerHandle | None = None
+        """`on_begun` is called with an answer that comes piece by piece, where that is taken."""
+        self._takes_pieces = takes_pieces
+        self._on_begun = on_begun
+        self._left = False
+        self._deadlines = deadlines
         self._waiter: asyncio.Future[None] | None = None
         self.invocation = invocation
         self.event = event
@@ -70,13 +82,14 @@ class Exchange:
         self.on_ended = on_ended
         self.state = ExchangeState.OFFERED
         self.deliveries = 0
-        self.handed_at = self.ended_at = 0.0  # the loop's clock
+        self.handed_at = self.ended_at = 0.0  # `time.perf_counter`
         self.result: InvocationResult | None = None
         self.error: BaseException | None = None
+        self.stream: AnswerStream | None = None  # of an answer that comes piece by piece
 
     def wait_for_poll(self) -> None:
         """Nobody polls yet: start the clock."""
-        self._timer = self._loop.call_later(self._limit, self._over_time)
+        self._deadlines.add(self, time.perf_counter())
 
     def handed(self) -> None:
         """The event was written to a poll."""
@@ -84,10 +97,8 @@ class Exchange:
         if self.state is not ExchangeState.OFFERED:
             return
         self.state = ExchangeState.HANDED
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(self._limit, self._over_time)
         self.handed_at = time.perf_counter()
+        self._deadlines.add(self, self.handed_at)
         self.on_handed(self)
 
     def answer(self, result: InvocationResult) -> None:
@@ -96,8 +107,8 @@ class Exchange:
     def fail(self, error: BaseException) -> None:
         self._end(None, error)
 
-    def _over_time(self) -> None:
-        self._end(None, TimedOut(f"Task timed out after {self._limit:.2f} seconds"))
+    def over_time(self, error: TimedOut) -> None:
+        self._end(None, error)
 
     def _end(self, result: InvocationResult | None, error: BaseException | None) -> None:
         if self.state is ExchangeState.ENDED:
@@ -107,19 +118,80 @@ class Exchange:
             self.handed_at = self.ended_at
         self.state = ExchangeState.ENDED
         self.result, self.error = result, error
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadlines.discard(self)
         self.on_ended(self)
+        if self.stream is not None:
+            self.stream.end(self.error or (reported(self.result) if self.result is not None else None))
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    # An answer that comes piece by piece
+
+    def stream_from(self, source: Source, content_type: str) -> AnswerStream | None:
+        """Its pieces come from `source`; None where whoever asked takes it whole."""
+        if not self._takes_pieces or self.stream is not None:
+            return None
+        self.stream = stream = AnswerStream(source, content_type, self._begins)
+        if stream.result is not None:
+            self._begins()  # within its making nobody could see it
+        if self._left:
+            self.stream.drop()
+        return self.stream
+
+    def _begins(self) -> None:
+        if self.stream is None or self.stream.result is None:
+            return
+        on_begun, self._on_begun = self._on_begun, None
+        if on_begun is not None:
+            on_begun(self.stream.result)
+        self._wake()
+
+    def end_stream(self) -> None:
+        """The whole answer has come."""
+        if self.stream is not None and self.stream.result is None and not self._left:
+            self.fail(
+                BadFunctionResponse("the response ended within its prelude", error_type="Runtime.TruncatedResponse")
+            )
+        else:
+            self.answer(InvocationResult(b""))
+
+    def leave(self, on_ended: Callable[[Exchange], None]) -> None:
+        """Whoever asked has gone; the function works on, and `on_ended` is called at its end instead."""
+        self._left = True
+        self.on_ended = on_ended
+        if self.stream is not None:
+            self.stream.drop()
+
+    # For whoever asked
+
+    async def begun(self) -> InvocationResult | StreamedResult:
+        """As `outcome`, but for an answer that streams: there it is over as soon as that has begun."""
+        while self.state is not ExchangeState.ENDED:
+            if self.stream is not None and self.stream.result is not None:
+                return self.stream.result
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self.stream is not None and self.stream.result is not None:
+            return self.stream.result
+        return await self.outcome()
+
     async def outcome(self) -> InvocationResult:
         """The answer. Raises what it failed with. Cancelling the wait does not end the exchange."""
-        if self.state is not ExchangeState.ENDED:
-            self._waiter = self._loop.create_future()
+        while self.state is not ExchangeState.ENDED:
+            self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self.error is not None:
             raise self.error
         assert self.result is not None
         return self.result
+
+
+def reported(result: InvocationResult) -> FunctionError | None:
+    """What reading a stream raises where the function named an error at its end."""
+    if result.error_type is None:
+        return None
+    message = json.loads(result.payload).get("errorMessage", "")
+    return FunctionError(str(message)[:MESSAGE_CHARACTERS] or "the function failed", error_type=result.error_type)

@@ -7,10 +7,12 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
+from faas.background import Background
 from faas.errors import InvalidInput
 from faas.leases import HttpRequest, HttpResponse
 from worker.drivers.base import Sandbox
 from worker.http_connection import BrokenConnection, HttpConnection
+from worker.http_reader import HttpReader
 
 ONE_WRITE_BYTES = 65_536  # a body up to this goes with its head: two small writes would meet Nagle
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
@@ -29,6 +31,8 @@ class HttpClient:
         self._most_idle = idle
         self._idle: list[HttpConnection] = []
         self._all: set[HttpConnection] = set()
+        self._opening = Background()
+        self._is_closed = False
 
     async def connect(self) -> HttpConnection:
         """Raises OSError where nothing listens."""
@@ -38,6 +42,9 @@ class HttpClient:
         except BaseException:
             endpoint.close()
             raise
+        if self._is_closed:
+            connection.abort()
+            raise ConnectionResetError("the instance has ended")
         self._all.add(connection)
         return connection
 
@@ -52,16 +59,40 @@ class HttpClient:
         self._all.discard(connection)
         connection.abort()
 
+    def kept(self) -> HttpConnection | None:
+        """One that is open as far as the loop has seen, for a request that can be sent again where it is not."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+            self._all.discard(connection)
+        return None
+
+    def open(self, opened: Callable[[HttpConnection | BrokenConnection], None]) -> None:
+        """A fresh connection, or why there is none, for `opened`."""
+
+        async def run() -> None:
+            try:
+                found: HttpConnection | BrokenConnection = await self._fresh()
+            except BrokenConnection as broken:
+                found = broken
+            opened(found)
+
+        self._opening.start(run(), "a connection to an http function")
+
+    async def _fresh(self) -> HttpConnection:
+        try:
+            return await self.connect()
+        except OSError as error:
+            raise BrokenConnection(f"does not listen on port {self._port}: {error}", no_listener=True) from None
+
     async def _connection(self, *, fresh: bool) -> HttpConnection:
         while self._idle and not fresh:
             connection = self._idle.pop()
             if connection.is_alive():
                 return connection
             self.drop(connection)
-        try:
-            return await self.connect()
-        except OSError as error:
-            raise BrokenConnection(f"does not listen on port {self._port}: {error}", no_listener=True) from None
+        return await self._fresh()
 
     async def request(self, request: HttpRequest, exchange: HttpExchange) -> None:
         """Send `request` and await the response's head, in `exchange`. Raises BrokenConnection, InvalidInput.
@@ -76,32 +107,32 @@ class HttpClient:
             exchange.connection = connection
             exchange.check()
             reused = connection.served > 0
+            exchange.reader = reader = HttpReader(connection)
             try:
-                await self._send(connection, request, head, exchange)
-                await connection.head()
+                await self._send(reader, request, head, exchange)
+                await reader.wait_for_head()
             except BrokenConnection as broken:
                 self.drop(connection)
                 if fresh or not (reused and replayable and broken.untouched):
                     raise
             else:
-                if connection.status == 101 and not request.upgrade:
+                if reader.status == 101 and not request.upgrade:
                     raise BrokenConnection("answered with an upgrade that nobody asked for")
                 return
 
-    async def _send(
-        self, connection: HttpConnection, request: HttpRequest, head: bytes, exchange: HttpExchange
-    ) -> None:
-        body = request.body
+    async def _send(self, reader: HttpReader, request: HttpRequest, head: bytes, exchange: HttpExchange) -> None:
+        body, connection = request.body, reader.connection
         if isinstance(body, bytes) and len(body) <= ONE_WRITE_BYTES:
-            connection.send(request.method, head + body)
+            connection.send(request.method, head + body, reader)
             return
-        connection.send(request.method, head)
+        connection.send(request.method, head, reader)
         if isinstance(body, bytes):
             await connection.write(body)
         elif body is not None:
             exchange.send(_stream(connection, body, request.content_length))
 
     def close(self) -> None:
+        self._is_closed = True
         for connection in list(self._all):
             self.drop(connection)
         self._idle.clear()
@@ -117,6 +148,7 @@ class HttpExchange:
         self._sending: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self.connection: HttpConnection | None = None
+        self.reader: HttpReader | None = None
         self.ended = False
 
     def send(self, work: Awaitable[None]) -> None:
@@ -172,12 +204,12 @@ class HttpBody:
         return self
 
     async def __anext__(self) -> bytes:
-        connection = self._exchange.connection
-        assert connection is not None
+        reader = self._exchange.reader
+        assert reader is not None
         if self._exchange.ended:
             raise StopAsyncIteration
         try:
-            data = await connection.read()
+            data = await reader.read()
         except Exception as error:
             told = await self._translate(error)
             await self._exchange.end()
@@ -196,19 +228,19 @@ class HttpTunnel:
     """An upgraded connection. Implements `faas.leases.Tunnel`."""
 
     def __init__(self, exchange: HttpExchange) -> None:
-        assert exchange.connection is not None
+        assert exchange.reader is not None
         self._exchange = exchange
-        self._connection = exchange.connection
+        self._reader = exchange.reader
 
     async def read(self) -> bytes:
         try:
-            return await self._connection.read()
+            return await self._reader.read()
         except BrokenConnection:
             return b""
 
     async def write(self, data: bytes) -> None:
         try:
-            await self._connection.write(data)
+            await self._reader.connection.write(data)
         except BrokenConnection as broken:
             raise ConnectionResetError(broken.reason) from None
 
@@ -226,10 +258,10 @@ class HttpTunnel:
 
 def response(exchange: HttpExchange, translate: Callable[[BaseException], Awaitable[BaseException]]) -> HttpResponse:
     """The answer whose head has arrived in `exchange`."""
-    connection = exchange.connection
-    assert connection is not None
-    tunnel = HttpTunnel(exchange) if connection.upgraded else None
-    return HttpResponse(connection.status, tuple(connection.headers), HttpBody(exchange, translate), tunnel)
+    reader = exchange.reader
+    assert reader is not None
+    tunnel = HttpTunnel(exchange) if reader.connection.upgraded else None
+    return HttpResponse(reader.status, reader.headers, HttpBody(exchange, translate), tunnel)
 
 
 def encode_head(request: HttpRequest) -> bytes:

@@ -1,13 +1,15 @@
-"""One HTTP/1.1 connection to an http function's port. The function is a hostile peer: every size is bounded, what is
-not a response is a `BrokenConnection`, and reading stops while nobody takes what was read.
+"""One HTTP/1.1 connection to an http function's port. The function is a hostile peer: every size is bounded, and what
+is not a response is a `BrokenConnection`.
+
+It pushes: whoever sends a request is told of its answer as it comes (`Sink`), and pauses it where it comes too fast.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
-from collections import deque
-from typing import cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 import httptools
 
@@ -15,7 +17,6 @@ HEAD_BYTES = 65_536
 FIELDS = 256
 OVERHEAD_BYTES = 65_536  # framing (chunk extensions, trailers) between two pieces of body
 INTERIM_RESPONSES = 8  # 1xx
-HIGH_BYTES = 262_144  # read ahead of the reader
 
 
 class BrokenConnection(Exception):
@@ -29,32 +30,42 @@ class BrokenConnection(Exception):
         self.no_listener = no_listener
 
 
+class Sink(Protocol):
+    """Whose request it is. Called on the loop; it raises nothing."""
+
+    def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None: ...
+
+    def data(self, piece: bytes) -> None:
+        """Some of the body; after a 101 what comes over the upgraded connection."""
+        ...
+
+    def end(self, error: BaseException | None) -> None:
+        """Once, the last call: the whole answer is there, or a BrokenConnection, or what `fail` was given."""
+        ...
+
+
 class HttpConnection(asyncio.Protocol):
-    """`head()` awaits the response's head: `status` and `headers` are set then. `read()` gives the body."""
+    """One request after the other: `send`, and the sink's `end`; `is_reusable` then."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._liveness: select.poll | None = None
-        self._parser: httptools.HttpResponseParser | None = None  # while a response is awaited
-        self._waiter: asyncio.Future[None] | None = None  # of `head` or `read`
+        self._parser: httptools.HttpResponseParser | None = None  # kept from one response to the next
+        self._sink: Sink | None = None  # while an answer is awaited
         self._writable: asyncio.Future[None] | None = None
-        self._chunks: deque[bytes] = deque()
-        self._buffered = 0
         self._paused = False
         self._lost = False
         self._error: BaseException | None = None
         self.served = 0
-        self._expect("")
+        self._expect(bodyless=False)
 
-    def _expect(self, method: str) -> None:
-        self._bodyless = method == "HEAD"
-        self._head_bytes = self._overhead = self._interim = self._header_bytes = 0
-        self._touched = self._head_done = self._complete = self._until_end = False
-        self._framed = self._reusable = self._beyond = False
-        self.status = 0
-        self.headers: list[tuple[str, str]] = []
-        self.upgraded = False
+    def _expect(self, *, bodyless: bool) -> None:
+        self._bodyless = bodyless
+        self._head_bytes = self._overhead = self._interim = self._header_bytes = self._status = 0
+        self._touched = self._head_done = self._complete = False
+        self._framed = self._reusable = self._beyond = self._grew = self.upgraded = False
+        self._headers: list[tuple[bytes, bytes]] = []
 
     # asyncio
 
@@ -64,12 +75,14 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
-        if self._head_done and self._until_end and exc is None and self._error is None:
-            self._complete = True
-        elif not self._complete:
-            reason = "closed the connection without an answer" if not self._touched else "broke off its answer"
-            self.fail(BrokenConnection(reason, untouched=not self._touched))
-        self._wake()
+        if self._sink is not None:
+            until_end = self._head_done and not self._framed and self._status not in (101, 204, 304)
+            if until_end and exc is None:
+                self._complete = True
+                self._told(None)
+            else:
+                reason = "broke off its answer" if self._touched else "closed the connection without an answer"
+                self.fail(BrokenConnection(reason, untouched=not self._touched))
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
@@ -82,40 +95,56 @@ class HttpConnection(asyncio.Protocol):
         self._writable = None
 
     def data_received(self, data: bytes) -> None:
-        if self.upgraded:
-            self._push(data)
-            return
-        if self._parser is None or self._complete:
-            self._reusable = False
+        if self._sink is None or self._parser is None:
             self.abort()  # nobody asked: what would come next cannot be trusted
             return
+        if self.upgraded:
+            self._sink.data(data)
+            return
         self._touched = True
-        before = self._buffered
+        self._grew = False
         in_head = not self._head_done
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self.status == 101:
-                self.upgraded = True
-                self._push(data[upgrade.args[0] :])
-                self._wake()
-                return
-            self.fail(BrokenConnection("answered with an upgrade that nobody asked for"))
+            self._upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
-            self.fail(BrokenConnection(f"did not answer in HTTP/1.1: {error}"))
-            return
-        self._check_bounds(len(data), self._buffered - before, in_head)
+            if not self._complete:
+                self.fail(BrokenConnection(f"did not answer in HTTP/1.1: {error}"))
+                return
+            self._beyond = True
+        if self._complete:
+            self._told(None)
+        elif in_head:
+            self._check_head(len(data))
+        elif self._grew:
+            self._overhead = 0
+        else:
+            self._check_framing(len(data))
 
-    def _check_bounds(self, size: int, body: int, in_head: bool) -> None:
-        if in_head and not self._head_done:
+    def _upgrade(self, beyond: bytes) -> None:
+        if self._complete:
+            self._beyond = True
+            self._told(None)
+        elif self._status != 101:
+            self.fail(BrokenConnection("answered with an upgrade that nobody asked for"))
+        elif self._sink is not None:
+            self.upgraded = True
+            self._sink.head(101, self._headers)
+            if beyond and self._sink is not None:
+                self._sink.data(beyond)
+
+    def _check_head(self, size: int) -> None:
+        if not self._head_done:
             self._head_bytes += size
             if self._head_bytes > HEAD_BYTES:
                 self.fail(BrokenConnection(f"answered with a head of more than {HEAD_BYTES} bytes"))
-        elif not in_head and not self._complete:
-            self._overhead = 0 if body else self._overhead + size
-            if self._overhead > OVERHEAD_BYTES:
-                self.fail(BrokenConnection("answered with more framing than body"))
+
+    def _check_framing(self, size: int) -> None:
+        self._overhead += size
+        if self._overhead > OVERHEAD_BYTES:
+            self.fail(BrokenConnection("answered with more framing than body"))
 
     # httptools
 
@@ -125,59 +154,73 @@ class HttpConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_done:
             return  # trailers are not passed on
-        self._header_bytes += len(name) + len(value)
-        if len(self.headers) >= FIELDS or self._header_bytes > HEAD_BYTES:
+        headers = self._headers
+        size = len(name)
+        self._header_bytes += size + len(value)
+        if len(headers) >= FIELDS or self._header_bytes > HEAD_BYTES:
             self.fail(BrokenConnection(f"answered with more than {FIELDS} header fields or {HEAD_BYTES} bytes of them"))
             return
-        lower = name.lower()
-        if lower == b"content-length":
-            self._framed = True
-        elif lower == b"transfer-encoding":
+        if size == 14:
+            if name.lower() == b"content-length":
+                self._framed = True
+        elif size == 17 and name.lower() == b"transfer-encoding":
             self._framed = True
             if value.strip().lower() != b"chunked":
                 self.fail(BrokenConnection("answered with a Transfer-Encoding other than chunked"))
-        self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
-        if self._head_done or self._error is not None:
+        if self._head_done or self._sink is None:
             return
         status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != 101:
+        if not 200 <= status <= 599:
+            self._other_head(status)
+            return
+        self._status = status
+        self._head_done = True
+        if self._bodyless:  # the parser cannot know, and would wait for the body that Content-Length announces
+            self._complete = True
+        self._sink.head(status, self._headers)
+
+    def _other_head(self, status: int) -> None:
+        if status == 101:  # told of when the parser has left HTTP
+            self._status = status
+            self._head_done = True
+        elif 100 <= status < 200:
             self._interim += 1
             if self._interim > INTERIM_RESPONSES:
                 self.fail(BrokenConnection("sent too many interim answers"))
-            self.headers.clear()
+            self._headers.clear()
             self._framed = False
-            return
-        if not (status == 101 or 200 <= status <= 599):
+        else:
             self.fail(BrokenConnection(f"answered with status {status}"))
-            return
-        self.status = status
-        self._head_done = True
-        self._until_end = not self._framed and status not in (101, 204, 304)
-        if self._bodyless:  # the parser cannot know, and would wait for the body that Content-Length announces
-            self._complete = True
-        self._wake()
 
     def on_body(self, body: bytes) -> None:
-        if not self._complete:
-            self._push(body)
+        if not self._complete and self._sink is not None:
+            self._grew = True
+            self._sink.data(body)
 
     def on_message_complete(self) -> None:
         if not self._head_done or self._complete:
             return
         assert self._parser is not None
+        if self._status == 101:
+            return
         self._reusable = self._parser.should_keep_alive()
-        self._complete = self.status != 101
-        self._wake()
+        self._complete = True  # told of when all that came with it has been parsed
 
-    # For the client
+    # For its client
 
     @property
     def is_reusable(self) -> bool:
         """Whether the next request may go over this connection: framed, complete, nothing beyond it."""
         return self._complete and self._reusable and not (self._beyond or self._lost or self._error)
+
+    @property
+    def is_open(self) -> bool:
+        """As far as the loop has seen; `is_alive` asks the kernel."""
+        return not self._lost and self._transport is not None and not self._transport.is_closing()
 
     def is_alive(self) -> bool:
         """One system call: an idle connection that the function has closed must not get a request."""
@@ -188,16 +231,13 @@ class HttpConnection(asyncio.Protocol):
             self._liveness.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP | select.POLLIN)
         return not self._liveness.poll(0)
 
-    def send(self, method: str, data: bytes) -> None:
+    def send(self, method: str, data: bytes, sink: Sink) -> None:
         """Begin a request: its head, with the body where that is small."""
         assert self._transport is not None
-        self._expect(method)
-        self._chunks.clear()  # what nobody read of the answer before
-        self._buffered = 0
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-        self._parser = httptools.HttpResponseParser(self)
+        if self._bodyless or self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        self._expect(bodyless=method == "HEAD")
+        self._sink = sink
         self.served += 1
         self._transport.write(data)
 
@@ -211,36 +251,30 @@ class HttpConnection(asyncio.Protocol):
         while self._writable is not None and not self._lost:
             await asyncio.shield(self._writable)
 
-    async def head(self) -> None:
-        """Wait for `status` and `headers`. Raises BrokenConnection, or what `fail` was given."""
-        while not (self._head_done and (self.status != 101 or self.upgraded)):
-            if self._error is not None:
-                raise self._error
-            await self._wait()
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        if not self._paused and self._transport is not None and not self._lost:
+            self._paused = True
+            self._transport.pause_reading()
 
-    async def read(self) -> bytes:
-        """Some of the body; empty at its end. Raises BrokenConnection, or what `fail` was given."""
-        while not self._chunks:
-            if self._error is not None and not self._complete:
-                raise self._error
-            if self._complete or self._lost:
-                return b""
-            await self._wait()
-        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None and not self._lost:
+    def resume(self) -> None:
+        if self._paused and self._transport is not None:
             self._paused = False
-            self._transport.resume_reading()
-        return data
+            if not self._lost:
+                self._transport.resume_reading()
+
+    def leave(self, sink: Sink) -> None:
+        """The rest of the answer is for `sink`."""
+        if self._sink is not None:
+            self._sink = sink
 
     def fail(self, error: BaseException) -> None:
-        """End this connection; whoever waits on it gets `error`."""
+        """End this connection; whoever waits for its answer gets `error`."""
         if self._error is None:
             self._error = error
         self._reusable = False
-        self._wake()
         self.abort()
+        self._told(self._error)
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -248,23 +282,9 @@ class HttpConnection(asyncio.Protocol):
 
     # Inside
 
-    def _push(self, data: bytes) -> None:
-        if not data:
-            return
-        self._chunks.append(data)
-        self._buffered += len(data)
-        if self._buffered > HIGH_BYTES and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _told(self, error: BaseException | None) -> None:
+        sink, self._sink = self._sink, None
+        if self._paused:
+            self.resume()  # else its end would not be seen while nobody uses it
+        if sink is not None:
+            sink.end(error)

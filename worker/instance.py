@@ -28,9 +28,10 @@ from worker.memory.charge import Charge
 from worker.metering import SAMPLE_SECONDS, Sampler
 from worker.output import Output
 from worker.runtime_api import RuntimeApi
+from worker.settling import Settling
 
 SETTLE_ITERATIONS = 3  # of the loop, until what was written before an answer has come through the pipes
-SETTLE_SLICES = 64  # of many lines at once: as many are waited for, each in an iteration of its own
+UNMEASURED_SECONDS = 0.001  # of running, in which a function cannot get many MB
 
 
 class InstanceState(enum.StrEnum):
@@ -44,7 +45,15 @@ class InstanceState(enum.StrEnum):
 class Instance:
     """Made STARTING and empty; `Launches` gives it its sandbox, the pool claims and releases its slots."""
 
-    def __init__(self, instance_id: str, revision: Revision, driver: Driver, output: Output, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        instance_id: str,
+        revision: Revision,
+        driver: Driver,
+        output: Output,
+        sampler: Sampler,
+        settling: Settling,
+    ) -> None:
         self.id = instance_id
         self.revision = revision
         self.output = output
@@ -73,10 +82,12 @@ class Instance:
         self.oom_kills = 0
         self._peak_bytes = 0  # since the invocation began
         self._sampled_at = 0.0
+        self._unmeasured = 0.0  # seconds that invocations have run since
         self._oom_kills_before = 0
         self._driver = driver
         self._sampler = sampler
-        self._unsettled: list[list[str]] = []  # [request id, line, line …] of ended invocations
+        self._settling = settling
+        self._unsettled: list[tuple[str, Report | list[str]]] = []  # of ended invocations
 
     # States
 
@@ -149,14 +160,13 @@ class Instance:
         self._peak_bytes = self.memory_bytes if fresh else 0
         self._oom_kills_before = self.oom_kills
         self._sampler.add(self)
-        output = self.output
-        output.begin(request_id if self.slots == 1 else "")
-        output.system(f"START RequestId: {request_id} Version: {self.revision.key.number}", request_id)
+        self.output.begin(request_id if self.slots == 1 else "")
+        self.output.start(request_id)
 
     def end(self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None) -> Report:
         """It is over, `error` being what the caller gets; the report is made and the log's lines are on their way."""
         self._running -= 1
-        self.sample(time.monotonic(), 0.0)  # what it has at its end was never less in between
+        self._measure(seconds)
         if self.executing <= 1:
             self._sampler.discard(self)
         limit = self.revision.spec.memory_bytes
@@ -164,11 +174,24 @@ class Instance:
         peak = limit if isinstance(error, OutOfMemory) else min(self._peak_bytes, limit)
         failed = isinstance(error, FaasError) or bool(error_type)
         report = Report(seconds, metering.billed(seconds, init), limit, peak, init, failed)
-        self._end_lines(request_id, report, error, error_type)
+        if failed or init is not None:
+            self._unsettled.append((request_id, self._last_lines(request_id, report, error, error_type)))
+        else:
+            self._unsettled.append((request_id, report))
+        if not isinstance(error, TimedOut | InstanceExited):  # else when it is dead and its pipes have ended
+            self._settling.add(self)
         return report
 
-    def _end_lines(self, request_id: str, report: Report, error: BaseException | None, error_type: str | None) -> None:
-        lines, status = [request_id], ""
+    def _measure(self, seconds: float) -> None:
+        """What it has at its end was never less in between; of many short ones the last measurement speaks."""
+        self._unmeasured += seconds
+        if self._unmeasured >= UNMEASURED_SECONDS or not self._peak_bytes:
+            self.sample(time.monotonic(), 0.0)
+
+    def _last_lines(
+        self, request_id: str, report: Report, error: BaseException | None, error_type: str | None
+    ) -> list[str]:
+        lines, status = [], ""
         if isinstance(error, TimedOut):
             status, error_type = "timeout", None
             stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
@@ -182,26 +205,25 @@ class Instance:
         lines.append(f"END RequestId: {request_id}")
         start = self.cold_start.path if self.cold_start is not None else ""
         lines.append(metering.report_line(request_id, report, status, error_type or "", start))
-        self._unsettled.append(lines)
-        if not isinstance(error, TimedOut | InstanceExited):  # else when it is dead and its pipes have ended
-            asyncio.get_running_loop().call_soon(self._settle_in, SETTLE_ITERATIONS - 1, SETTLE_SLICES)
+        return lines
 
-    def _settle_in(self, iterations: int, slices: int) -> None:
-        loop = asyncio.get_running_loop()
-        if iterations:
-            loop.call_soon(self._settle_in, iterations - 1, slices)
-        elif slices and self._unsettled and self.output.take_slice(begun=self._is_alone):
-            loop.call_later(self.output.pause_seconds, self._settle_in, 0, slices - 1)
-        else:
-            self.settle()
+    def settle_slice(self) -> float | None:
+        """Log some of what the function wrote before its answer; None where that and the last lines are logged."""
+        if self._unsettled and self.output.take_slice(begun=self._is_alone):
+            return self.output.pause_seconds
+        self.settle()
+        return None
 
     def settle(self) -> None:
         """Write the last lines of ended invocations, after what the function wrote before its answer."""
         if not self._unsettled:
             return
         self.output.take_now(begun=self._is_alone)
-        for request_id, *lines in self._unsettled:
-            for line in lines:
+        for request_id, last in self._unsettled:
+            if isinstance(last, Report):
+                self.output.end(request_id, last)
+                continue
+            for line in last:
                 self.output.system(line, request_id)
         self._unsettled.clear()
         if self.exchange is None or self.exchange.state is ExchangeState.ENDED:
@@ -224,6 +246,7 @@ class Instance:
         if self.sandbox is None or self.state is InstanceState.DEAD or now - self._sampled_at < after_seconds:
             return
         self._sampled_at = now
+        self._unmeasured = 0.0
         stats = self._driver.stats(self.sandbox)
         self.memory_bytes = stats.memory_bytes
         self._peak_bytes = max(self._peak_bytes, stats.memory_bytes)

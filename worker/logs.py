@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from faas.protocol import LogQuery, LogRecord
+from worker import marks
+from worker.marks import MARK_BYTES, Mark, quoted
 
 T = TypeVar("T")
 
@@ -32,18 +34,19 @@ FLUSH_SECONDS = 0.02
 FOLLOWER_LINES = 10_000  # a reader that falls behind further loses lines, and is told
 CURRENT, PREVIOUS = "current.jsonl", "previous.jsonl"
 
-_quoted = json.encoder.encode_basestring_ascii  # `json.dumps` of a text, at a fifth of its cost
+Batch = list[bytes | Mark]
 
 
 class FunctionLog:
     """One function's log."""
 
-    __slots__ = ("_store", "batches", "buffer", "dropped", "dropped_at", "folder", "followers", "size")
+    __slots__ = ("_store", "batches", "buffer", "buffered", "dropped", "dropped_at", "folder", "followers", "size")
 
     def __init__(self, store: LogStore, folder: Path) -> None:
         self._store = store
         self.folder = folder
-        self.buffer: list[bytes] = []
+        self.buffer: Batch = []
+        self.buffered = 0  # bytes of that
         self.size = 0  # of the buffer and of what is on its way
         self.batches = 0  # on their way
         self.dropped = 0
@@ -52,15 +55,29 @@ class FunctionLog:
 
     def append(self, record: LogRecord) -> None:
         line = encode(record)
-        if self.size + len(line) > BUFFER_BYTES:
-            self.dropped += 1
-            self.dropped_at = record.time
+        if not self._put(line, len(line), record.time):
             return
-        self.buffer.append(line)
-        self.size += len(line)
-        self._store.changed(self)
         for follower in self.followers:
             follower.put(record)
+
+    def mark(self, mark: Mark) -> None:
+        """The platform's lines around an invocation."""
+        if not self._put(mark, MARK_BYTES, mark.time) or not self.followers:
+            return
+        for record in marks.records(mark):
+            for follower in self.followers:
+                follower.put(record)
+
+    def _put(self, line: bytes | Mark, size: int, now: float) -> bool:
+        if self.size + size > BUFFER_BYTES:
+            self.dropped += 1
+            self.dropped_at = now
+            return False
+        self.buffer.append(line)
+        self.buffered += size
+        self.size += size
+        self._store.changed(self)
+        return True
 
 
 class Follower:
@@ -125,19 +142,18 @@ class LogStore:
         for function in [function for function in self._changed if not function.batches]:
             self._submit(function, self._write)
 
-    def _submit(self, function: FunctionLog, write: Callable[[Path, bytes], T]) -> asyncio.Future[T]:
+    def _submit(self, function: FunctionLog, write: Callable[[Path, Batch], T]) -> asyncio.Future[T]:
         """Have `write` called, in the writer's thread, with all that was appended so far."""
         self._changed.pop(function, None)
         if function.dropped:
             lost = LogRecord(function.dropped_at, f"{function.dropped} lines could not be stored", "system")
             function.buffer.append(encode(lost))
-            function.size += len(function.buffer[-1])
             function.dropped = 0
-        batch = b"".join(function.buffer)
-        function.buffer.clear()
+        batch, function.buffer = function.buffer, []
+        size, function.buffered = function.buffered, 0
         function.batches += 1
         writing = asyncio.get_running_loop().run_in_executor(self._writer, write, function.folder, batch)
-        writing.add_done_callback(lambda done: self._written(function, len(batch), done))
+        writing.add_done_callback(lambda done: self._written(function, size, done))
         return writing
 
     def _written(self, function: FunctionLog, size: int, done: asyncio.Future[T]) -> None:
@@ -148,10 +164,11 @@ class LogStore:
         if function in self._changed:
             self.changed(function)
 
-    def _write(self, folder: Path, batch: bytes) -> None:
+    def _write(self, folder: Path, lines: Batch) -> None:
         """In the writer's thread."""
-        if not batch:
+        if not lines:
             return
+        batch = b"".join([line if isinstance(line, bytes) else marks.encode(line).encode() for line in lines])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             current = folder / CURRENT
@@ -166,7 +183,7 @@ class LogStore:
                 self._complained = True  # once: a full disk must not fill the server's own log too
                 log.error("cannot write a function's log: %s", error)
 
-    def _snapshot(self, folder: Path, batch: bytes) -> list[tuple[BinaryIO, int]]:
+    def _snapshot(self, folder: Path, batch: Batch) -> list[tuple[BinaryIO, int]]:
         """In the writer's thread: the files as they are after `batch`, with their sizes, oldest first."""
         self._write(folder, batch)
         files: list[tuple[BinaryIO, int]] = []
@@ -238,8 +255,8 @@ def encode(record: LogRecord) -> bytes:
     """One line of JSON, ASCII: no byte that a function wrote can end it or reach a terminal."""
     return (
         f'{{"time":{record.time:.6f},"stream":"{record.stream}","revision":{record.revision},'
-        f'"instance":"{record.instance}","request_id":{_quoted(record.request_id)},'
-        f'"message":{_quoted(record.message)}}}\n'
+        f'"instance":"{record.instance}","request_id":{quoted(record.request_id)},'
+        f'"message":{quoted(record.message)}}}\n'
     ).encode()
 
 

@@ -11,15 +11,13 @@ from typing import Protocol
 from faas.background import Background
 from faas.leases import ColdStart, Report
 from faas.metrics import Metrics
-from faas.protocol import (
-    Ended,
-)
+from faas.protocol import Ended
+from worker.marks import figures
 
 log = logging.getLogger("worker.metering")
 
 SAMPLE_SECONDS = 0.05
 SAMPLE_BUDGET_SECONDS = 0.005  # per round: with very many instances each is sampled less often
-MEGABYTE = 1_048_576
 GIGABYTE = 1_073_741_824
 
 
@@ -36,13 +34,7 @@ def gb_seconds(report: Report) -> float:
 def report_line(request_id: str, report: Report, status: str = "", error_type: str = "", start: str = "") -> str:
     """Lambda's REPORT line; `status` (timeout | error) is appended where it failed, and to a first invocation the
     `start` that its instance had (stem | cold)."""
-    fields = [
-        f"REPORT RequestId: {request_id}",
-        f"Duration: {report.duration_seconds * 1000:.2f} ms",
-        f"Billed Duration: {round(report.billed_seconds * 1000)} ms",
-        f"Memory Size: {report.memory_bytes // MEGABYTE} MB",
-        f"Max Memory Used: {math.ceil(report.max_memory_bytes / MEGABYTE)} MB",
-    ]
+    fields = [f"REPORT RequestId: {request_id}", figures(report)]
     if report.init_seconds is not None:
         fields.append(f"Init Duration: {report.init_seconds * 1000:.2f} ms")
         if start:

@@ -11,8 +11,10 @@ import asyncio
 import time
 from collections import deque
 
+from faas.leases import Report
 from faas.protocol import LogRecord
 from worker.logs import FunctionLog
+from worker.marks import Mark, Origin
 
 LINE_BYTES = 262_144
 INVOCATION_BYTES = 10 * 1_048_576
@@ -33,6 +35,7 @@ class Output:
         self._log = log
         self._revision = revision
         self._instance = instance_id
+        self._origin = Origin(revision, instance_id)
         self._pipes: list[_Pipe] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -48,21 +51,34 @@ class Output:
 
     def begin(self, request_id: str) -> None:
         """An invocation begins: what may be logged starts anew. `request_id`: empty where others run beside it."""
-        self._say_cut()
+        if self._cut:
+            self._say_cut()
         self.request_id = request_id
         self._used = self._lines = 0
 
+    def start(self, request_id: str) -> None:
+        """Its START."""
+        self._log.mark(Mark(time.time(), self._origin, request_id, None))
+
+    def end(self, request_id: str, report: Report) -> None:
+        """Its END and REPORT, where it ended well."""
+        self._log.mark(Mark(time.time(), self._origin, request_id, report))
+
     def take_slice(self, *, begun: bool = True) -> bool:
         """Log some of what has arrived by now, with `begun` the beginning of a line too; whether there is more."""
-        more = [pipe.take_slice(begun=begun) for pipe in self._pipes]
-        return any(more)
+        more = False
+        for pipe in self._pipes:
+            if pipe.has_some and pipe.take_slice(begun=begun):
+                more = True
+        return more
 
     def take_now(self, *, begun: bool = True) -> None:
         """Log what has arrived by now. Of a flood only so much: the rest comes later."""
         for _ in range(SLICES_NOW):
             if not self.take_slice(begun=begun):
                 break
-        self._say_cut()
+        if self._cut:
+            self._say_cut()
 
     def _say_cut(self) -> None:
         if self._cut:
@@ -146,6 +162,11 @@ class _Pipe:
             elif self._reader.at_eof() and not self._data:  # else `take_slice` was quicker
                 break
         self._end_line()
+
+    @property
+    def has_some(self) -> bool:
+        """Whether anything was read that is not logged, or can be read at once."""
+        return bool(self._data or self._line or self._reader._buffer)  # type: ignore[attr-defined]  # no other way
 
     def take_slice(self, *, begun: bool) -> bool:
         """Log some of what the stream holds, without waiting for more; whether there is more."""

@@ -13,6 +13,7 @@ from worker.logs import LogStore
 from worker.memory.ledger import Ledger
 from worker.metering import Reporting, Sampler
 from worker.precreated import Precreator
+from worker.settling import Settling
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +31,4 @@ class Parts:
     ledger: Ledger
     freezer: Freezer
     precreator: Precreator
+    settling: Settling

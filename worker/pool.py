@@ -32,6 +32,7 @@ from faas.protocol import (
     WorkerUsage,
 )
 from worker import sandbox_spec
+from worker.claim import PoolClaim
 from worker.drivers.base import Driver
 from worker.freezer import Freezer
 from worker.instance import Instance, InstanceState
@@ -47,6 +48,7 @@ from worker.parts import Parts
 from worker.precreated import Precreator
 from worker.revision_pool import RevisionPool
 from worker.run import running
+from worker.settling import Settling
 from worker.usage import UsageMeter
 
 REMOVAL_SECONDS = 20.0  # at the end: for instances to be killed and deleted
@@ -88,6 +90,7 @@ class Pool:
         at_once = 2 * (os.cpu_count() or 1) + 2  # launches are mostly waiting for the kernel and the function's init
         launches = Launches(driver, at_once)
         self._reporting = Reporting()
+        self._settling = Settling()
         self._precreator = Precreator(precreated, driver, launches, self._janitor, self._ledger, metrics)
         self._parts = Parts(
             driver,
@@ -101,6 +104,7 @@ class Pool:
             self._ledger,
             self._freezer,
             self._precreator,
+            self._settling,
         )
         self._pools: dict[RevisionKey, RevisionPool] = {}
         self._closing = False
@@ -129,6 +133,7 @@ class Pool:
             await self._freezer.close()
             await self._janitor.close(REMOVAL_SECONDS)
             await self._sampler.close()
+            self._settling.close()
             await self._logs.close()
             await self._driver.close()
 
@@ -190,7 +195,12 @@ class Pool:
         return PoolLease(self._of(revision), invocation, self._background)
 
     def claim(self, revision: Revision, request_id: str) -> Claim | None:
-        return None
+        if self._closing:
+            return None
+        pool = self._pools.get(revision.key)
+        if pool is None or (instance := pool.try_take_ready()) is None:
+            return None
+        return PoolClaim(pool, instance, request_id, self._background)
 
     async def scale(self, revision: Revision, desired: int) -> None:
         if self._closing:

@@ -100,9 +100,9 @@ class Readiness:
         self._health = self._health or "did not answer"
         try:
             await self._http.request(HttpRequest("GET", self._spec.health, (("Host", "localhost"),)), exchange)
-            assert exchange.connection is not None
-            self._health = f"answered {exchange.connection.status}"
-            return 200 <= exchange.connection.status < 300
+            assert exchange.reader is not None
+            self._health = f"answered {exchange.reader.status}"
+            return 200 <= exchange.reader.status < 300
         except BrokenConnection as broken:
             self._health = broken.reason
             return False

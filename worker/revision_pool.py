@@ -12,6 +12,7 @@ from collections.abc import Callable
 from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown
 from faas.protocol import InstanceStatus, Revision, RevisionStats
 from worker.backoff import Backoff
+from worker.deadlines import Deadlines
 from worker.instance import Instance, InstanceState
 from worker.leaving import Leaving
 from worker.memory.charge import Charge
@@ -36,6 +37,7 @@ class RevisionPool:
         self.desired = 0
         self.retired = False
         self.recent_peak = RecentPeak()
+        self.deadlines = Deadlines(revision.spec.timeout)
         self.billed = parts.metrics.billed_gb_seconds.labels(self.label)
         self.reporting = parts.reporting
         self.freezer = parts.freezer
@@ -66,6 +68,15 @@ class RevisionPool:
             return None
         return self._claim(instance)
 
+    def try_take_ready(self) -> Instance | None:
+        """A slot of an instance that is ready to run this moment: it does not stand still."""
+        if len(self._waiters) or not self._free:
+            return None
+        instance = next(reversed(self._free))
+        if instance.stands_still or instance.outcome is not None:
+            return None
+        return self._claim(instance)
+
     async def take(self, wait_seconds: float) -> Instance:
         """A slot, waited for. Raises Throttled, InitFailed, what else a launch failed with, NotFound."""
         if (instance := self.try_take()) is not None:
@@ -73,7 +84,8 @@ class RevisionPool:
         if self.retired:
             raise NotFound(f"{self.revision.key} is gone")
         waiter = self._waiters.add(wait_seconds)
-        self._reconcile()
+        if self._is_unbalanced:
+            self._reconcile()
         try:
             return await waiter.future
         except asyncio.CancelledError:
@@ -83,7 +95,8 @@ class RevisionPool:
                 self.release(future.result())  # it came together with the cancellation
             raise
         finally:
-            self._forgo()
+            if self._is_unbalanced:
+                self._forgo()
 
     def _newest(self) -> Instance | None:
         """The most recently used instance with a free slot; one that stands still only where there is no other."""
@@ -109,7 +122,7 @@ class RevisionPool:
     def release(self, instance: Instance) -> None:
         """Give a slot back; it goes to the oldest waiter, if there is one."""
         ledger = self._parts.ledger
-        owed = ledger.is_owed(self)
+        owed = bool(ledger.waiting) and ledger.is_owed(self)
         instance.release(0 if owed or self.provisioned else self._still.yields(instance))
         self._executing -= 1
         self.moved_at = instance.idle_since
@@ -126,8 +139,10 @@ class RevisionPool:
                 ledger.settle()  # those of others that wait for so long come before our own
             self._serve()
             self._still.rests(instance)
-            self._reconcile()
-            ledger.settle()
+            if self._is_unbalanced:
+                self._reconcile()
+            if ledger.waiting:
+                ledger.settle()
         else:
             self._leaving.released(instance)
 
@@ -169,6 +184,11 @@ class RevisionPool:
         self.retired, self.desired = True, 0
         self._waiters.fail_all(NotFound(f"{self.revision.key} is gone"))
         self._reconcile()
+
+    @property
+    def _is_unbalanced(self) -> bool:
+        """Whether there is anything to reconcile: nearly always there is not."""
+        return bool(self._starting or self._still or len(self._ready) != self.desired or not self.desired)
 
     def _reconcile(self) -> None:
         """Bring what there is to what there should be."""
@@ -247,7 +267,7 @@ class RevisionPool:
         parts, revision = self._parts, self.revision
         instance_id = parts.precreator.take(revision) or secrets.token_hex(8)
         output = Output(self.logs.of(revision.key.namespace, revision.key.function), revision.key.number, instance_id)
-        instance = Instance(instance_id, revision, parts.driver, output, parts.sampler)
+        instance = Instance(instance_id, revision, parts.driver, output, parts.sampler, parts.settling)
         instance.charge = charge
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._starting[instance] = ready

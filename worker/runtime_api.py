@@ -12,16 +12,20 @@ body is kept only of such an answer; any other one is refused before it is read.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import time
 from typing import Any
 
-from faas.errors import BadFunctionResponse, InitFailed, ResponseTooLarge
+from faas.errors import FaasError, InitFailed, ResponseTooLarge
 from faas.leases import Invocation, InvocationResult
+from faas.trace_id import new_trace_id
+from worker.answer_stream import AnswerStream
 from worker.exchange import DELIVERIES, Exchange, ExchangeState
-from worker.runtime_connection import PAYLOAD_BYTES, RuntimeConnection
+from worker.runtime_connection import PAYLOAD_BYTES, STREAMED_BYTES, RuntimeConnection
 from worker.runtime_listener import RuntimeListener
+from worker.runtime_requests import Known
 
 CONNECTIONS = 16  # of one instance; a runtime needs one or two
 PARKED = 8  # polls at once
@@ -105,15 +109,15 @@ class RuntimeApi:
 
     def _cut_off_behind(self, taker: RuntimeConnection) -> None:
         """Who has not read an earlier event does not need it any more: only one at a time is kept for its reader."""
+        if len(self._connections) == 1:
+            return
         for connection in list(self._connections):
             if connection.is_behind and connection is not taker:
                 connection.abort()
 
     def _event_head(self, invocation: Invocation, size: int) -> bytes:
         deadline = int(time.time() * 1000) + self._limit_ms
-        more = ""
-        if invocation.trace_id:
-            more += f"Lambda-Runtime-Trace-Id: {_header_value(invocation.trace_id)}\r\n"
+        more = f"Lambda-Runtime-Trace-Id: {_header_value(invocation.trace_id or new_trace_id())}\r\n"
         if invocation.client_context:
             more += f"Lambda-Runtime-Client-Context: {_header_value(invocation.client_context)}\r\n"
         return (
@@ -167,7 +171,7 @@ class RuntimeApi:
         path, method = connection.path, connection.method
         if path == NEXT:
             if method == b"GET" and not connection.has_body:
-                self._poll(connection)
+                self.poll(connection)
             else:
                 connection.send_error(405, "MethodNotAllowed", "next takes GET, without a body")
         elif path.startswith(INVOCATION):
@@ -179,7 +183,7 @@ class RuntimeApi:
         else:
             connection.send_error(404, "NotFound", "404 page not found")
 
-    def _poll(self, connection: RuntimeConnection) -> None:
+    def poll(self, connection: RuntimeConnection) -> None:
         if len(self._polls) >= PARKED:
             connection.send_error(429, "TooManyPolls", f"at most {PARKED} polls wait at once")
             return
@@ -203,9 +207,13 @@ class RuntimeApi:
             connection.send_error(400, "InvalidRequestID", "Invalid request ID")
             return
         if connection.oversized:
-            message = f"Exceeded maximum allowed payload size ({PAYLOAD_BYTES} bytes)."
+            limit = PAYLOAD_BYTES if connection.streamed is None else STREAMED_BYTES
+            message = f"Exceeded maximum allowed payload size ({limit} bytes)."
             connection.send_error(413, "RequestEntityTooLarge", message)
-            exchange.fail(too_large(connection.size))
+            exchange.fail(too_large(connection.size, limit))
+            return
+        if connection.streamed is not None:
+            self._streamed(connection, exchange)
             return
         connection.useful = True
         connection.send_accepted()
@@ -215,15 +223,36 @@ class RuntimeApi:
             payload, error_type = error_payload(connection.body(), connection.error_type, connection.size)
             exchange.answer(InvocationResult(payload, "application/json", error_type))
 
-    def truncated(self, connection: RuntimeConnection) -> None:
-        """A streamed answer broke off: what came is no answer (Lambda: Runtime.TruncatedResponse)."""
+    def take(self, connection: RuntimeConnection, request: Known) -> bool:
         exchange = self._open
-        if exchange is None or exchange.state is not ExchangeState.HANDED:
-            return
-        if connection.path.startswith(INVOCATION + exchange.invocation.request_id.encode()):
-            exchange.fail(
-                BadFunctionResponse("the streamed response broke off", error_type="Runtime.TruncatedResponse")
-            )
+        if exchange is None or request.body is None or not self._is_open(request.request_id):
+            return False
+        connection.useful = True
+        exchange.answer(InvocationResult(request.body))
+        return True
+
+    # Answers that stream
+
+    def stream(self, connection: RuntimeConnection) -> AnswerStream | None:
+        exchange = self._open
+        request_id, verb = _answer_of(connection.path)
+        if exchange is None or verb != b"response" or not self._is_open(request_id):
+            return None
+        return exchange.stream_from(connection, connection.content_type)
+
+    def _streamed(self, connection: RuntimeConnection, exchange: Exchange) -> None:
+        """It has come to its end."""
+        connection.useful = True
+        connection.send_accepted()
+        if connection.error_type:
+            exchange.answer(streamed_error(connection.error_type, connection.error_body))
+        else:
+            exchange.end_stream()
+
+    def broke(self, connection: RuntimeConnection, error: FaasError) -> None:
+        exchange = self._open
+        if exchange is not None and self._is_open(_answer_of(connection.path)[0]):
+            exchange.fail(error)
 
     def _init_error(self, connection: RuntimeConnection) -> None:
         if self.first_poll.done():
@@ -236,10 +265,20 @@ class RuntimeApi:
         self.first_poll.exception()  # seen: a launch that has given up does not look
 
 
-def too_large(size: int) -> ResponseTooLarge:
+def too_large(size: int, limit: int) -> ResponseTooLarge:
     return ResponseTooLarge(
-        f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({PAYLOAD_BYTES} bytes)."
+        f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({limit} bytes)."
     )
+
+
+def streamed_error(error_type: str, body: bytes) -> InvocationResult:
+    """What a runtime says in the trailers of an answer that it could not bring to its end; `body` is base64."""
+    try:
+        decoded = base64.b64decode(body, validate=True)
+    except ValueError:
+        decoded = b""
+    payload, error_type = error_payload(decoded or b"{}", error_type)
+    return InvocationResult(payload, "application/json", error_type)
 
 
 def error_payload(body: bytes, header: str, size: int = 0) -> tuple[bytes, str]:

@@ -15,10 +15,16 @@ from typing import Protocol, cast
 
 import httptools
 
+from faas.errors import BadFunctionResponse, FaasError
+from worker.answer_stream import AnswerStream
+from worker.exchange import TRUNCATED
+from worker.runtime_requests import Known, known
+
 READ_BYTES = 65_536  # at a time: as tiny chunks they take 4 ms
 HEAD_BYTES = 65_536  # of a head, of trailers, of the framing between two pieces of a body
 FIELDS = 128
 PAYLOAD_BYTES = 6_291_556  # Lambda's 6 MiB + 100 bytes
+STREAMED_BYTES = 200 * 1_048_576  # Lambda's limit of a streamed answer; its 2 MB/s after the first 6 MB are not ours
 DISCARDED_BYTES = 64 * 1_048_576  # of an answer over the limit: read and dropped, so that the runtime gets its 413
 
 # Of all connections: what was read is parsed before the next read.
@@ -42,7 +48,18 @@ class Api(Protocol):
 
     def release(self, size: int) -> None: ...
     def route(self, connection: RuntimeConnection) -> None: ...
-    def truncated(self, connection: RuntimeConnection) -> None: ...
+    def take(self, connection: RuntimeConnection, request: Known) -> bool:
+        """Whether this answer was expected, and has been taken."""
+        ...
+
+    def poll(self, connection: RuntimeConnection) -> None: ...
+    def stream(self, connection: RuntimeConnection) -> AnswerStream | None:
+        """Who takes the answer that begins piece by piece; None: it is kept like any other."""
+        ...
+
+    def broke(self, connection: RuntimeConnection, error: FaasError) -> None:
+        """The answer that streams is none."""
+        ...
 
 
 class _Over(Exception):
@@ -50,8 +67,9 @@ class _Over(Exception):
 
 
 class RuntimeConnection(asyncio.BufferedProtocol):
-    """`path`, `method`, `content_type`, `error_type`, `has_body`, `size` and `oversized` describe the request being
-    answered; `size` is what its body has, or says that it has. `useful`: it had an event or gave an answer."""
+    """`path`, `method`, `content_type`, `error_type`, `error_body`, `has_body`, `size` and `oversized` describe the
+    request being answered; `size` is what its body has, or says that it has; `streamed` is who takes that as it comes.
+    `useful`: it had an event or gave an answer."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -65,6 +83,11 @@ class RuntimeConnection(asyncio.BufferedProtocol):
         self._waiting = False  # parked: a further request now is a violation
         self._keep_alive = True
         self._body = bytearray()
+        self._owed = b""  # an answer that goes with the next one in one write
+        self._within = False  # a request has begun and is not complete
+        self._may_poll = False  # an answer was taken: the poll for the next event may have come with it
+        self._is_held = False  # who takes its stream does not take more now
+        self._pauses = False
         self.useful = False
         self.is_behind = False  # it does not read what it was sent
         self._reset()
@@ -74,6 +97,8 @@ class RuntimeConnection(asyncio.BufferedProtocol):
         self.method = b""
         self.content_type = ""
         self.error_type = ""
+        self.error_body = b""
+        self.streamed: AnswerStream | None = None
         self.has_body = self.oversized = False
         self._declared = self._received = self._fields = self._limit = 0
         self._streaming = False
@@ -94,7 +119,11 @@ class RuntimeConnection(asyncio.BufferedProtocol):
         return _READ
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._advanced = self._completed = False
+        if not self._within and not self._waiting:
+            request = known(_READ[:nbytes])
+            if request is not None and self._take(request):
+                return
+        self._advanced = self._completed = self._may_poll = False
         try:
             self._parser.feed_data(_READ[:nbytes])
         except httptools.HttpParserUpgrade:
@@ -107,29 +136,63 @@ class RuntimeConnection(asyncio.BufferedProtocol):
         if self._framing > HEAD_BYTES:
             self.send_error(431, "RequestHeaderFieldsTooLarge", "the request's head is too large", close=True)
 
+    def _take(self, request: Known) -> bool:
+        """Whether it was answered here: what was not expected is for the general parser."""
+        if request.body is None:
+            self._waiting = True
+            self._api.poll(self)
+            return True
+        if not self._api.take(self, request):
+            return False
+        if request.polls:
+            # Its answer goes with the next event. Not now: what the function wrote before is still to be read.
+            self._owed, self._waiting = _ACCEPTED, True
+            asyncio.get_running_loop().call_soon(self._poll)
+        else:
+            self.send_accepted()
+        return True
+
+    def _poll(self) -> None:
+        if not self._closing:
+            self._api.poll(self)
+
     def pause_writing(self) -> None:
         self.is_behind = True
-        if self._transport is not None and not self._closing:
-            self._transport.pause_reading()
+        self._pause_or_resume()
 
     def resume_writing(self) -> None:
         self.is_behind = False
-        if self._transport is not None and not self._closing:
-            self._transport.resume_reading()
+        self._pause_or_resume()
+
+    def hold(self, held: bool) -> None:
+        """Of `worker.answer_stream.Source`."""
+        self._is_held = held
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        pauses = self.is_behind or self._is_held
+        if pauses != self._pauses and self._transport is not None and not self._closing:
+            self._pauses = pauses
+            if pauses:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._streaming:
-            self._api.truncated(self)
+            self._api.broke(self, BadFunctionResponse("the streamed response broke off", error_type=TRUNCATED))
         self._drop_body()
         self._api.disconnected(self)
 
     # httptools
 
     def on_message_begin(self) -> None:
-        if self._waiting or self._completed:
+        if self._waiting or (self._completed and not self._may_poll):
             self.abort()
             raise _Over
+        self._may_poll = False
         self._reset()
+        self._within = True
         self._advanced = self._in_head = True
 
     def on_url(self, url: bytes) -> None:
@@ -143,6 +206,8 @@ class RuntimeConnection(asyncio.BufferedProtocol):
         lower = name.lower()
         if lower in (b"lambda-runtime-function-error-type", b"error-type"):
             self.error_type = value.decode("latin-1")[:256]
+        elif lower == b"lambda-runtime-function-error-body":
+            self.error_body = value
         elif not self._in_head:
             return  # of trailers only the error counts
         elif lower == b"content-length":
@@ -169,11 +234,16 @@ class RuntimeConnection(asyncio.BufferedProtocol):
             self._refuse()
         elif self._expects and not self.oversized and self._transport is not None:
             self._transport.write(_CONTINUE)
+        if self._streaming:
+            self.streamed = self._api.stream(self)
+            self.oversized = self.oversized and self.streamed is None
 
     def on_body(self, body: bytes) -> None:
         self._advanced = True
         self._received += len(body)
-        if self._received > PAYLOAD_BYTES:
+        if self.streamed is not None:
+            self._pass_on(self.streamed, body)
+        elif self._received > PAYLOAD_BYTES:
             self.oversized = True
             self._drop_body()
             if self._received > DISCARDED_BYTES:
@@ -185,8 +255,19 @@ class RuntimeConnection(asyncio.BufferedProtocol):
                 raise _Over
             self._body += piece
 
+    def _pass_on(self, streamed: AnswerStream, body: bytes) -> None:
+        self.oversized = self._received > STREAMED_BYTES
+        try:
+            if not self.oversized:
+                streamed.feed(body)
+                return
+        except BadFunctionResponse as error:
+            self._api.broke(self, error)
+        self._refuse()
+
     def on_message_complete(self) -> None:
         self._completed = self._advanced = True
+        self._within = False
         self._streaming = False  # complete: it cannot break off any more
         self._keep_alive = self._parser.should_keep_alive()
         self._waiting = self.path.endswith(b"/invocation/next")
@@ -226,6 +307,8 @@ class RuntimeConnection(asyncio.BufferedProtocol):
         return not self._liveness.poll(0)
 
     def send_accepted(self) -> None:
+        """Its answer was taken."""
+        self._may_poll = True
         self.send(_ACCEPTED)
 
     def send_error(self, status: int, error_type: str, message: str, *, close: bool = False) -> None:
@@ -240,6 +323,8 @@ class RuntimeConnection(asyncio.BufferedProtocol):
         self._waiting = False
         if self._transport is None or self._transport.is_closing():
             return
+        if self._owed:
+            data, self._owed = self._owed + data, b""
         self._transport.write(data)
         if not self._keep_alive:
             self._transport.close()

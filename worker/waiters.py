@@ -13,17 +13,19 @@ from collections.abc import Callable
 from faas.errors import Throttled
 from worker.instance import Instance
 
+GRAIN_SECONDS = 0.001  # of a loop's timers
+
 
 class Waiter:
     """One of them; `future` resolves with the instance whose slot it has."""
 
-    __slots__ = ("future", "overdue", "timer", "wait_seconds")
+    __slots__ = ("due", "future", "overdue", "wait_seconds")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wait_seconds: float) -> None:
         self.future: asyncio.Future[Instance] = loop.create_future()
         self.wait_seconds = wait_seconds
+        self.due = loop.time() + wait_seconds
         self.overdue = False
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Waiters:
@@ -33,6 +35,7 @@ class Waiters:
         self._queue: deque[Waiter] = deque()
         self._coming = coming
         self._refusal = refusal
+        self._timer: asyncio.TimerHandle | None = None  # one for all: it looks when the first wait may be over
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -41,13 +44,12 @@ class Waiters:
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop, wait_seconds)
         self._queue.append(waiter)
-        waiter.timer = loop.call_later(wait_seconds, self._over, waiter)
+        if self._timer is None or waiter.due < self._timer.when():
+            self._look_at(waiter.due)
         return waiter
 
     def remove(self, waiter: Waiter) -> None:
         """It went away."""
-        if waiter.timer is not None:
-            waiter.timer.cancel()
         if waiter in self._queue:
             self._queue.remove(waiter)
 
@@ -55,8 +57,6 @@ class Waiters:
         """The oldest that still waits."""
         while self._queue:
             waiter = self._queue.popleft()
-            if waiter.timer is not None:
-                waiter.timer.cancel()
             if not waiter.future.done():
                 return waiter
         return None
@@ -81,6 +81,17 @@ class Waiters:
                 if not waiter.future.done():
                     waiter.future.set_exception(self._refusal(waiter.wait_seconds))
 
-    def _over(self, waiter: Waiter) -> None:
-        waiter.overdue = True
+    def _look_at(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(due, self._look)
+
+    def _look(self) -> None:
+        """Some wait may be over. Nobody pays for this who is served in time."""
+        self._timer = None
+        now = asyncio.get_running_loop().time() + GRAIN_SECONDS
+        for waiter in self._queue:
+            waiter.overdue = waiter.overdue or waiter.due <= now
         self.expire()
+        if coming := [waiter.due for waiter in self._queue if not waiter.overdue]:
+            self._look_at(min(coming))

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from faas.checks import rough_duration
+from faas.cli.canary import described
 from faas.cli.options import full_name, function_argument, pass_session
 from faas.cli.output import Column, Json, age, as_json, at_terminal, local_time, note, output_option, show, size
 from faas.cli.session import Session
@@ -88,14 +89,23 @@ def show_page(function: Json) -> None:
         click.echo(f"  {label:<12} {value}".rstrip() if label else f"  {value}")
 
 
+def _needed(function: Json) -> str:
+    """What its callers must show."""
+    auth = function.get("spec", {}).get("auth") or {"token": True, "key": True}
+    words = {"token": "a token", "key": "an API key", "jwt": "a JWT", "authorizer": "its authorizer's word"}
+    return f"{' or '.join(word for way, word in words.items() if auth.get(way))} is needed"
+
+
 def _page(function: Json) -> Iterator[tuple[str, str]]:
     spec: Json = function.get("spec") or {}
-    yield "URL", str(function.get("url") or "-") + ("" if function.get("public") else "  (a token is needed)")
+    yield "URL", str(function.get("url") or "-") + ("" if function.get("public") else f"  ({_needed(function)})")
     reason = function.get("reason")
     yield "State", f"{function.get('state', '-')}" + (f": {reason}" if reason else "")
     aliases = function.get("aliases") or {}
     also = ", ".join(f"{alias} v{number}" for alias, number in sorted(aliases.items()))
     yield "Revision", f"v{function.get('revision')}" + (f"  ({also})" if also else "")
+    for alias, canary in (function.get("canaries") or {}).items():
+        yield "Canary", f"{alias}: {described(canary)}"
     yield "Image", str(function.get("image") or "-")
     if follow := function.get("follow"):
         yield "Follows", _followed(follow)
@@ -118,6 +128,7 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
     yield "Created", f"{local_time(function.get('created_at'))}, changed {age(function.get('updated_at'))} ago"
     yield from _rows("Env", [f"{name}=***" for name in sorted(spec.get("env") or {})])  # a page is shown around
     yield from _rows("Schedules", [f"{s['name']}: {s['cron']} {s['timezone']}" for s in spec.get("schedule") or ()])
+    yield from _rows("Routes", [_route(r) for r in spec.get("route") or ()])
     yield from _rows("Triggers", [f"{t['watch']}/{t['pattern']}" for t in spec.get("trigger") or ()])
     yield from _rows("Instances", [_instance(i) for i in function.get("instances_list") or ()] or ["none"])
 
@@ -139,6 +150,10 @@ def _learned(learned: Json) -> str:
     else:
         words = f"leaves {rough_duration(max(keep, float(learned['linger_seconds'])))} after a call"
     return f"{words}: {learned['reason']}"
+
+
+def _route(route: Json) -> str:
+    return f"{','.join(route.get('methods') or ['ANY'])} {route.get('host', '')}{route['path']}"
 
 
 def _rows(label: str, rows: list[str]) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,10 @@
-"""`faas versions`, `rollback`, `alias ls|set|rm`."""
+"""`faas versions`, `rollback`, `alias ls|set|rm`; `alias weight` is `faas.cli.canary`'s."""
 
 from __future__ import annotations
 
 import click
 
+from faas.cli.canary import AliasGroup, described, weight
 from faas.cli.options import function_argument, pass_session, revision_number
 from faas.cli.output import Column, Json, age, note, output_option, show
 from faas.cli.session import Session
@@ -50,9 +51,15 @@ def rollback(session: Session, name: str, to: str | None) -> None:
     click.echo(f"v{function['revision']}")
 
 
-@click.group()
+@click.group(cls=AliasGroup)
 def alias() -> None:
-    """Names for revisions. A call of NAME:ALIAS reaches the revision; NAME alone means the alias `live`."""
+    """Names for revisions. A call of NAME:ALIAS reaches the revision; NAME alone means the alias `live`.
+
+    `faas alias NAME ALIAS --weight v7=10` gives a second revision a share of the calls.
+    """
+
+
+alias.add_command(weight)
 
 
 @alias.command("ls")
@@ -66,9 +73,14 @@ def alias_ls(session: Session, name: str, output: str) -> None:
         async with session.client() as client:
             return await client.function(name)
 
-    aliases = session.run(fetch()).get("aliases") or {}
-    rows = [{"alias": key, "revision": number} for key, number in sorted(aliases.items())]
-    columns: tuple[Column, ...] = (("ALIAS", lambda a: a["alias"]), ("REVISION", lambda a: f"v{a['revision']}"))
+    function = session.run(fetch())
+    aliases, canaries = function.get("aliases") or {}, function.get("canaries") or {}
+    rows = [{"alias": key, "revision": n, **canaries.get(key, {})} for key, n in sorted(aliases.items())]
+    columns: tuple[Column, ...] = (
+        ("ALIAS", lambda a: a["alias"]),
+        ("REVISION", lambda a: f"v{a['revision']}"),
+        ("CANARY", lambda a: described(a) if a.get("weights") else ""),
+    )
     show(output, rows, columns, lambda a: a["alias"])
 
 

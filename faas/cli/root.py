@@ -32,10 +32,15 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "rollback": ("revisions", "Move `live` back to an earlier revision."),
         "alias": ("revisions", "Names for revisions: ls, set, rm."),
     },
+    "APIs": {
+        "api": ("api", "Hosts, base paths and stages in front of functions: ls, describe, put, rm, import, export."),
+        "route": ("route", "Methods and paths that lead to functions: ls, add, rm."),
+    },
     "Events": {
         "schedule": ("schedule", "Schedules and what became of their fire times: ls, history."),
         "trigger": ("trigger", "Watched folders: ls."),
         "dlq": ("dlq", "Events that were given up: ls, show, retry, rm."),
+        "websocket": ("websocket", "WebSocket APIs and who is connected: ls, put, rm, connections, send, close."),
     },
     "Usage": {
         "usage": ("usage", "Show what functions used, and what that would cost."),
@@ -47,6 +52,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Server": {
         "serve": ("serve", "Run the server."),
         "login": ("login", "Remember a server and its token, for Docker too."),
+        "key": ("key", "API keys of those who call functions: create, ls, rotate, revoke."),
         "token": ("token", "Credentials of others: create, ls, revoke."),
         "config": ("config", "Show each setting and where it came from."),
         "doctor": ("doctor", "Check this machine and the connection."),
@@ -56,8 +62,6 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 NOT_BUILT = {
     "secret": "secrets",
     "user": "users",
-    "route": "routes",
-    "key": "API keys",
     "dev": "deploying on save",
     "backup": "backups",
     "restore": "backups",

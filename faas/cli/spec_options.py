@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from faas.checks import format_duration
+from faas.rules.rules import TABLES as RULE_TABLES
+from faas.rules.rules import Rules
 from faas.spec import AsyncSpec, FunctionSpec, ScaleSpec
 from faas.spec_file import flag_name
 
@@ -43,6 +45,11 @@ HELP = {
     "env": "One variable of the environment; may be repeated.",
     "schedule": "NAME=CRON, or a TOML table {name = …, cron = …}; may be repeated; replaces the file's.",
     "trigger": "FOLDER, or a TOML table {watch = …, pattern = …}; may be repeated; replaces the file's.",
+    "websocket": "What is asked of WebSocket connections.",
+    "throttle": "How many requests may come in.",
+    "circuit": "Calls are refused for a while once too many failed.",
+    "auth": "Who may call it: API keys, JWTs, an authorizer function.",
+    "route": '"GET /users/{id}", or a TOML table {path = …, methods = …}; may be repeated; replaces the file\'s.',
     "scale.min": "Instances kept ready.",
     "scale.max": "Most instances.",
     "scale.reserved": "Instances kept for this function alone, and then its most; 0 = none.",
@@ -51,19 +58,23 @@ HELP = {
     "async.retries": "Tries after the first one failed, 0 to 2.",
     "async.max_age": "An event older than this is given up.",
     "async.on_failure": 'A function, or "dlq".',
+    "compress": "Whether answers are compressed for clients that take gzip or zstd.",
+    "payload": "The format of a Lambda-style function's event and answer.",
+    "cors": "Which web pages may call from a browser.",
 }
-ARRAYS = ("schedule", "trigger")
+ARRAYS = ("schedule", "trigger", "route")
 
 
 def keys() -> Iterator[tuple[str, Any]]:
     """(dotted key, default) of every key, in the spec's order."""
     for field in dataclasses.fields(FunctionSpec):
-        if field.name in ("scale", "asynchronous", "schedules", "triggers"):
+        if field.name in ("scale", "asynchronous", "schedules", "triggers", "routes", "rules"):
             continue
         default = {} if field.name == "env" else "" if field.default is dataclasses.MISSING else field.default
         yield field.name, default
     for key in ARRAYS:
         yield key, ()
+    yield from ((field.name, field.default) for field in dataclasses.fields(Rules))
     for table, value in TABLES.items():
         yield from ((f"{table}.{name}", default) for name, default in dataclasses.asdict(value).items())
 
@@ -82,6 +93,8 @@ def parameter(key: str) -> str:
 
 def _option(key: str, default: Any) -> Callable[..., Any]:
     flag, name, about = flag_name(key), parameter(key), HELP[key]
+    if key in RULE_TABLES:
+        return click.option(flag, name, metavar="TABLE", help=f"{about} A TOML table; its keys win over the file's.")
     if isinstance(default, bool):
         opposite = "--private" if key == "public" else f"--no-{flag[2:]}"
         return click.option(f"{flag}/{opposite}", name, default=None, help=about)
@@ -91,7 +104,7 @@ def _option(key: str, default: Any) -> Callable[..., Any]:
     if key == "env":
         return click.option(flag, name, multiple=True, metavar="NAME=VALUE", help=about)
     if isinstance(default, tuple):
-        metavar = {"schedule": "NAME=CRON", "trigger": "FOLDER"}.get(key, "WORDS")
+        metavar = {"schedule": "NAME=CRON", "trigger": "FOLDER", "route": "METHODS PATH"}.get(key, "WORDS")
         return click.option(flag, name, multiple=True, metavar=metavar, help=about)
     if isinstance(default, timedelta):
         return click.option(flag, name, metavar="TIME", help=f"{about}  [default: {format_duration(default)}]")
@@ -116,6 +129,8 @@ def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_file(key: str, default: Any, value: Any) -> Any:
+    if key in RULE_TABLES:
+        return _table(key, value)
     if key == "env":
         return dict(_variable(text) for text in value)
     if key in ARRAYS:
@@ -135,18 +150,27 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _table(key: str, text: str) -> dict[str, Any]:
+    """An inline table, as in the file."""
+    try:
+        row = tomllib.loads(f"row = {text}")["row"]
+    except tomllib.TOMLDecodeError as error:
+        reason = re.sub(r" \(at .*\)$", "", str(error))
+        raise click.UsageError(f"{flag_name(key)} is no TOML table ({reason}): {text}") from None
+    if not isinstance(row, dict):
+        raise click.UsageError(f"{flag_name(key)} is no TOML table: {text}")
+    return row
+
+
 def _row(key: str, text: str) -> dict[str, Any]:
-    """One schedule or trigger: a TOML table, or the short form."""
+    """One schedule, trigger or route: a TOML table, or the short form."""
     if text.lstrip().startswith("{"):
-        try:
-            row = tomllib.loads(f"row = {text}")["row"]
-        except tomllib.TOMLDecodeError as error:
-            reason = re.sub(r" \(at .*\)$", "", str(error))
-            raise click.UsageError(f"{flag_name(key)} is no TOML table ({reason}): {text}") from None
-        assert isinstance(row, dict)
-        return row
+        return _table(key, text)
     if key == "trigger":
         return {"watch": text}
+    if key == "route":
+        methods, _, path = text.strip().rpartition(" ")
+        return {"path": path, **({"methods": methods.split(",")} if methods else {})}
     name, equals, cron = text.partition("=")
     if not equals:
         raise click.UsageError(f"--schedule must be NAME=CRON, not {text!r}")

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from faas import checks
 from faas.checks import Check
+from faas.rules import auth, circuit, cors, throttle, websocket
+from faas.rules.auth import AuthRule
+from faas.rules.circuit import Circuit
+from faas.rules.cors import Cors
+from faas.rules.payload import Payload
+from faas.rules.throttle import Throttle
+from faas.rules.websocket import WebSocketRule
 from faas.spec_table import table
 
 Reader = Callable[[str, Any], Any]  # (dotted key, what was written) → the rule; raises SpecError
@@ -19,6 +27,14 @@ Reader = Callable[[str, Any], Any]  # (dotted key, what was written) → the rul
 class Rules:
     """None, and the defaults: nothing is asked."""
 
+    auth: AuthRule | None = None
+    cors: Cors | None = None
+    compress: bool = False
+    payload: Payload = Payload.V2
+    throttle: Throttle | None = None
+    circuit: Circuit | None = None
+    websocket: WebSocketRule | None = None
+
     @property
     def none(self) -> bool:
         """Whether nothing is asked at all: such requests may go the shortest way."""
@@ -26,8 +42,17 @@ class Rules:
 
 
 NO_RULES = Rules()
-TABLES: Mapping[str, Reader] = {}  # keys that are tables
-VALUES: Mapping[str, Check] = {}  # keys with one value
+TABLES: Mapping[str, Reader] = {  # keys that are tables
+    "auth": auth.read,
+    "cors": cors.read,
+    "throttle": throttle.read,
+    "circuit": circuit.read,
+    "websocket": websocket.read,
+}
+VALUES: Mapping[str, Check] = {  # keys with one value
+    "compress": checks.boolean,
+    "payload": checks.choice(Payload),
+}
 KEYS: tuple[str, ...] = (*TABLES, *VALUES)
 
 

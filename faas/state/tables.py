@@ -87,6 +87,34 @@ aliases = Table(
     ),
 )
 
+# The second revision behind an alias. A row stays when it was taken back, to say why; it goes when the alias moves.
+canaries = Table(
+    "canaries",
+    metadata,
+    _name("namespace", key=True),
+    _name("function", key=True),
+    _name("alias", key=True),
+    Column("id", String(32), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("percent", Float, nullable=False),
+    Column("sticky", String(160), nullable=False),
+    Column("override", Boolean, nullable=False),
+    Column("limits", String(200), nullable=False),  # as Limits writes itself; "" for none
+    Column("began_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("reason", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["namespace", "function", "alias"],
+        ["aliases.namespace", "aliases.function", "aliases.name"],
+        ondelete="CASCADE",
+    ),
+    ForeignKeyConstraint(
+        ["namespace", "function", "number"],
+        ["revisions.namespace", "revisions.function", "revisions.number"],
+        ondelete="CASCADE",
+    ),
+)
+
 # What became of the last push of the tag that a function follows.
 follows = Table(
     "follows",
@@ -267,4 +295,90 @@ budgets = Table(
     Column("amount", Text, nullable=False),  # a decimal number, exactly as it was given
     Column("warn", Integer, nullable=False),  # percent
     Column("throttle", Boolean, nullable=False),
+)
+
+# API keys: who may call which functions. What opens stands in `api_key_secrets`, as hashes.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _name("namespace", key=True),
+    _name("name", key=True),
+    Column("id", String(32), nullable=False),  # a part of the key itself, and no secret
+    Column("functions", Text, nullable=False),  # JSON list; empty: all of the namespace
+    Column("plan", String(128), nullable=False),  # "" for none
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("last_used_at", Float),
+    UniqueConstraint("id"),
+)
+
+api_key_secrets = Table(
+    "api_key_secrets",
+    metadata,
+    _name("namespace", key=True),
+    _name("key", key=True),
+    Column("hash", String(64), primary_key=True),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),  # of one that another follows: the overlap's end
+    ForeignKeyConstraint(["namespace", "key"], ["api_keys.namespace", "api_keys.name"], ondelete="CASCADE"),
+)
+
+# APIs in front of functions. A function's own routes are in its revisions.
+apis = Table(
+    "apis",
+    metadata,
+    _name("namespace", key=True),
+    _name("name", key=True),
+    Column("value", Text, nullable=False),  # JSON, as Api.to_dict gives it
+    Column("updated_at", Float, nullable=False),
+)
+
+# Usage plans: what each API key of one may do. 0: no bound.
+plans = Table(
+    "plans",
+    metadata,
+    _name("namespace", key=True),
+    _name("name", key=True),
+    Column("rate", Float, nullable=False),  # requests a second
+    Column("burst", Integer, nullable=False),
+    Column("quota", BigInteger, nullable=False),  # requests in each period
+    Column("period", String(16), nullable=False),  # day | week | month
+    Column("functions", Text, nullable=False),  # JSON lists; both empty: everything of the namespace
+    Column("apis", Text, nullable=False),
+)
+
+# What each key has used of its plan. It outlives the key.
+plan_usage = Table(
+    "plan_usage",
+    metadata,
+    _name("namespace", key=True),
+    _name("plan", key=True),
+    _name("key", key=True),
+    Column("period", String(16), primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("used", BigInteger, nullable=False),
+    Index(None, "start"),
+)
+
+# What is not served for a while.
+maintenance = Table(
+    "maintenance",
+    metadata,
+    _name("namespace", key=True),  # "*" for everything
+    _name("function", key=True),  # "*" for everything
+    Column("message", Text, nullable=False),
+    Column("retry_after", Integer, nullable=False),  # seconds
+    Column("since", Float, nullable=False),
+    _name("by"),
+)
+
+websocket_apis = Table(
+    "websocket_apis",
+    metadata,
+    _name("namespace", key=True),
+    _name("name", key=True),
+    Column("path", String(300), nullable=False),
+    Column("definition", Text, nullable=False),  # JSON, with the control API's keys
+    Column("changed_at", Float, nullable=False),
+    UniqueConstraint("path"),
 )

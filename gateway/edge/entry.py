@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 
 from faas.errors import NotFound
+from faas.header_changes import NO_CHANGES, HeaderChanges
 from faas.rules.rules import Rules
 from gateway.router import Route
 
@@ -49,12 +50,21 @@ class Entry:
     stage: str = DEFAULT
     parameters: Mapping[str, str] = field(default_factory=lambda: NO_TEXTS)  # of the pattern: decoded
     variables: Mapping[str, str] = field(default_factory=lambda: NO_TEXTS)  # of the stage
+    payload: str = "2.0"  # the event's format: as `Rules.payload` of the function or the route
+    timeout: float | None = None  # seconds; None: the function's alone
+    body_limit: int = 0  # bytes; 0: none but the contract's
+    request_headers: HeaderChanges = NO_CHANGES
+    response_headers: HeaderChanges = NO_CHANGES
+
+
+ENTRY = web.RequestKey("entry", Entry)
+API: web.RequestKey[str] = web.RequestKey("api", str)  # in which a request came, also where it has no such route
 
 
 def of_function(route: Route, target: Target) -> Entry:
     """The entry of a function's own path."""
     spec = route.revision.spec
-    return Entry(route, target, spec.rules, spec.public)
+    return Entry(route, target, spec.rules, spec.public, payload=spec.rules.payload)
 
 
 def target_of(request: web.Request, prefix: str = PREFIX) -> Target:
@@ -68,9 +78,15 @@ def target_of(request: web.Request, prefix: str = PREFIX) -> Target:
 
 def by_host(request: web.Request, domain: str) -> Target | None:
     """The target of a request to `{name}.{domain}`: the whole path is the function's."""
-    host = request.headers.get(hdrs.HOST, "").rpartition(":")[0] or request.headers.get(hdrs.HOST, "")
+    return host_target(request.headers.get(hdrs.HOST, ""), request.raw_path, domain)
+
+
+def host_target(host: str, raw: str, domain: str) -> Target | None:
+    """The same of a Host field's value and a request's target."""
+    host = host.rpartition(":")[0] or host
     name, dot, rest = host.lower().partition("." + domain.lower())
     if not domain or not dot or rest:
         return None
-    path, _, query = request.raw_path.partition("?")
+    path, _, query = raw.partition("?")
     return Target(name, path, query)
+

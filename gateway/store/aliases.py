@@ -7,6 +7,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from faas.state.session import Transaction
 from faas.state.tables import aliases
+from gateway.store import canaries
 
 
 async def every(tx: Transaction) -> dict[tuple[str, str], dict[str, int]]:
@@ -22,8 +23,15 @@ async def of_function(tx: Transaction, namespace: str, function: str) -> dict[st
     return {row.name: row.number for row in await tx.execute(chosen)}
 
 
+async def named(tx: Transaction, namespace: str, function: str) -> set[int]:
+    """The revisions that stand behind an alias, canaries included."""
+    second = (await canaries.of_function(tx, namespace, function)).values()
+    return {*(await of_function(tx, namespace, function)).values(), *(canary.number for canary in second)}
+
+
 async def point(tx: Transaction, namespace: str, function: str, name: str, number: int) -> None:
-    """Make the alias, or move it."""
+    """Make the alias, or move it; it leads to this one revision then, whole."""
+    await canaries.remove(tx, namespace, function, name)
     row = {"namespace": namespace, "function": function, "name": name, "number": number}
     await tx.execute(insert(aliases).values(row).on_conflict_do_update(set_={"number": number}))
 

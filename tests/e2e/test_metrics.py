@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -27,6 +28,7 @@ from gateway.keepalive import Pattern, windows
 from tests.support.database import edited
 from tests.support.prometheus import Prometheus, Rows, of, other_address, quantile, scraping
 from tests.support.server import Answer, RunningServer
+from tests.support.websocket_client import handshake
 
 pytestmark = [pytest.mark.root, pytest.mark.oci, pytest.mark.prometheus]
 
@@ -37,7 +39,9 @@ BEGIN, LATE, END = 21, 6, 10
 CALLS, FAILURES, REFUSED, DEAD, RUNNING, PAIRS = 20, 10, 4, 3, 2, 4
 SLEEP, SLOW = 0.3, 2.0  # seconds in the handler: 0.3 is far from the bounds of its bucket, 0.25 and 0.5
 HELD = 100  # MiB
+ROUTED_SLEEP = 0.1
 BLOBS, BLOB_BYTES = 4, 1_500_000
+ROUTED = 10  # through an API's route, to an alias whose second revision has everything
 STEMS = 2  # the setting's default
 BUDGET = 1000  # requests of `panel`
 
@@ -64,6 +68,7 @@ FUNCTIONS = {  # name → (code, faas.toml)
     "hold": (CODE, "memory = 256"),
     "dead": (CODE, '[async]\nretries = 0\non_failure = "dlq"'),
     "late": (CODE, "[scale]\nmax = 3"),
+    "routed": (CODE, '[[route]]\npath = "/sleep/{amount}"'),
 }
 
 
@@ -92,6 +97,18 @@ def miss_one_fire_time(server: RunningServer, folder: Path) -> None:
     assert server.get("/function/expected").status == 200
 
 
+def connected(server: RunningServer) -> list[socket.socket]:
+    """Two connections of the WebSocket API `talk`."""
+    server.faas("websocket", "put", "talk", "--public", "--route=$default=panel")
+    host, _, port = server.public.removeprefix("http://").rpartition(":")
+    clients = []
+    for _ in range(2):
+        clients.append(socket.create_connection((host, int(port)), 30))
+        clients[-1].sendall(handshake("/ws/talk"))
+        assert clients[-1].recv(4096).startswith(b"HTTP/1.1 101 ")
+    return clients
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, Prometheus]]:
     folder = tmp_path_factory.mktemp("metrics")
@@ -111,6 +128,7 @@ class Traffic:
     pool: ThreadPoolExecutor
     began: float = field(default_factory=time.time)
     answered: list[tuple[float, float]] = field(default_factory=list)  # (slept, seen by the client), of `panel`
+    routed: list[float] = field(default_factory=list)  # seconds of each request by a route
     cold: float = 0.0  # seconds of the request that found no instance
 
     def send(self) -> None:
@@ -130,6 +148,10 @@ class Traffic:
             first.result()
         for _ in range(DEAD):
             self.queue("dead", "fail", 0.0)
+        for _ in range(ROUTED):
+            began = time.monotonic()
+            assert self.server.get(f"/sleep/{ROUTED_SLEEP:g}").status == 200
+            self.routed.append(time.monotonic() - began)
         self.call_cold()
         for _ in range(BLOBS):
             self.move_blob()
@@ -199,6 +221,9 @@ def test_every_panel_shows_what_was_sent(
     server, prometheus = watched
     for name, (code, toml) in FUNCTIONS.items():
         server.push_code(tmp_path, name, code, toml)
+    clients = connected(server)
+    server.push_code(tmp_path, "routed", CODE, 'memory = 160\n' + FUNCTIONS["routed"][1])
+    server.faas("alias", "routed", "live", "v1", "--weight", "v2=100", "--rollback", "errors=50%")
     server.faas("budget", "set", "most", "--requests", str(BUDGET), "--function", "panel")
     expressions = panels(project_root)
 
@@ -228,6 +253,8 @@ def test_every_panel_shows_what_was_sent(
         now = wait_for(END)
         assert now - began < WINDOW
         time.sleep(1.5)  # the last scrape
+    for client in clients:
+        client.close()
     checks = Panels({title: shown(title, now) for title in expressions}, sent)
     (checks.shown["Our overhead, 95th percentile"],) = [shown("Our overhead, 95th percentile", now, "panel")]
     (checks.shown["Cold start by phase, mean"],) = [shown("Cold start by phase, mean", now, "cold")]
@@ -237,6 +264,7 @@ def test_every_panel_shows_what_was_sent(
     checks.instances()
     checks.budgets()
     checks.events()
+    checks.edge()
     checks.registry(stored_before=of(shown("Stored bytes", began)[0]))
     assert checks.shown == {}, "a panel without a check"
 
@@ -304,6 +332,8 @@ class Panels:
         instances = self.one("Instances")
         for function, count in {"panel": 1, "cold": 1, "late": RUNNING}.items():
             assert sum(v for k, v in instances.items() if dict(k)["function"] == function) == count, function
+        passed, of_apis = self.shown.pop("WebSocket connections")
+        assert (passed, of_apis) == ({}, {(("api", "talk"),): 2})  # no http function is here
         running, limit = self.shown.pop("Running now, of the limit")
         assert (of(running, function="panel"), of(running, function="late")) == (0, RUNNING)
         assert (of(limit, function="panel"), of(limit, function="late")) == (1, 3)
@@ -336,6 +366,19 @@ class Panels:
         assert of(self.one("Dead letters"), function="dead") == close(DEAD)
         assert self.counted("Schedules fired per second") == close(1)
         assert self.one("Fire times missed since the start") == {(("schedule", "cron/missed"),): 1}
+
+    def edge(self) -> None:
+        requests = self.one("API requests per second")
+        route = {"api": "default", "route": "ANY /sleep/{amount}", "status": "2xx"}
+        assert of(requests, **route) * WINDOW == close(ROUTED)
+        assert sum(requests.values()) * WINDOW == close(ROUTED)
+        mean = of(self.one("API duration, mean"), api="default")
+        assert ROUTED_SLEEP < mean <= sum(self.sent.routed) / ROUTED  # what clients saw is a little more
+        calls = self.one("Canary calls per second")
+        assert of(calls, function="routed", side="canary", status="success") * WINDOW == close(ROUTED)
+        assert sum(calls.values()) * WINDOW == close(ROUTED)
+        assert self.one("Canaries taken back since the start") == {(("function", "routed"),): 0}
+        assert self.one("Requests without a line in the access log") == {(): 0}
 
     def registry(self, stored_before: float) -> None:
         requests = self.one("Registry requests per second")

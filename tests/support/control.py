@@ -23,6 +23,7 @@ from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import Manifest
 from faas.protocol import RuntimeBase
+from faas.runner import Runner
 from faas.state.session import Database
 from faas.web import RUNNER_OPTIONS
 from gateway.app import api_app, public_app
@@ -157,7 +158,7 @@ async def until(look: Callable[[], Awaitable[Any] | Any], seconds: float = 10) -
 
 @asynccontextmanager
 async def serving(app: web.Application) -> AsyncIterator[str]:
-    runner = web.AppRunner(app, **RUNNER_OPTIONS, shutdown_timeout=0.1)
+    runner = Runner(app, **RUNNER_OPTIONS, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
@@ -174,6 +175,7 @@ async def control(
     rules: RetryRules = FAST,
     changes: TagChanges | None = None,
     allow_private_callbacks: bool = False,
+    private_key_sets: bool = False,
     open_metrics: bool = False,
 ) -> AsyncIterator[Control]:
     """A gateway on the folder `data`; used twice on one folder it is the same one, restarted."""
@@ -191,6 +193,8 @@ async def control(
         changes or NoChanges(),
         rules=rules,
         allow_private_callbacks=allow_private_callbacks,
+        key_sets=data / "jwks",
+        private_key_sets=private_key_sets,
     )
     try:
         await gateway.start(data / "admin-token")

@@ -11,15 +11,21 @@ from faas.auth import Authenticator, TokenFile
 from faas.metrics import Metrics
 from faas.protocol import Revision, RevisionKey
 from faas.spec import Interface, parse
+from faas.state.session import Database
 from faas.web import authorization, errors
 from gateway.data_path import DataPath
 from gateway.edge.doorman import Doorman
+from gateway.edge.guards import Guards
 from gateway.edge.passage import Passage, answering
+from gateway.lane.lane import Lane
+from gateway.lane.plans import Place
 from gateway.public import function_routes, strict
 from gateway.router import FunctionState
 from tests.support.fake_worker import FakeWorker
+from tests.support.raw_http import LANE
 
 TOKEN = "faas_the-administrators"
+BY_THE_LANE = False  # the fixture `both_ways` tries both
 
 
 def revision(
@@ -50,7 +56,8 @@ def data_path(worker: FakeWorker) -> tuple[DataPath, Metrics]:
 
 
 def application(
-    path: DataPath, *, api: bool = False, domain: str = "", authenticator: Authenticator | None = None
+    path: DataPath, *, api: bool = False, domain: str = "", authenticator: Authenticator | None = None,
+    guards: Guards | None = None,
 ) -> web.Application:
     """The functions' part of the public listener, or (`api`) of the API listener."""
     checker = authenticator or TokenFile(TOKEN)
@@ -58,9 +65,22 @@ def application(
     if api:
         app.middlewares.append(cast("Middleware", authorization(checker)))
     app.on_response_prepare.append(answering)
-    passage = Passage(path.router, path.invoker, Doorman(checker, api))
+    passage = passage_of(path, checker, api=api, guards=guards)
     app.add_routes(function_routes(passage, domain=domain))
+    if BY_THE_LANE and not api:
+        app[LANE] = Lane(path, Place(passage, domain))
     return app
+
+
+def passage_of(
+    path: DataPath, checker: Authenticator, *, api: bool = False, guards: Guards | None = None
+) -> Passage:
+    return Passage(path.router, path.invoker, Doorman(checker, api), path.canaries, guards or no_guards(path))
+
+
+def no_guards(path: DataPath) -> Guards:
+    """Guards without a plan or maintenance: nothing is stored, and no database is ever opened."""
+    return Guards.create(Database("sqlite+aiosqlite:////nowhere/at-all.db"), Metrics("test"), path.router.changed)
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float:

@@ -41,6 +41,7 @@ HELLO: dict[str, Any] = {
         "env": {"LEVEL": "***"},
         "schedule": [{"name": "tick", "cron": "* * * * *", "timezone": "UTC"}],
         "trigger": [{"watch": "/srv/photos", "pattern": "*.jpg"}],
+        "route": [{"path": "/photos/{id}", "methods": ["GET"]}],
     },
     "aliases": {"live": 7, "beta": 6},
     "instances_list": [

@@ -41,10 +41,12 @@ from faas.protocol import (
     WorkerUsage,
 )
 from faas.spec import Interface
+from tests.support.fake_claim import FakeClaim
 
 MB = 1_048_576
 OnInvoke = Callable[[Revision, bytes], Awaitable[InvocationResult]]
 OnRequest = Callable[[Revision, HttpRequest], Awaitable[HttpResponse]]
+OnStream = Callable[[Revision, bytes], Awaitable[StreamedResult]]
 
 
 async def echo(revision: Revision, event: bytes) -> InvocationResult:
@@ -76,13 +78,15 @@ class _Slots:
 
 class FakeWorker:
     """Set `on_invoke` / `on_request` for what functions do; `start_seconds` for how long an instance starts;
-    `fails` to a text for instances that never become ready; `found` for what `check` finds out."""
+    `fails` to a text for instances that never become ready; `found` for what `check` finds out;
+    `claims` to False for one that has no slot at once."""
 
     def __init__(
         self, on_invoke: OnInvoke = echo, on_request: OnRequest = ok, *, start_seconds: float = 0.0, fails: str = ""
     ) -> None:
         self.on_invoke = on_invoke
         self.on_request = on_request
+        self.on_stream: OnStream | None = None  # for Lambda functions that stream
         self.start_seconds = start_seconds
         self.fails = fails
         self.found = Interface.LAMBDA
@@ -97,6 +101,8 @@ class FakeWorker:
         self.records: list[LogRecord] = []
         self.invocations: list[Invocation] = []
         self.looks = 0  # at the usage
+        self.claims = True
+        self.claimed = 0
         self.ended: Ended = lambda key, report: None
         self._slots: dict[RevisionKey, _Slots] = {}
 
@@ -125,7 +131,13 @@ class FakeWorker:
         return FakeLease(self, revision, invocation)
 
     def claim(self, revision: Revision, request_id: str) -> Claim | None:
-        return None
+        slots = self._of(revision.key)
+        free = not slots.waiters and slots.executing < slots.ready * revision.spec.concurrency
+        if not free or not self.claims:
+            return None
+        slots.executing += 1
+        self.claimed += 1
+        return FakeClaim(self, revision)
 
     async def scale(self, revision: Revision, desired: int) -> None:
         self.scaled.append((revision.key, desired))
@@ -275,7 +287,9 @@ class FakeLease:
         self._worker.ended(self._revision.key, self.report)
 
     async def invoke_streaming(self, event: bytes) -> InvocationResult | StreamedResult:
-        return await self.invoke(event)
+        if self._worker.on_stream is None:
+            return await self.invoke(event)
+        return await self._worker.on_stream(self._revision, event)
 
     async def invoke(self, event: bytes) -> InvocationResult:
         began = asyncio.get_running_loop().time()

@@ -9,17 +9,41 @@ from typing import Any
 
 from aiohttp import web
 
+from faas.runner import Runner
+from gateway.lane.lane import Lane
+
+LANE = web.AppKey("lane", Lane)
+
 
 @asynccontextmanager
 async def serving(app: web.Application, **options: Any) -> AsyncIterator[int]:
-    """Serve `app` on loopback; yields the port. `options` are `web.AppRunner`'s."""
-    runner = web.AppRunner(app, **{"shutdown_timeout": 1, **options})
+    """Serve `app` on loopback, behind its LANE where it has one; yields the port. `options` are the runner's."""
+    runner = Runner(app, **{"shutdown_timeout": 1, **options})
     await runner.setup()
+    if (lane := app.get(LANE)) is not None:
+        lane.idle_seconds = options.get("keepalive_timeout", lane.idle_seconds)
+        async with _in_front(lane, runner) as port:
+            yield port
+        return
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
         yield runner.addresses[0][1]
     finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def _in_front(lane: Lane, runner: Runner) -> AsyncIterator[int]:
+    assert runner.server is not None
+    lane.open(runner.server)
+    listening = await asyncio.get_running_loop().create_server(lane.accept, "127.0.0.1", 0)
+    try:
+        yield listening.sockets[0].getsockname()[1]
+    finally:
+        listening.close()
+        lane.refuse()
+        lane.close()
         await runner.cleanup()
 
 

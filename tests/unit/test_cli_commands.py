@@ -96,7 +96,8 @@ def test_describe_is_a_page_with_limits_aliases_schedules_and_hidden_values(faas
     assert "the-value" not in page
     assert "the-value" in faas("describe", "hello", "-o", "json").out
     for words in ("v7  (beta v6, live v7)", "128 MB memory, 30 s", "0 to 50, idle 5m", "LEVEL=***",
-                  "tick: * * * * * UTC", "/srv/photos/*.jpg", "i-1  idle", "python3.11  app.handler"):  # fmt: skip
+                  "tick: * * * * * UTC", "/srv/photos/*.jpg", "GET /photos/{id}",
+                  "i-1  idle", "python3.11  app.handler"):  # fmt: skip
         assert words in page
 
 
@@ -289,6 +290,28 @@ def test_a_new_token_is_the_only_thing_on_stdout(faas: CommandLine) -> None:
     faas("token", "create", "ci", "--role", "king", code=2)
     faas.api.replies["DELETE", "/v1/tokens/ci"] = Reply(status=204)
     assert faas("token", "revoke", "ci").out == "ci\n"
+
+
+def test_a_new_key_is_the_only_thing_on_stdout_and_its_names_are_completed(faas: CommandLine) -> None:
+    made = {"id": "0a1b", "name": "partner", "namespace": "team", "key": "faask_0a1b_x"}
+    faas.api.replies["POST", "/v1/keys"] = Reply(made, 201)
+    done = faas("key", "create", "partner", "--function", "hello", "--namespace", "team", "--expires", "90d")
+    assert (done.out, "not shown again" in done.err) == ("faask_0a1b_x\n", True)
+    assert faas.api.last("POST").json() == {
+        "name": "partner", "namespace": "team", "functions": ["hello"], "expires": "90d",
+    }  # fmt: skip
+    faas.api.replies["POST", "/v1/keys/partner.team/rotate"] = Reply({**made, "previous_expires_at": None})
+    done = faas("key", "rotate", "partner.team", "--overlap", "0s")
+    assert (done.out, done.err) == ("faask_0a1b_x\n", "the old one opens nothing any more\n")
+    assert faas.api.last("POST").json() == {"overlap": "0s"}
+    listed = {**made, "functions": [], "state": "active", "secrets": [{}, {}], "plan": None, "last_used_at": None}
+    faas.api.replies["GET", "/v1/keys"] = Reply({"keys": [listed]})
+    assert faas("key", "ls", "-o", "name").out == "partner.team\n"
+    assert re.search(r"partner.team +0a1b +all .* active +2 +never +never", faas("key", "ls").out)
+    completing = {"_FAAS_COMPLETE": "bash_complete", "COMP_WORDS": "faas key revoke p", "COMP_CWORD": "3"}
+    assert faas.process(**completing).out == "plain,partner.team\n"
+    faas.api.replies["DELETE", "/v1/keys/partner.team"] = Reply(status=204)
+    assert faas("key", "revoke", "partner.team").out == "partner.team\n"
 
 
 def test_config_shows_every_setting_with_its_source_and_no_token(faas: CommandLine) -> None:

@@ -105,7 +105,8 @@ def test_flags_win_over_the_file_and_namespaces_have_their_own_repositories(
     folder = code(tmp_path, 'memory = 256\n[env]\nA = "1"')
     faas("push", folder, "--namespace", "team", "--memory", 512, "--env", "B=x=y", "--scale-max", 3, "--public",
          "--schedule", "tick=*/5 * * * *", "--trigger", "/srv/in", "--command", "a 'b c'", "--scale-idle", "30s",
-         "--schedule", "{name = 'tock', cron = '0 1,2 * * *', missed = 'skip'}", "--no-check")  # fmt: skip
+         "--schedule", "{name = 'tock', cron = '0 1,2 * * *', missed = 'skip'}", "--no-check",
+         "--route", "GET,POST /a/{id}", "--route", "$default", "--route", "{path = '/b', timeout = '2s'}")  # fmt: skip
     sent = deploy_of(faas)
     spec = sent["spec"]
     assert sent["check"] is False
@@ -118,6 +119,9 @@ def test_flags_win_over_the_file_and_namespaces_have_their_own_repositories(
         ("tick", "*/5 * * * *", "once"), ("tock", "0 1,2 * * *", "skip"),
     ]  # fmt: skip
     assert spec["trigger"][0]["watch"] == "/srv/in"
+    assert spec["route"] == [
+        {"path": "/a/{id}", "methods": ["GET", "POST"]}, {"path": "$default"}, {"path": "/b", "timeout": "2s"},
+    ]  # fmt: skip
     assert spec["command"] == ["a", "b c"]
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from faas.web import RUNNER_OPTIONS
+from tests.support.both_ways import both_ways as both_ways
 from tests.support.data_path import application
 from tests.support.raw_http import serving, talk
 from tests.unit.test_public import GET, hello

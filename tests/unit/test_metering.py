@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from faas.leases import Report
-from worker.metering import MEGABYTE, RecentPeak, Sampler, billed, gb_seconds, report_line
+from worker.marks import MEGABYTE
+from worker.metering import RecentPeak, Sampler, billed, gb_seconds, report_line
 
 
 @pytest.mark.parametrize(

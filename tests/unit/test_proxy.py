@@ -17,9 +17,11 @@ from faas.protocol import (
 )
 from faas.spec import Interface
 from faas.web import RUNNER_OPTIONS
+from tests.support.both_ways import both_ways as both_ways
 from tests.support.data_path import TOKEN, application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker, OnRequest, stream
 from tests.support.raw_http import serving, talk
+from tests.support.websocket_client import masked
 
 LARGE = 1_000_000
 
@@ -390,7 +392,7 @@ async def test_a_function_that_does_not_read_its_websocket_holds_the_client_back
     async def on_request(revision: Revision, request: HttpRequest) -> HttpResponse:
         return HttpResponse(101, (), stream(), BusyTunnel())
 
-    monkeypatch.setattr("gateway.proxy.PROGRESS_SECONDS", 0.5)
+    monkeypatch.setattr("gateway.tunnel.PROGRESS_SECONDS", 0.5)
     async with Served(on_request) as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         writer.write(served.request(WEBSOCKET))
@@ -410,3 +412,76 @@ async def test_a_function_that_does_not_read_its_websocket_holds_the_client_back
             if not served.path.invoker.running:
                 break
             await asyncio.sleep(0.01)
+
+
+async def opened(served: Served, *fields: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+    """An upgraded connection, or what was answered instead."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(served.request("\n".join((WEBSOCKET, *fields))))
+    return reader, writer, await reader.readuntil(b"\r\n\r\n")
+
+
+async def tunnelled(revision: Revision, request: HttpRequest) -> HttpResponse:
+    return HttpResponse(101, (), stream(), EchoTunnel())
+
+
+@pytest.mark.parametrize("limit", ["idle", "lifetime"])
+async def test_an_upgraded_connection_ends_when_nothing_came_for_long_or_it_lasted_long(limit: str) -> None:
+    async with Served(tunnelled, websocket={limit: "1s"}) as served:
+        reader, writer, _ = await opened(served)
+
+        def connected() -> float:
+            return sample(served.metrics, "faas_websocket_connections", function="hello")
+
+        pieces = 0
+        while pieces < 3 or limit == "lifetime":
+            writer.write(b"piece")
+            if await reader.read(5) == b"":
+                break
+            assert connected() == 1
+            pieces += 1
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        assert pieces > 1, "it ended at once"
+        writer.close()
+        for _ in range(100):
+            if not connected() and not served.path.invoker.running:
+                break
+            await asyncio.sleep(0.01)
+        assert connected() == 0
+
+
+async def test_a_message_to_an_http_function_is_as_large_as_its_rules_allow() -> None:
+    async with Served(tunnelled, websocket={"max_message": 1000}) as served:
+        reader, writer, _ = await opened(served)
+        fine = masked(2, b"\x00" * 1000, mask=b"\x00" * 4)
+        writer.write(fine)
+        assert await reader.readexactly(len(fine)) == fine.upper()
+        writer.write(masked(2, b"a" * 600, fin=False) + masked(0, b"a" * 401))
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_page_of_another_origin_reaches_no_http_function_by_websocket() -> None:
+    seen: list[HttpRequest] = []
+
+    async def on_request(revision: Revision, request: HttpRequest) -> HttpResponse:
+        seen.append(request)
+        return await tunnelled(revision, request)
+
+    async with Served(on_request, websocket={"origins": ["https://mine.example"]}) as served:
+        for origin, status in (
+            ("Origin: https://mine.example", b"101"),
+            ("X-Nothing: 1", b"101"),
+            ("Origin: https://evil.example", b"403"),
+            ("Origin: https://mine.example\nOrigin: https://evil.example", b"403"),
+        ):
+            _, writer, head = await opened(served, origin)
+            assert head.startswith(b"HTTP/1.1 " + status), origin
+            assert b"evil" not in head
+            writer.close()
+        assert len(seen) == 2
+        async with ClientSession() as session, session.get(served.url, headers={"Origin": "https://evil.example"}):
+            assert len(seen) == 3  # a plain request is CORS's matter

@@ -67,8 +67,17 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path, name: str) 
         "precreated": "2",
         "max_concurrency": "200",
         "burst": "30",
+        "trusted_proxies": "10.0.0.0/8 fd00::/8",
+        "connections_per_address": "20",
+        "private_key_sets": "true",
+        "redirect_listen": "127.0.0.1:9",
+        "access_log": "json",
+        "access_log_file": "/var/log/access.log",
+        "otlp_endpoint": "http://127.0.0.1:4318",
     }
-    pair = {"tls_cert": {"FAAS_TLS_KEY": "k"}, "tls_key": {"FAAS_TLS_CERT": "c"}}
+    tls = {"FAAS_TLS_KEY": "k", "FAAS_TLS_CERT": "c"}
+    pair = {"tls_cert": {"FAAS_TLS_KEY": "k"}, "tls_key": {"FAAS_TLS_CERT": "c"}, "tls_certs": tls,
+            "redirect_listen": tls, "access_log_file": {"FAAS_ACCESS_LOG": "json"}}  # fmt: skip
     environ = {"FAAS_DATA": str(tmp_path), f"FAAS_{name.upper()}": values.get(name, "something"), **pair.get(name, {})}
     settings = load({}, environ)
     assert settings.sources[name] == f"FAAS_{name.upper()}"
@@ -101,9 +110,18 @@ def test_an_unknown_key_of_the_file_is_refused_with_the_known_ones(tmp_path: Pat
         ({"precreated": "9"}, "precreated must be 0 to"),
         ({"max_concurrency": "0"}, "max_concurrency must be 1 to 100000"),
         ({"burst": "1001"}, "burst must be 1 to 1000"),
+        ({"trusted_proxies": "10.0.0.1/8"}, "trusted_proxies must be networks such as"),
+        ({"connections_per_address": "-1"}, "connections_per_address must be 0 to"),
         ({"processes": "many"}, "processes \\(flag\\) must be"),
         ({"database_url": "postgresql://x"}, "only SQLite is offered yet"),
         ({"tls_cert": "c.pem"}, "--tls-cert and --tls-key go together"),
+        ({"tls_certs": "/etc/certs"}, "--tls-certs needs --tls-cert and --tls-key"),
+        ({"redirect_listen": "127.0.0.1:80"}, "--redirect-listen leads to https, and there is no TLS"),
+        ({"access_log": "xml"}, "access_log must be json, combined or empty"),
+        ({"access_log_file": "/var/log/x"}, "access_log_file goes with access_log"),
+        ({"access_log": "json", "access_log_file": "x"}, "access_log_file must be an absolute path or -"),
+        ({"otlp_endpoint": "127.0.0.1:4318"}, "otlp_endpoint must be a URL"),
+        ({"otlp_endpoint": "http://x:0"}, "otlp_endpoint must be a URL"),
         ({"registry_auth": "open"}, "registry_auth must be basic, token or none"),
         ({"registry_auth": "none", "registry_listen": "10.0.0.1:5000", "insecure": True}, "loopback only"),
     ],

@@ -12,6 +12,8 @@ import pytest
 
 from faas import spec, spec_file
 from faas.errors import NotFound, SpecError
+from faas.routes import RouteSpec
+from faas.rules.rules import KEYS as RULE_KEYS
 from faas.spec import FunctionSpec
 
 # The contract's listing: defaults, except in lines marked e.g.
@@ -56,10 +58,12 @@ input = { kind = "tick" }     # e.g.
 [[trigger]]
 watch = "/srv/photos"         # e.g.
 pattern = "*.jpg"             # e.g.
+[[route]]
+path = "/img/{id}"            # e.g.
+methods = ["GET"]             # e.g.
 """
 NOT_OFFERED = (
     '[secrets]\nDB_PASSWORD = "db-password"\n',
-    '[[route]]\npath = "/img/{id}"\nmethods = ["GET"]\n',
 )
 
 
@@ -79,12 +83,13 @@ def test_the_contracts_listing_is_valid_and_shows_the_defaults(tmp_path: Path) -
     listed = spec_file.parse(written(tmp_path, CONTRACT))
     bare = FunctionSpec("thumbnail")
     values, defaults = listed.to_dict(), bare.to_dict()
-    examples = {"name", "runtime", "handler", "env", "schedule", "trigger"}
+    examples = {"name", "runtime", "handler", "env", "schedule", "trigger", "route"}
     assert {k: v for k, v in values.items() if k not in examples} == {
         k: v for k, v in defaults.items() if k not in examples
     }
     assert listed.schedules == (spec.ScheduleSpec("tick", "*/5 * * * *", input={"kind": "tick"}),)
     assert listed.triggers == (spec.TriggerSpec("/srv/photos", "*.jpg"),)
+    assert listed.routes == (RouteSpec("/img/{id}", ("GET",)),)
     assert listed.scale.idle == timedelta(minutes=5)
 
 
@@ -94,7 +99,7 @@ def test_every_key_of_the_listing_is_one_that_a_spec_has() -> None:
     assert data.keys() <= known.keys()
     assert data["scale"].keys() == known["scale"].keys()
     assert data["async"].keys() == known["async"].keys()
-    assert known.keys() - data.keys() == {"image", "app", "entrypoint", "workdir"}  # named in its comments
+    assert known.keys() - data.keys() - set(RULE_KEYS) == {"image", "app", "entrypoint", "workdir"}  # in its comments
 
 
 def test_what_a_spec_says_of_itself_is_taken_back() -> None:
@@ -205,6 +210,16 @@ def test_a_number_that_python_would_not_write_out_is_refused(tmp_path: Path, val
         ('async = { max_age = "learn" }', 'async.max_age must be a duration such as "30s", "5m" or "1h30m", not'),
         ('async = { max_age = "7h" }', "async.max_age must be a duration from 1m to 6h"),
         ('schedule = "daily"', "schedule must be an array of tables"),
+        ('cors = { origins = ["https://a.example/b"] }', "cors.origins must be origins such as"),
+        ('cors = { origins = ["*"], credentials = true }', 'cors.origins has "*"'),
+        ("cors = { headers = [] }", "cors needs origins"),
+        ("compress = 6", "compress must be true or false"),
+        ('payload = "3.0"', "payload must be one of 2.0, 1.0"),
+        ('websocket = { origins = ["mine.example"] }', "websocket.origins must be a list of origins such as"),
+        ('websocket = { origins = ["https://a.example/b"] }', "websocket.origins must be a list of origins such as"),
+        ('websocket = { idle = "0s" }', "websocket.idle must be a duration from 1s to 1d"),
+        ("websocket = { max_message = 1048577 }", "websocket.max_message must be a whole number from 0 to 1048576"),
+        ('websocket = { origin = "x" }', "unknown key websocket.origin"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_line_and_what_is_allowed(tmp_path: Path, line: str, words: str) -> None:

@@ -22,7 +22,7 @@ from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, eventually
 from worker import output
 from worker.http import encode_head
-from worker.http_connection import HIGH_BYTES
+from worker.http_reader import HIGH_BYTES
 from worker.pool import Pool
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -129,10 +129,10 @@ async def test_bodies_stream_both_ways_without_being_held(tmp_path: Path) -> Non
 
     async with World(tmp_path, echo) as world, world.request("POST", body=upload()) as response:
         received = 0
-        connection = response.body._exchange.connection  # type: ignore[attr-defined]
+        reader = response.body._exchange.reader  # type: ignore[attr-defined]
         async for chunk in response.body:
             received += len(chunk)
-            most_buffered = max(most_buffered, connection._buffered)
+            most_buffered = max(most_buffered, reader.buffered)
     assert received == size
     assert most_buffered <= 2 * HIGH_BYTES
 

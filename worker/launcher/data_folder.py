@@ -19,7 +19,9 @@ log = logging.getLogger("worker.launcher")
 
 SHARED = 0o1770  # with the account's group
 PRIVATE = 0o700
-SERVERS = ("admin-token", "blobs", "logs", "quarantine", "server.json", "uploads")  # what the server keeps, and
+SERVERS = (
+    "access", "admin-token", "blobs", "canary-key", "logs", "quarantine", "server.json", "uploads",
+)  # what the server keeps; and
 DATABASE_ENDINGS = (".db", ".db-wal", ".db-shm", ".db-journal")
 DEEPEST = 32  # folders in each other; the server makes a few
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

@@ -12,6 +12,8 @@ const fs = require("node:fs");
 const STEM_CHANNEL = 3; // descriptor of the socket to the server, in a stem alone; closed before any of the function's code
 const PREFIX = "/2018-06-01/runtime/";
 const END = Buffer.from("\r\n\r\n");
+const STREAMS = Symbol.for("aws.lambda.runtime.handler.streaming"); // a mark on handlers, as in AWS's client
+const STREAMED_ERROR = 24576; // of an error behind a streamed answer, which goes where headers go
 
 // Loads a handler and serves an event, of nobody, over a connection to itself: Node compiles at first use, and half of a
 // start from a stem would be that. Nothing of it stays.
@@ -64,7 +66,7 @@ class RuntimeApi {
     const [host, port] = address.split(":");
     this.address = address;
     this.data = Buffer.alloc(0);
-    this.waiting = null;
+    this.waiting = []; // who waits for answers, the next one first
     this.socket = net.connect({ host, port: Number(port || 80), noDelay: true });
     this.socket.on("data", (chunk) => {
       this.data = this.data.length ? Buffer.concat([this.data, chunk]) : chunk;
@@ -74,31 +76,114 @@ class RuntimeApi {
     this.socket.on("close", () => process.exit(1));
   }
 
-  request(method, target, body, headers = "") {
-    const payload = body === undefined ? Buffer.alloc(0) : Buffer.from(body);
-    const head = `${method} ${PREFIX}${target} HTTP/1.1\r\nHost: ${this.address}\r\n${headers}Content-Length: ${payload.length}\r\n\r\n`;
-    return new Promise((resolve) => {
-      this.waiting = resolve;
-      this.socket.write(Buffer.concat([Buffer.from(head), payload]));
-    });
+  request(method, target, body) {
+    this.socket.write(message(this.address, method, target, body));
+    return this.answer();
+  }
+
+  next() {
+    return this.request("GET", "invocation/next");
+  }
+
+  // Posts what became of an event, and returns the next one: both requests are one write.
+  respond(target, body) {
+    const next = message(this.address, "GET", "invocation/next");
+    this.socket.write(Buffer.concat([message(this.address, "POST", target, body), next]));
+    this.answer();
+    return this.answer();
+  }
+
+  answer() {
+    return new Promise((resolve) => this.waiting.push(resolve));
   }
 
   parse() {
-    const end = this.data.indexOf(END);
-    if (end < 0 || !this.waiting) return;
-    const headers = {};
-    for (const line of this.data.toString("latin1", 0, end).split("\r\n").slice(1)) {
-      const colon = line.indexOf(":");
-      headers[line.slice(0, colon).trim().toLowerCase()] = line.slice(colon + 1).trim();
+    for (;;) {
+      const end = this.data.indexOf(END);
+      if (end < 0 || !this.waiting.length) return;
+      const headers = {};
+      for (const line of this.data.toString("latin1", 0, end).split("\r\n").slice(1)) {
+        const colon = line.indexOf(":");
+        headers[line.slice(0, colon).trim().toLowerCase()] = line.slice(colon + 1).trim();
+      }
+      const stop = end + 4 + Number(headers["content-length"] || 0);
+      if (this.data.length < stop) return;
+      const body = this.data.subarray(end + 4, stop);
+      this.data = this.data.subarray(stop);
+      this.waiting.shift()({ headers, body });
     }
-    const stop = end + 4 + Number(headers["content-length"] || 0);
-    if (this.data.length < stop) return;
-    const body = this.data.subarray(end + 4, stop);
-    this.data = this.data.subarray(stop);
-    const resolve = this.waiting;
-    this.waiting = null;
-    resolve({ headers, body });
   }
+}
+
+function message(address, method, target, body) {
+  const payload = body === undefined ? Buffer.alloc(0) : Buffer.from(body);
+  const head = `${method} ${PREFIX}${target} HTTP/1.1\r\nHost: ${address}\r\nContent-Length: ${payload.length}\r\n\r\n`;
+  return Buffer.concat([Buffer.from(head), payload]);
+}
+
+// AWS's `awslambda`: a handler that is given a stream to write its answer to. `stream` is required at its first use only.
+globalThis.awslambda = {
+  streamifyResponse: (handler) => Object.assign(handler, { [STREAMS]: true }),
+  HttpResponseStream: {
+    from(stream, head) {
+      stream.setContentType("application/vnd.awslambda.http-integration-response");
+      stream.write(JSON.stringify(head));
+      stream.write(Buffer.alloc(8));
+      return stream;
+    },
+  },
+};
+
+// The answer to one event as a Writable; the request's head goes with its first piece.
+function responseStream(api, id) {
+  const { Writable } = require("node:stream");
+  let type = "application/octet-stream";
+  let begun = false;
+  const begin = () => {
+    if (begun) return;
+    begun = true;
+    api.socket.write(
+      `POST ${PREFIX}invocation/${id}/response HTTP/1.1\r\nHost: ${api.address}\r\nContent-Type: ${type}\r\n` +
+        "Lambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\n" +
+        "Trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n\r\n",
+    );
+  };
+  const stream = new Writable({
+    write(chunk, _, done) {
+      begin();
+      if (!chunk.length) return done();
+      api.socket.write(Buffer.concat([Buffer.from(`${chunk.length.toString(16)}\r\n`), chunk, Buffer.from("\r\n")]), done);
+    },
+  });
+  const end = (trailers) => {
+    begin();
+    api.socket.write(`0\r\n${trailers}\r\n`);
+    return api.answer();
+  };
+  stream.setContentType = (value) => {
+    if (!begun) type = String(value).replace(/[^\x20-\x7e]/g, "");
+  };
+  return { stream, end, hasBegun: () => begun };
+}
+
+// Resolves when the answer has been posted: after the handler's promise, and where it ends the stream itself, after that.
+async function callStreaming(api, id, handler, event, about) {
+  const { stream, end, hasBegun } = responseStream(api, id);
+  const finished = new Promise((resolve, reject) => stream.on("finish", resolve).on("error", reject));
+  finished.catch(() => {});
+  try {
+    await handler(event, stream, about);
+    if (!stream.writableEnded) stream.end();
+    await finished;
+  } catch (error) {
+    process.stderr.write(`${error && error.stack ? error.stack : error}\n`);
+    if (!hasBegun()) return api.request("POST", `invocation/${id}/error`, errorBody(error));
+    const { errorType } = JSON.parse(errorBody(error));
+    const body = Buffer.from(errorBody(error)).subarray(0, STREAMED_ERROR).toString("base64");
+    const type = errorType.replace(/[^\x21-\x7e]/g, "");
+    return end(`Lambda-Runtime-Function-Error-Type: ${type}\r\nLambda-Runtime-Function-Error-Body: ${body}\r\n`);
+  }
+  return end("");
 }
 
 class InitError extends Error {
@@ -187,17 +272,26 @@ async function main() {
     await api.request("POST", "init/error", errorBody(error));
     process.exit(1);
   }
-  for (;;) {
-    const { headers, body } = await api.request("GET", "invocation/next");
+  for (let event = await api.next(); ; ) {
+    const { headers, body } = event;
     const id = headers["lambda-runtime-aws-request-id"];
     if (headers["lambda-runtime-trace-id"]) process.env._X_AMZN_TRACE_ID = headers["lambda-runtime-trace-id"];
+    if (handler[STREAMS]) {
+      await callStreaming(api, id, handler, JSON.parse(body), context(headers));
+      event = await api.next();
+      continue;
+    }
+    let target = `invocation/${id}/response`;
+    let answer;
     try {
       const result = await call(handler, JSON.parse(body), context(headers));
-      await api.request("POST", `invocation/${id}/response`, JSON.stringify(result === undefined ? null : result));
+      answer = JSON.stringify(result === undefined ? null : result);
     } catch (error) {
       process.stderr.write(`${error && error.stack ? error.stack : error}\n`);
-      await api.request("POST", `invocation/${id}/error`, errorBody(error));
+      target = `invocation/${id}/error`;
+      answer = errorBody(error);
     }
+    event = await api.respond(target, answer);
   }
 }
 

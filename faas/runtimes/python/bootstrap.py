@@ -15,6 +15,8 @@ DEPENDENCIES = "/opt/python"
 WHITE = " \t\n\r"  # of JSON
 PREFIX = b"/2018-06-01/runtime/"
 AF_INET = 2
+ONE_WRITE = 32768  # of a body
+STREAMED_ERROR = 24576  # of an error behind a streamed answer, which goes where headers go
 STEM_CHANNEL = 3  # descriptor of the socket to the server, in a stem alone; closed before any of the function's code
 # Imported ahead in a stem: what handlers import most and what costs most of a cold start (logging alone 40 ms). Each
 # instance pays for it with memory, 5 MB together; asyncio would be 3 MB more.
@@ -36,20 +38,58 @@ class RuntimeApi:
         self.socket.connect((host, int(port or 80)))
         self.rest = b""
 
-    def request(self, method, path, body=b"", headers=b""):
+    def request(self, method, path, body=b""):
         """(headers by lower-case name, body) of the answer. Raises OSError where the server is gone."""
-        head = b"%s %s%s HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %d\r\n\r\n" % (
-            method,
-            PREFIX,
-            path,
-            self.host,
-            headers,
-            len(body),
-        )
-        self.socket.sendall(head + body) if len(body) < 65536 else (
+        head = self._head(method, path, b"Content-Length: %d" % len(body))
+        self.socket.sendall(head + body) if len(body) < ONE_WRITE else (
             self.socket.sendall(head),
             self.socket.sendall(body),
         )
+        return self._answer()
+
+    def next(self):
+        """Headers and payload of the next event."""
+        return self.request(b"GET", b"invocation/next")
+
+    def respond(self, path, body):
+        """Post what became of an event, and return the next one: where it is not large both requests are one write."""
+        if len(body) > ONE_WRITE:
+            self.request(b"POST", path, body)
+            return self.next()
+        head = self._head(b"POST", path, b"Content-Length: %d" % len(body))
+        self.socket.sendall(head + body + self._head(b"GET", b"invocation/next", b"Content-Length: 0"))
+        self._answer()
+        return self._answer()
+
+    def stream(self, path, content_type, pieces):
+        """Post the pieces of an answer as they come, and an error of theirs behind them; return the next event."""
+        fields = b"Lambda-Runtime-Function-Response-Mode: streaming\r\nContent-Type: %s\r\n" % content_type
+        fields += b"Trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n"
+        self.socket.sendall(self._head(b"POST", path, fields + b"Transfer-Encoding: chunked"))
+        trailers = b""
+        try:
+            for piece in pieces:
+                if isinstance(piece, str):
+                    piece = piece.encode()
+                if piece:
+                    self.socket.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        except Exception as error:
+            import base64
+
+            tell(error)
+            trailers = b"Lambda-Runtime-Function-Error-Type: %s\r\nLambda-Runtime-Function-Error-Body: %s\r\n" % (
+                type(error).__name__.encode("ascii", "replace"),
+                base64.b64encode(error_body(error)[:STREAMED_ERROR]),
+            )
+        sys.stdout.flush()
+        self.socket.sendall(b"0\r\n%b\r\n" % trailers)
+        self._answer()
+        return self.next()
+
+    def _head(self, method, path, framing):
+        return b"%s %s%s HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n" % (method, PREFIX, path, self.host, framing)
+
+    def _answer(self):
         data = self.rest
         while (end := data.find(b"\r\n\r\n")) < 0:
             data += self._more()
@@ -217,31 +257,48 @@ def dumps(value):
     return json.dumps(value).encode()
 
 
+def streamed(result):
+    """(content type, pieces) where a handler returned what is iterated rather than marshalled: a generator of bytes or
+    text, whose first piece may be a dict: then that is the answer's head (statusCode, headers, cookies) over HTTP. None
+    for any other value."""
+    if not hasattr(result, "send") or not hasattr(result, "throw"):
+        return None
+    first = next(result, b"")
+    if isinstance(first, dict):
+        return b"application/vnd.awslambda.http-integration-response", _chain(dumps(first) + bytes(8), result)
+    return b"application/octet-stream", _chain(first, result)
+
+
+def _chain(first, rest):
+    yield first
+    yield from rest
+
+
 def serve(api, handler):
     """Take events one after the other, for ever."""
     loads(b"0")  # what it needs is imported now, in the init
     handler = caller(handler)
+    headers, payload = api.next()
     while True:
-        headers, payload = api.request(b"GET", b"invocation/next")
         request_id = headers[b"lambda-runtime-aws-request-id"]
         trace = headers.get(b"lambda-runtime-trace-id")
         if trace:
             environ["_X_AMZN_TRACE_ID"] = trace.decode("latin-1")
-        kind = None
+        answer, body, pieces, kind = b"invocation/%s/response" % request_id, None, None, None
         try:
             result = handler(loads(payload), Context(headers))
-            kind = "Runtime.MarshalError"
-            body = dumps(result)
+            pieces = streamed(result)
+            if pieces is None:
+                kind = "Runtime.MarshalError"
+                body = dumps(result)
         except Exception as error:
             if kind is not None:
                 message = f"Unable to marshal response: {error}"
                 error = TypeError(message)
             tell(error)
-            sys.stdout.flush()
-            api.request(b"POST", b"invocation/%s/error" % request_id, error_body(error, kind))
-        else:
-            sys.stdout.flush()
-            api.request(b"POST", b"invocation/%s/response" % request_id, body)
+            answer, body = b"invocation/%s/error" % request_id, error_body(error, kind)
+        sys.stdout.flush()
+        headers, payload = api.respond(answer, body) if pieces is None else api.stream(answer, *pieces)
 
 
 def wait_for_assignment():

@@ -1,0 +1,13 @@
+"""The nouns of `faas.client.Client` that have files of their own, as one base of it."""
+
+from __future__ import annotations
+
+from faas.client_aliases import AliasCalls
+from faas.client_apis import ApiCalls
+from faas.client_keys import KeyCalls
+from faas.client_usage import UsageCalls
+from faas.client_websockets import WebSocketCalls
+
+
+class NounCalls(AliasCalls, ApiCalls, KeyCalls, UsageCalls, WebSocketCalls):
+    """One base per file."""

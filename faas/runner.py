@@ -1,0 +1,76 @@
+"""`Runner`: an application's connections, where what is no HTTP gets an answer in our form, and one line in the log.
+
+aiohttp answers it before any of our code: with its own name, in plain text, some of what was sent in it, and a
+traceback in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import LineTooLong
+
+from faas.errors import FaasError, InvalidInput
+from faas.web import REQUEST_ID_HEADER, SERVER, error_response, new_request_id
+
+log = logging.getLogger("faas.web")
+
+SHOWN = 200  # characters of what was wrong, in the log
+
+
+class Connection(web.RequestHandler):
+    """One client's."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what the parser refuses (400), or to what no handler has caught. The connection ends with it.
+
+        Raises ConnectionError where the answer has begun already, or its client has gone.
+        """
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            raise ConnectionError("there is nobody to answer, or half an answer") from exc
+        request_id = new_request_id()
+        extra = {"request_id": request_id}
+        if status == 400:
+            lines = str(message or exc).splitlines() or [""]
+            log.info("no HTTP from %s: %s", request.remote, lines[0][:SHOWN], extra=extra)
+            too_long = isinstance(exc, LineTooLong)
+            error: FaasError = InvalidInput(
+                "a line of the request's head is too long" if too_long else "this is no HTTP"
+            )
+        else:
+            log.error("request failed", exc_info=exc, extra=extra)
+            error = FaasError(f"our fault; it is logged with request id {request_id}")
+        response = error_response(error, request_id)
+        response.headers[REQUEST_ID_HEADER] = request_id
+        response.headers[hdrs.SERVER] = SERVER
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """Makes connections of ours."""
+
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """`Runner(app, **RUNNER_OPTIONS)`."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            **made._kwargs,
+        )

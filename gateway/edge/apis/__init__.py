@@ -1,0 +1,1 @@
+"""APIs: hosts, base paths, stages and routes in front of functions."""

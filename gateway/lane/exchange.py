@@ -1,0 +1,315 @@
+"""One request and its answer, from admission to the last byte: by callbacks where a slot is free or only a turn has to
+be waited for, by a task through the invoker where an instance has.
+
+What is counted, and when, is as in `gateway.invoke`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from faas.errors import BadFunctionResponse, FaasError, Throttled
+from faas.leases import Claim, InvocationResult, StreamedResult, Trigger
+from faas.trace_id import new_trace_id
+from gateway import place
+from gateway.event import streamed_head
+from gateway.invoke import SYNC_PAYLOAD_BYTES, closed, too_large
+from gateway.lane.answer import Answer, Client
+from gateway.lane.kit import Kit
+from gateway.lane.plan import Plan
+from gateway.place import Place, Turn
+
+_now = time.perf_counter
+
+
+class Exchange(Answer):
+    """`start`ed once; `gone` once its client is not there any more, unless it has answered."""
+
+    _place: Place | None = None
+    _claim: Claim | None = None
+    _turn: Turn | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _task: asyncio.Task[None] | None = None
+    _began = _admitted = 0.0
+
+    def __init__(self, kit: Kit, client: Client, plan: Plan, body: bytes) -> None:
+        super().__init__(kit, client, plan)
+        self.body = body
+
+    def start(self) -> None:
+        self._began = _now()
+        found = place.enter(self.kit.activator, self.plan.revision, self.request_id)
+        if found is None:
+            self._line_up()
+        else:
+            self.kit.invoker.http_began()
+            self._admit(found, self._began)
+
+    def pause(self) -> None:
+        """The client does not read."""
+        if self._claim is not None:
+            self._claim.pause()
+
+    def resume(self) -> None:
+        if self._claim is not None:
+            self._claim.resume()
+
+    def gone(self) -> None:
+        if self._turn is not None:
+            self._stop_waiting(self._turn)
+            self.kit.invoker.http_ended()
+        elif self._task is not None:
+            self._task.cancel()
+        elif self._place is not None:
+            self._client_left()
+
+    def crash(self, error: Exception) -> None:
+        """Our own fault, on the way in: nothing may stay taken."""
+        if self._place is not None:
+            self._place.claim.abandon()
+            self._over(error, False)
+        self.fail(_ours(error, self.request_id))
+
+    # The way in
+
+    def _line_up(self) -> None:
+        plan = self.plan
+        try:
+            turn = place.line_up(self.kit.activator, plan.revision, plan.wait_seconds, self._on_turn)
+        except Throttled as error:
+            self._refused(error)
+            return
+        if turn is None:
+            self._task = self.kit.run(self._slowly(plan.wait_seconds))
+            return
+        self._turn = turn
+        self._timer = asyncio.get_running_loop().call_later(plan.wait_seconds, self._too_late)
+        self.kit.invoker.http_began()
+
+    def _on_turn(self) -> None:
+        turn, timer = self._turn, self._timer
+        assert turn is not None
+        assert timer is not None
+        timer.cancel()
+        self._turn = self._timer = None
+        found = turn.claim(self.request_id)
+        if found is not None:
+            self._admit(found, _now())
+            return
+        self.kit.invoker.http_ended()
+        self._task = self.kit.run(self._slowly(max(0.0, self.plan.wait_seconds - (_now() - self._began))))
+
+    def _too_late(self) -> None:
+        turn = self._turn
+        assert turn is not None
+        self._stop_waiting(turn)
+        self.kit.invoker.http_ended()
+        self._refused(turn.too_late(self.plan.wait_seconds))
+
+    def _stop_waiting(self, turn: Turn) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._turn = self._timer = None
+        turn.give_up()
+
+    def _refused(self, error: Throttled) -> None:
+        self.plan.counters.not_started(error)
+        self.fail(error)
+
+    def _admit(self, found: Place, admitted: float) -> None:
+        self._place = found
+        self._claim = found.claim
+        self._admitted = admitted
+        self.plan.counters.concurrent.inc()
+        self._go(found.claim)
+
+    @abstractmethod
+    def _go(self, claim: Claim) -> None:
+        """Send the request to the function."""
+
+    @abstractmethod
+    def _client_left(self) -> None:
+        """While the function runs."""
+
+    # The way through the invoker
+
+    async def _slowly(self, wait_seconds: float) -> None:
+        try:
+            await self._invoke(wait_seconds)
+        except FaasError as error:
+            self.fail(error)
+        except Exception as failure:
+            self.fail(_ours(failure, self.request_id))
+
+    @abstractmethod
+    async def _invoke(self, wait_seconds: float) -> None:
+        """Through a lease: the invoker counts."""
+
+    # The way out
+
+    def _over(self, error: BaseException | None, handled: bool) -> None:
+        """Once, after the claim's end: give the place back, and count."""
+        found, ended = self._place, _now()
+        assert found is not None
+        self._place = self._claim = None
+        report = found.claim.report
+        found.leave()
+        counters, admitted = self.plan.counters, self._admitted
+        counters.concurrent.dec()
+        duration = report.duration_seconds if report is not None else ended - admitted
+        counters.ended(error, handled, admitted - self._began, duration, ended - self._began)
+        self.kit.invoker.http_ended()
+
+
+class HttpExchange(Exchange):
+    """An http function's. `faas.leases.Answering` of its claim."""
+
+    def _go(self, claim: Claim) -> None:
+        plan = self.plan
+        claim.send(plan.method, self._client.template(plan).filled((self.id,)) + self.body, self)
+
+    def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        try:
+            self.begin(self.kit.shapes.of(status, headers, self.plan.is_head))
+        except BadFunctionResponse as error:
+            self._broken(error)
+
+    def data(self, piece: bytes) -> None:
+        if self._place is None:
+            return  # the rest of what was broken
+        try:
+            self.more(piece)
+        except BadFunctionResponse as error:
+            self._broken(error)
+
+    def end(self, error: BaseException | None) -> None:
+        if self._place is None:
+            return
+        try:
+            if error is not None:
+                raise error
+            self.check()
+            self.finish()
+        except FaasError as failure:
+            error = failure
+            self.fail(failure)
+        except BaseException as failure:
+            error = failure
+            self.fail(_ours(failure, self.request_id))
+        shape = self.shape
+        self._over(error, shape is not None and shape.handled)
+
+    def _broken(self, error: BadFunctionResponse) -> None:
+        if self._claim is not None:
+            self._claim.abandon()
+        self.fail(error)
+        self._over(error, False)
+
+    def _client_left(self) -> None:
+        if self._claim is not None:
+            self._claim.abandon()
+        self._over(None, self.shape is not None and self.shape.handled)
+
+    async def _invoke(self, wait_seconds: float) -> None:
+        plan, invoker = self.plan, self.kit.invoker
+        request = plan.http_request(self.body, self._client.address, self.request_id)
+        call = invoker.invoke_http(
+            plan.route, request, trigger=Trigger.HTTP, request_id=self.request_id, wait_seconds=wait_seconds
+        )
+        async with call as response:
+            shape = self.kit.shapes.of_texts(response.status, response.headers, plan.is_head)
+            self.begin(shape)
+            if not shape.bodiless:
+                async for piece in response.body:
+                    self.more(piece)
+                    await self._client.drained()
+                self.check()
+        self.finish()
+
+
+class EventExchange(Exchange):
+    """A Lambda function's. Once it runs, it runs to its end, whether or not its client is there."""
+
+    _not_passed: BaseException | None = None  # why a streamed answer was not
+
+    def _event(self) -> tuple[bytes, str]:
+        """The event, and its trace id."""
+        plan, stamps = self.plan, self.kit.stamps.look()
+        trace_id = plan.trace_id or new_trace_id()
+        values = [self.id, stamps.event_time, b"%d" % (stamps.now * 1000), b"", trace_id.encode()]
+        return plan.event(self._client.template(plan), values, self.body), trace_id
+
+    def _go(self, claim: Claim) -> None:
+        event, trace_id = self._event()
+        claim.invoke(event, self._ended, self._on_stream, trace_id)
+
+    def _on_stream(self, result: StreamedResult) -> None:
+        self._task = self.kit.run(self._carried(result))
+
+    async def _carried(self, result: StreamedResult) -> None:
+        try:
+            if self._client.is_there(self):
+                await self._pass_on(result)
+        except Exception as error:
+            self._not_passed = error
+            self.fail(error if isinstance(error, FaasError) else _ours(error, self.request_id))
+        finally:
+            await closed(result.body)
+
+    async def _pass_on(self, result: StreamedResult) -> None:
+        status, headers = streamed_head(result.prelude, result.content_type)
+        self.begin(self.kit.shapes.of_event(status, headers, self.plan.is_head))
+        async for piece in result.body:
+            self.more(piece)
+            await self._client.drained()
+        self.finish()
+
+    def _ended(self, result: InvocationResult | None, error: BaseException | None) -> None:
+        if result is not None and (size := len(result.payload)) > SYNC_PAYLOAD_BYTES:
+            result, error = None, too_large(size)
+        handled = result is not None and result.error_type is not None
+        if self._task is None and self._client.is_there(self):
+            self._answer(result, error)
+        self._over(error or self._not_passed, handled)
+
+    def _answer(self, result: InvocationResult | None, error: BaseException | None) -> None:
+        try:
+            if result is not None:
+                self.result(result)
+            elif isinstance(error, FaasError):
+                self.fail(error)
+            else:
+                self.fail(_ours(error, self.request_id))
+        except FaasError as refused:
+            self.fail(refused)
+        except Exception as failure:
+            self.fail(_ours(failure, self.request_id))
+
+    def _client_left(self) -> None:
+        """Nobody is told; it is counted when it ends."""
+
+    async def _invoke(self, wait_seconds: float) -> None:
+        event, trace_id = self._event()
+        call = self.kit.invoker.invoke_streaming(
+            self.plan.route,
+            event,
+            trigger=Trigger.HTTP,
+            request_id=self.request_id,
+            trace_id=trace_id,
+            wait_seconds=wait_seconds,
+        )
+        async with call as result:
+            if isinstance(result, StreamedResult):
+                await self._pass_on(result)
+                return
+        self.result(result)
+
+
+def _ours(error: BaseException | None, request_id: str) -> FaasError:
+    """What the client is told; `fail` logs it with its cause."""
+    told = FaasError(f"our fault; it is logged with request id {request_id}")
+    told.__cause__ = error
+    return told

@@ -1,0 +1,129 @@
+"""Mutated requests, the same to both ways. One in ten is left as it was, and must succeed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.lane import head
+from tests.support.two_ways import TwoWays, two_ways
+
+AT_ONCE = 100
+SHORT, LONG = 2_000, 100_000
+SEEDS = (
+    b"GET /function/hello/MARK HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    b"GET /function/web/MARK?x=1 HTTP/1.1\r\nHost: a:80\r\nAccept: */*\r\nX-A: b\r\nConnection: close\r\n\r\n",
+    b"POST /function/hello/MARK HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
+    b"POST /function/web/MARK HTTP/1.0\r\nHost: a\r\nContent-Type: x/y\r\nContent-Length: 2\r\n\r\nhi",
+    b"POST /function/web/MARK HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    b"2\r\nhi\r\n0\r\n\r\n",
+)
+PIECES = (
+    b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"\r\n\r\n", b"+", b"-", b"0", b"5", b"\x7f", b"\xff", b"%", b"#",
+    b"Host: b\r\n", b"Content-Length: 5\r\n", b"Content-Length: +5\r\n", b"Transfer-Encoding: chunked\r\n", b"/../",
+    b"Transfer-Encoding: identity\r\n", b"Connection: X-A\r\n", b"Upgrade: websocket\r\n", b"Expect: 100-continue\r\n",
+    b"GET /function/hello HTTP/1.1\r\n", b" HTTP/1.1", b"HTTP/1.0", b"http://b", b"X_A: 1\r\n", b" folded\r\n", b";",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    mark: bytes
+    request: bytes
+    is_good: bool
+
+
+def asked(chance: random.Random, number: int) -> Asked:
+    mark = b"mark%dz" % number
+    request = chance.choice(SEEDS).replace(b"MARK", mark)
+    if number % 10 == 0:
+        return Asked(mark, request, True)
+    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+        at, end = sorted(chance.randrange(len(request) + 1) for _ in range(2))
+        how = chance.randrange(5)
+        if how == 0:
+            request = request[:at] + chance.choice(PIECES) + request[at:]
+        elif how == 1:
+            request = request[:at] + request[at + chance.randrange(1, 4) :]
+        elif how == 2:
+            request = request[:at] + bytes([chance.randrange(256)]) + request[at + 1 :]
+        elif how == 3:
+            request = request[:end] + request[at:end] + request[end:]
+        else:
+            lines = request.split(b"\r\n")
+            chance.shuffle(lines)
+            request = b"\r\n".join(lines)
+    return Asked(mark, request, False)
+
+
+async def told(port: int, one: Asked) -> bytes:
+    """All that comes until the server closes, or for a short while. Good ones must come to their end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
+    try:
+        writer.write(one.request)
+        async with asyncio.timeout(20 if one.is_good else 0.4):
+            while data := await reader.read(65_536):
+                answer += data
+    except (TimeoutError, ConnectionError):
+        assert not one.is_good, one.request
+    finally:
+        writer.transport.abort()
+    return answer
+
+
+def statuses(answer: bytes) -> list[bytes]:
+    return re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)
+
+
+def begins_well(request: bytes) -> bool:
+    """With a whole plain request, and more behind it: the lane has answered that when aiohttp finds fault with what
+    comes after it, and refuses both. Or with half a head: aiohttp finds a fault in it before its end."""
+    if b"\r\n\r\n" not in request:
+        return True
+    end = request.find(b"\r\n\r\n") + 4
+    found = head.read(request[:end])
+    return found is not None and len(request) > end + found.length
+
+
+async def compare(ways: TwoWays, one: Asked) -> None:
+    first, second = await asyncio.gather(told(ways.aiohttp.port, one), told(ways.lane.port, one))
+    if statuses(first) != [b"400"] or not begins_well(one.request):
+        assert statuses(first) == statuses(second), one.request
+    for answer in (first, second):
+        assert not any(status.startswith(b"5") for status in statuses(answer)), one.request
+        assert set(re.findall(rb"mark\d+z", answer)) <= set(re.findall(rb"mark\d+z", one.request)), one.request
+        if one.is_good:
+            assert statuses(answer) == [b"200"], one.request
+            assert one.mark in answer
+
+
+async def run(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    async with two_ways(monkeypatch) as ways:
+        for begin in range(0, count, AT_ONCE):
+            await asyncio.gather(*(compare(ways, asked(chance, n)) for n in range(begin, begin + AT_ONCE)))
+        assert ways.claimed > count / 20
+        await asyncio.sleep(0.1)
+
+
+async def test_mutated_requests_are_answered_alike_and_harm_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    await run(monkeypatch, SHORT)
+
+
+@pytest.mark.soak
+async def test_many_mutated_requests_are_answered_alike_and_harm_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    await run(monkeypatch, LONG)

@@ -1,0 +1,220 @@
+"""`PoolClaim`: a slot that was free at once, for callers who are called back: no task, no future, no coroutine where
+nothing goes wrong. What does go wrong is seen to in a task.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from faas.background import Background
+from faas.errors import TimedOut, Unavailable
+from faas.leases import Answering, Invocation, InvocationResult, StreamedResult, Trigger
+from worker.exchange import Exchange, Undelivered
+from worker.http_connection import BrokenConnection, HttpConnection
+from worker.instance import Instance
+from worker.revision_pool import RevisionPool
+from worker.slot import OFFERS, Slot
+
+Ended = Callable[[InvocationResult | None, BaseException | None], None]
+Streams = Callable[[StreamedResult], None]
+
+
+class PoolClaim(Slot):
+    """Implements `faas.leases.Claim`, and is told of the answer as a `worker.http_connection.Sink`."""
+
+    __slots__ = (
+        "_answering",
+        "_background",
+        "_began",
+        "_client",
+        "_connection",
+        "_ended",
+        "_has_head",
+        "_is_over",
+        "_method",
+        "_offers",
+        "_paused",
+        "_request",
+        "_reused",
+        "_streams",
+        "_trace_id",
+    )
+
+    def __init__(self, pool: RevisionPool, instance: Instance, request_id: str, background: Background) -> None:
+        super().__init__(pool, request_id)
+        self._background = background
+        self._answering: Answering | None = None
+        self._ended: Ended | None = None
+        self._connection: HttpConnection | None = None
+        self._is_over = self._has_head = self._paused = self._reused = False
+        self._holds(instance)
+
+    # Http functions
+
+    def send(self, method: str, request: bytes, answering: Answering) -> None:
+        """Send `request`, and have its answer told to `answering`."""
+        self._client = client = self._http_client()
+        self._method, self._request, self._answering = method, request, answering
+        self._began = now = time.perf_counter()
+        self._pool.deadlines.add(self, now)
+        self._instance.begin(self._request_id)
+        if (connection := client.kept()) is not None:
+            self._reused = connection.served > 0
+            self._connection = connection
+            connection.send(method, request, self)
+        else:
+            client.open(self._opened)
+
+    def _opened(self, found: HttpConnection | BrokenConnection) -> None:
+        if isinstance(found, BrokenConnection):
+            self._broken(found)
+        elif self._is_over:
+            self._client.keep(found)
+        else:
+            self._connection, self._reused = found, False
+            found.send(self._method, self._request, self)
+            if self._paused:
+                found.pause()
+
+    def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._has_head = True
+        if status == 101:
+            self._fail(BrokenConnection("answered with an upgrade that nobody asked for"))
+        elif self._answering is not None:
+            self._answering.head(status, headers)
+
+    def data(self, piece: bytes) -> None:
+        if self._answering is not None:
+            self._answering.data(piece)
+
+    def end(self, error: BaseException | None) -> None:
+        if error is None:
+            self._over(None)
+        elif isinstance(error, BrokenConnection):
+            self._broken(error)
+        else:
+            self._over(error)
+
+    def _broken(self, broken: BrokenConnection) -> None:
+        if self._is_over:
+            return
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._client.drop(connection)
+        if broken.untouched and self._reused and self._failure is None:
+            self._client.open(self._opened)  # closed just when it was used: once more, on a fresh one
+        else:
+            self._background.start(self._explain(broken), "the end of a broken request")
+
+    async def _explain(self, broken: BrokenConnection) -> None:
+        told: BaseException = broken
+        try:
+            told = await self._translated(broken)
+        finally:
+            self._over(told)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._connection is not None:
+            self._connection.fail(error)
+        else:
+            self._over(error)
+
+    def over_time(self, error: TimedOut) -> None:
+        """Of an HTTP request."""
+        self._failure = error
+        self._pool.destroy(self._instance)
+        self._fail(error)
+
+    def _over(self, error: BaseException | None) -> None:
+        """The answer's end: the slot goes back, then the caller is told."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._pool.deadlines.discard(self)
+        if (connection := self._connection) is not None:
+            if error is None and connection.is_reusable:
+                self._client.keep(connection)
+            else:
+                self._client.drop(connection)
+        self._account(time.perf_counter() - self._began, self._failure or error, None)
+        self._give_back()
+        answering, self._answering = self._answering, None
+        if answering is not None:
+            answering.end(self._failure or error)
+
+    # Runtime API functions
+
+    def invoke(self, event: bytes, ended: Ended, streams: Streams | None = None, trace_id: str = "") -> None:
+        """Hand `event` over, and have `ended` called with what becomes of it; `streams` where its answer begins."""
+        self._ended = ended
+        self._streams = streams
+        self._trace_id = trace_id
+        self._offers = 0
+        self._offer_event(event)
+
+    def _offer_event(self, event: bytes) -> None:
+        invocation = Invocation(self._request_id, Trigger.HTTP, 0.0, self._trace_id)
+        self._offer(
+            Exchange(
+                invocation,
+                event,
+                self._pool.deadlines,
+                self._handed,
+                self._answered,
+                takes_pieces=self._streams is not None,
+                on_begun=self._streams,
+            )
+        )
+
+    def _answered(self, exchange: Exchange) -> None:
+        if isinstance(exchange.error, Undelivered):
+            self._background.start(self._try_another(exchange), "an event on its way to another instance")
+            return
+        self._event_ended(exchange)
+        self._tell(exchange.result, exchange.error)
+
+    async def _try_another(self, exchange: Exchange) -> None:
+        """The instance ended before it took the event: nothing has happened yet."""
+        self._give_back()
+        self._offers += 1
+        error: BaseException = Unavailable("one instance after the other ended before it took the event")
+        try:
+            if self._offers < OFFERS and self._ended is not None:
+                await self._take(self._pool.revision.spec.queue_timeout)
+                self._offer_event(exchange.event)
+                return
+        except Exception as refused:
+            error = refused
+        self._tell(None, error)
+
+    def _tell(self, result: InvocationResult | None, error: BaseException | None) -> None:
+        self._give_back()
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(None if error is not None else result, error)
+
+    # Both
+
+    def pause(self) -> None:
+        """Read no more of the answer until `resume`."""
+        self._paused = True
+        if self._connection is not None and not self._is_over:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._connection is not None and not self._is_over:
+            self._connection.resume()
+
+    def abandon(self) -> None:
+        """Nobody waits any more. A function with one slot works on, until its answer or its time limit; an answer that
+        streams, or one of several, is cut off."""
+        self._ended = None
+        if self._answering is None:
+            return
+        self._answering = None
+        if self._instance.slots == 1 and not self._has_head:
+            self.resume()
+        else:
+            self._over(None)

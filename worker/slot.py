@@ -1,0 +1,146 @@
+"""`Slot`: one slot of one instance for one invocation: the event's way in, why it failed, its report, the way back.
+
+What a `PoolLease`, which waits, and a `PoolClaim`, which does not, have in common.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from faas.errors import BadFunctionResponse, FaasError, OutOfMemory, TimedOut, Unavailable
+from faas.leases import Report
+from faas.spec import Interface
+from worker import metering
+from worker.exchange import Exchange
+from worker.http import HttpClient
+from worker.http_connection import BrokenConnection
+from worker.instance import Instance
+from worker.revision_pool import RevisionPool
+
+log = logging.getLogger("worker.slot")
+
+EXIT_SECONDS = 0.25  # after a connection broke: was it the instance that ended?
+OFFERS = 3  # instances that may end before they take one event
+
+
+class Slot:
+    """`report` is set once the invocation has ended."""
+
+    __slots__ = ("_failure", "_has_slot", "_instance", "_pool", "_request_id", "instance_id", "interface", "report")
+
+    def __init__(self, pool: RevisionPool, request_id: str) -> None:
+        self._pool = pool
+        self._request_id = request_id
+        self._instance: Instance
+        self._has_slot = False
+        self._failure: BaseException | None = None  # of an HTTP request: what its caller is told
+        self.instance_id = ""
+        self.interface = Interface.AUTO
+        self.report: Report | None = None
+
+    def _holds(self, instance: Instance) -> None:
+        self._instance = instance
+        self._has_slot = True
+        self.instance_id = instance.id
+        self.interface = instance.interface
+
+    async def _take(self, wait_seconds: float) -> None:
+        """A slot, waited for, of an instance that does not stand still."""
+        self._holds(await self._pool.take(wait_seconds))
+        if self._instance.stands_still:
+            await self._thaw(wait_seconds)
+
+    async def _thaw(self, wait_seconds: float) -> None:
+        """Have it go on; one that cannot is of no use, so another is taken."""
+        for _ in range(OFFERS):
+            try:
+                await self._pool.freezer.thaw(self._instance)
+                return
+            except Unavailable as error:
+                log.warning("%s", error, extra={"instance": self._instance.id})
+                self._pool.destroy(self._instance)
+                self._give_back()
+            except BaseException:
+                self._give_back()
+                raise
+            self._holds(await self._pool.take(wait_seconds))
+        self._give_back()
+        raise Unavailable("one instance after the other could not be thawed")
+
+    def _give_back(self) -> None:
+        if self._has_slot:
+            self._has_slot = False
+            self._pool.release(self._instance)
+
+    # Runtime API functions
+
+    def _offer(self, exchange: Exchange) -> None:
+        """Hand its event to the instance; `exchange` tells what became of it."""
+        instance = self._instance
+        if instance.api is None or instance.interface is not Interface.LAMBDA:
+            raise FaasError("an http function takes no events by the Runtime API")
+        instance.exchange = exchange
+        if instance.outcome is None:
+            instance.api.offer(exchange)
+        else:
+            instance.fail_open()
+
+    def _handed(self, exchange: Exchange) -> None:
+        self._instance.begin(self._request_id)
+
+    def _event_ended(self, exchange: Exchange) -> None:
+        """The answer, or what came instead of it; called before whoever waits gets it."""
+        instance, error = self._instance, exchange.error
+        if not exchange.deliveries and isinstance(error, TimedOut):
+            instance.begin(self._request_id)  # it never came for its event: that is an invocation too
+        if exchange.deliveries or isinstance(error, TimedOut):
+            error_type = exchange.result.error_type if exchange.result is not None else None
+            failed = (error is not None or error_type) and not isinstance(error, TimedOut)
+            if failed and instance.outcome is None and instance.had_oom_kill():
+                exchange.result, exchange.error = None, instance.out_of_memory()
+                error = exchange.error
+            self._account(exchange.ended_at - exchange.handed_at, error, error_type)
+        if isinstance(error, TimedOut | OutOfMemory):
+            self._pool.destroy(instance)
+
+    # Http functions
+
+    def _http_client(self) -> HttpClient:
+        instance = self._instance
+        if instance.http is None or instance.interface is not Interface.HTTP:
+            raise FaasError("a function of the Runtime API takes no HTTP requests")
+        return instance.http
+
+    async def _translated(self, error: BaseException) -> BaseException:
+        """What a caller is told of `error`; remembered for the report."""
+        instance = self._instance
+        if self._failure is None:
+            if isinstance(error, BrokenConnection):
+                error = await self._why_broken(instance, error)
+            self._failure = error
+        return self._failure
+
+    async def _why_broken(self, instance: Instance, broken: BrokenConnection) -> BaseException:
+        if instance.sandbox is not None and instance.outcome is None:
+            await asyncio.wait([instance.sandbox.exited], timeout=EXIT_SECONDS)
+        if instance.outcome is not None:
+            return instance.exit_error()
+        if instance.had_oom_kill():
+            self._pool.destroy(instance)
+            return instance.out_of_memory()
+        if broken.no_listener:
+            self._pool.destroy(instance)  # it lives, but serves no more
+        return BadFunctionResponse(f"the function {broken.reason}")
+
+    # Both
+
+    def _account(self, seconds: float, error: BaseException | None, error_type: str | None) -> None:
+        pool, instance = self._pool, self._instance
+        self.report = report = instance.end(self._request_id, seconds, error, error_type)
+        if error is None:
+            pool.backoff.succeeded()
+        pool.recent_peak.add(report.max_memory_bytes, time.monotonic())
+        pool.billed.inc(metering.gb_seconds(report))
+        pool.reporting.ended(instance.revision.key, report)
