@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from faas.client_aliases import AliasCalls
 from faas.client_apis import ApiCalls
+from faas.client_guards import GuardCalls
 from faas.client_keys import KeyCalls
 from faas.client_usage import UsageCalls
 from faas.client_websockets import WebSocketCalls
 
 
-class NounCalls(AliasCalls, ApiCalls, KeyCalls, UsageCalls, WebSocketCalls):
+class NounCalls(AliasCalls, ApiCalls, GuardCalls, KeyCalls, UsageCalls, WebSocketCalls):
     """One base per file."""

@@ -218,5 +218,5 @@ class Claim(Protocol):
 
     def abandon(self) -> None:
         """The caller has gone. `Answering.end` and `ended` are not called any more; the slot is given back as a
-        cancelled lease gives it back."""
+        cancelled lease gives it back. May be called from within `Answering.head` and `data`."""
         ...

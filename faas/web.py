@@ -101,6 +101,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if error.status == 500:
             log.exception("request failed", extra={"request_id": request_id})
         response = error_response(error, request_id)
+        if isinstance(error, RequestTimeout):
+            response.force_close()  # the rest of the body may still come, some day
     except web.HTTPException as error:
         response = _translated(error, request_id)
     except (ConnectionError, TimeoutError):

@@ -4,7 +4,7 @@
 The event's shape: `resource`, `path`, `httpMethod`, `headers`, `multiValueHeaders`, `queryStringParameters`,
 `multiValueQueryStringParameters`, `pathParameters`, `stageVariables`, `requestContext`, `body`, `isBase64Encoded`; what
 a request has not is null. Of what comes more than once the single form has the last one. Cookies are a field like
-others. `path` is without the stage, `requestContext.path` with it.
+others. `path` is without a stage at its beginning, `requestContext.path` as it came.
 
 The answer's: `statusCode` (it must be there), `headers`, `multiValueHeaders`, `body` (text), `isBase64Encoded`.
 """
@@ -76,7 +76,7 @@ def http_event_v1(
     return {
         "version": "1.0",
         "resource": resource,
-        "path": path,
+        "path": _without_stage(path, routed.stage),
         "httpMethod": method,
         "headers": single,
         "multiValueHeaders": headers,
@@ -91,7 +91,7 @@ def http_event_v1(
             "extendedRequestId": request_id,
             "httpMethod": method,
             "identity": {**_NOBODY, "sourceIp": source_ip, "userAgent": single.get("user-agent", "")},
-            "path": path if routed.stage == DEFAULT else f"/{routed.stage}{path}",
+            "path": path,
             "protocol": protocol,
             "requestId": request_id,
             "requestTime": clock_time(int(now)),
@@ -105,6 +105,12 @@ def http_event_v1(
         "body": text,
         "isBase64Encoded": encoded,
     }
+
+
+def _without_stage(path: str, stage: str) -> str:
+    """A path that came with its stage at its beginning, as a REST API's resource has it."""
+    rest = path.removeprefix(f"/{stage}")
+    return (rest or "/") if stage != DEFAULT and rest != path and rest[:1] in ("", "/") else path
 
 
 def _lists(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -123,6 +123,8 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
     reserved = scale.get("reserved")
     most = f"{reserved}, reserved" if reserved else scale.get("max", "-")
     yield "Scale", f"{scale.get('min', '-')} to {most}, idle {scale.get('idle', '-')}"
+    if circuit := function.get("circuit"):
+        yield "Circuit", str(circuit)
     if learned := function.get("learned"):
         yield "Learned", _learned(learned)
     yield "Created", f"{local_time(function.get('created_at'))}, changed {age(function.get('updated_at'))} ago"

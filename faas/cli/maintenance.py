@@ -58,7 +58,14 @@ def maintenance_ls(session: Session, output: str) -> None:
 @_FUNCTION
 @_ALL
 @click.option("--message", default="", help="What callers are told; one line.")
-@click.option("--retry-after", type=click.IntRange(1, 86_400), default=60, show_default=True, metavar="SECONDS")
+@click.option(
+    "--retry-after",
+    type=click.IntRange(1, 86_400),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="When they should try again.",
+)
 @pass_session
 def maintenance_on(session: Session, function: str, everything: bool, message: str, retry_after: int) -> None:
     """Begin, or say other words. Schedules and queued events go on.

@@ -45,6 +45,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Usage": {
         "usage": ("usage", "Show what functions used, and what that would cost."),
         "budget": ("budget", "How much may be used in a month: ls, set, rm."),
+        "plan": ("plan", "How often and how much API keys may call: ls, set, rm, usage."),
     },
     "Images": {
         "image": ("image", "Images: ls, describe, rm, export, import, policy, retention, quota, scrub, gc."),
@@ -54,6 +55,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "login": ("login", "Remember a server and its token, for Docker too."),
         "key": ("key", "API keys of those who call functions: create, ls, rotate, revoke."),
         "token": ("token", "Credentials of others: create, ls, revoke."),
+        "maintenance": ("maintenance", "Answer requests with 503 for a while: ls, on, off."),
         "config": ("config", "Show each setting and where it came from."),
         "doctor": ("doctor", "Check this machine and the connection."),
         "completion": ("completion", "Print the shell's completion script."),

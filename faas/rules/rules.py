@@ -62,7 +62,7 @@ def parse(where: str, data: Mapping[str, Any]) -> Rules:
     Raises SpecError.
     """
     prefix = f"{where}." if where else ""
-    found = {key: read(prefix + key, data[key]) for key, read in TABLES.items() if data.get(key)}
+    found = {key: read(prefix + key, data[key]) for key, read in TABLES.items() if data.get(key) is not None}
     for key, check in VALUES.items():
         found |= table(where, {key: data[key]}, {key: check}) if key in data else {}
     return Rules(**found)

@@ -51,7 +51,9 @@ class Circuits:
         self._metrics.circuit_state.labels(label).set(state)
 
     def _of(self, entry: Entry, rule: Circuit) -> Breaker:
-        where: Where = (entry.api, entry.pattern, entry.route.revision.key, rule)
+        revision = entry.route.revision  # a route that has its function's own rule shares its circuit
+        own = rule == revision.spec.rules.circuit
+        where: Where = ("", "", revision.key, rule) if own else (entry.api, entry.pattern, revision.key, rule)
         breaker = self._breakers.get(where)
         if breaker is None:
             breaker = self._breakers[where] = Breaker(rule)

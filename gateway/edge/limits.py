@@ -55,7 +55,9 @@ class Limits:
         return self._plans.admit(namespace, caller.plan, caller.key, function=key.function, api=entry.api)
 
     def _of(self, entry: Entry, rule: Throttle) -> Buckets:
-        where: Rule = (entry.api, entry.pattern, entry.route.label, rule)
+        # A route that has its function's own rule shares the function's buckets.
+        own = rule == entry.route.revision.spec.rules.throttle
+        where: Rule = ("", "", entry.route.label, rule) if own else (entry.api, entry.pattern, entry.route.label, rule)
         buckets = self._buckets.get(where)
         if buckets is None:
             buckets = self._buckets[where] = Buckets(Rate(rule.rate, rule.burst))

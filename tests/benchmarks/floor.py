@@ -32,6 +32,7 @@ class Floor:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._rest = b""  # the client's poll comes together with its answer
         self._read()
         self._number = 0
 
@@ -55,14 +56,15 @@ class Floor:
 
     def _read(self) -> bytes:
         """One request's body."""
-        data = b""
+        data = self._rest
         while (end := data.find(b"\r\n\r\n")) < 0:
             data += self._more()
         body = data[end + 4 :]
         length = int(data[:end].lower().partition(b"content-length:")[2].split(b"\r\n")[0])
         while len(body) < length:
             body += self._more()
-        return body
+        self._rest = body[length:]
+        return body[:length]
 
     def _more(self) -> bytes:
         data = self._connection.recv(65_536)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import pytest
 
 from faas.build.base import recipe
 from faas.build.layer import pack
-from faas.errors import InitFailed, InstanceExited, OutOfMemory, TimedOut
-from faas.leases import HttpRequest, Invocation, InvocationResult, Trigger
+from faas.errors import FunctionError, InitFailed, InstanceExited, OutOfMemory, TimedOut
+from faas.leases import HttpRequest, Invocation, InvocationResult, StreamedResult, Trigger
 from faas.metrics import Metrics
 from faas.protocol import (
     Kind,
@@ -84,7 +85,18 @@ def handler(event, context):
         return dict(os.environ)
     if mode == "id":
         return [os.getuid(), os.getgid(), os.getcwd()]
+    if mode == "stream":
+        return pieces(event)
     return event
+
+def pieces(event):
+    yield {"statusCode": 201}
+    for number in range(event["pieces"]):
+        yield b"x" * 65536
+    if event.get("then") == "exit":
+        os._exit(3)
+    if event.get("then") == "sleep":
+        time.sleep(60)
 """
 SERVER = b"""
 import os, socket
@@ -357,3 +369,102 @@ async def test_a_job_runs_to_its_exit_and_a_service_is_kept_beside_a_function(wo
     assert (await kept.outcome()).signal == 9
     assert kept.instance_id not in await world.driver.ids()
     assert {"at work", "up"} <= {record.message for record in await world.lines()}
+
+
+class Ended:
+    """The end of a claim's invocation."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.body = b""
+
+    def __call__(self, result: InvocationResult | None, error: BaseException | None) -> None:
+        self.body = result.payload if result is not None else b""
+        self.end(error)
+
+    def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        assert status == 200
+
+    def data(self, piece: bytes) -> None:
+        self.body += piece
+
+    def end(self, error: BaseException | None) -> None:
+        if error is None:
+            self.future.set_result(self.body)
+        else:
+            self.future.set_exception(error)
+
+
+async def test_claims_of_a_warm_instance_are_answered_by_either_contract(world: World) -> None:
+    hello = world.revision()
+    await world.pool.scale(hello, 1)
+    await world.invoke(hello, n=0)
+    for number in range(50):
+        claim, ended = world.pool.claim(hello, f"c{number}"), Ended()
+        assert claim is not None
+        claim.invoke(b'{"mode": "x", "n": %d}' % number, ended)
+        assert json.loads(await ended.future) == {"mode": "x", "n": number}
+        assert claim.report is not None
+        assert claim.report.max_memory_bytes > 1_000_000
+    for number in range(50):
+        messages = [record.message for record in await world.lines(request_id=f"c{number}")]
+        assert [message.split()[0] for message in messages] == ["START", "mode", "END", "REPORT"]
+    claim, ended = world.pool.claim(hello, "last"), Ended()
+    while claim is None:  # it has been frozen meanwhile
+        await world.invoke(hello, n=0)
+        claim = world.pool.claim(hello, "last")
+    claim.invoke(b'{"mode": "exit"}', ended)
+    with pytest.raises(InstanceExited):
+        await ended.future
+    keys = {"entrypoint": [world.bench.python, "-I", "-S"], "command": ["/var/task/server.py"]}
+    web = world.revision(contract=Interface.HTTP, port=3456, name="web", **keys)
+    web = dataclasses.replace(web, key=RevisionKey("default", "web", 1))
+    await world.pool.check(web)
+    for number in range(50):
+        claim, ended = world.pool.claim(web, f"w{number}"), Ended()
+        assert claim is not None
+        claim.send("GET", b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number, ended)
+        assert await ended.future == b"/%d" % number
+
+
+@pytest.mark.parametrize(
+    ("then", "error"), [("", None), ("exit", InstanceExited), ("sleep", TimedOut)], ids=["whole", "exit", "late"]
+)
+async def test_a_generators_answer_streams_with_back_pressure(
+    world: World, then: str, error: type[Exception] | None
+) -> None:
+    hello = world.revision(timeout=2)
+    await world.pool.scale(hello, 1)
+    event = {"mode": "stream", "pieces": 400, "then": then}
+    received = 0
+    async with world.pool.acquire(hello, Invocation("s1", Trigger.HTTP, 20)) as lease:
+        result = await lease.invoke_streaming(json.dumps(event).encode())
+        assert isinstance(result, StreamedResult)
+        assert json.loads(result.prelude or b"") == {"statusCode": 201}
+        await asyncio.sleep(0.2)  # nobody takes: the function waits
+        assert lease.report is None
+        try:
+            async for piece in result.body:
+                received += len(piece)
+            failure = None
+        except FunctionError as failed:
+            failure = type(failed)
+    assert failure is error
+    # Of one that ended, what the kernel still held is lost with it.
+    assert received > 0 if error is InstanceExited else received == 400 * 65_536
+    assert lease.report is not None
+    assert lease.report.failed == bool(error)
+    assert lease.report.duration_seconds > 0.2
+
+
+async def test_who_leaves_a_stream_leaves_the_function_at_work(world: World) -> None:
+    hello = world.revision()
+    await world.pool.scale(hello, 1)
+    async with world.pool.acquire(hello, Invocation("s1", Trigger.HTTP, 20)) as lease:
+        result = await lease.invoke_streaming(b'{"mode": "stream", "pieces": 400}')
+        assert isinstance(result, StreamedResult)
+    assert world.pool.stats(hello.key).executing == 1
+    await eventually(lambda: world.pool.stats(hello.key).executing == 0)
+    assert lease.report is not None
+    assert not lease.report.failed
+    assert await world.invoke(hello, mode="x") == {"mode": "x"}

@@ -142,6 +142,19 @@ async def test_every_request_to_both_listeners_is_one_line(logged: tuple[Control
     assert server.token.encode() not in path.read_bytes()
 
 
+async def test_no_key_of_ours_is_in_a_line_wherever_a_client_put_it(logged: tuple[Control, AccessLog, Path]) -> None:
+    server, log, path = logged
+    await server.deploy("keyed", public=False, auth={"key": {"query": "key"}})
+    key = (await server.call("POST", "/v1/keys", {"name": "partner"})).json()["key"]
+    written = [f"/function/keyed?a=1&key={key}", f"/async-function/keyed?key={key}&a=1", f"/nowhere?key={key}"]
+    for target in (*written, f"/function/keyed?key={key.replace('_', '%5F', 1)}", f"/{'x' * 2030}?key={key}"):
+        await server.call("GET", target, public=True, headers={"Referer": f"http://a/?key={key}"})
+    secret = key.split("_", 2)[2]
+    found = lines(log, path)[-5:]
+    assert secret[:8] not in path.read_text()
+    assert found[0]["path"] == "/function/keyed?a=1&key=faask_***"
+
+
 async def test_bytes_that_are_no_text_are_one_record(logged: tuple[Control, AccessLog, Path]) -> None:
     server, log, path = logged
     before = len(lines(log, path))

@@ -112,6 +112,15 @@ async def test_a_route_opens_a_closed_function_only_by_its_own_word(server: Cont
         assert (await server.call("GET", path, token=token, public=True)).status == 200
 
 
+async def test_a_route_that_is_not_public_is_not_opened_by_its_stage(server: Control) -> None:
+    await server.deploy("hello", public=False)
+    await put(
+        server, "more", base_path="/more", stages={"$default": {"auth": {"public": True}}},
+        routes=[{"path": "/closed", "function": "hello", "public": False}, {"path": "/open", "function": "hello"}],
+    )  # fmt: skip
+    assert [(await get(server, path)).status for path in ("/more/closed", "/more/open")] == [401, 200]
+
+
 async def test_a_route_does_not_loosen_what_its_function_asks(server: Control) -> None:
     await server.deploy("keyed", public=False, auth={"token": True}, route=[{"path": "/k"}])
     await put(server, "more", base_path="/more", routes=[
@@ -458,3 +467,27 @@ async def test_hosts_of_the_server_itself_are_not_given_away(tmp_path: Path) -> 
     finally:
         await apis.close(1)
         await database.close()
+
+
+def test_hosts_stages_and_routes_multiply_only_so_far() -> None:
+    deep = "/".join("abcdefghijklmnopqrstuvwxyzabcde")
+    api: dict[str, Any] = {
+        "hosts": [f"h{number}.example.com" for number in range(32)],
+        "stages": {"$default": {}, **{f"s{number}": {} for number in range(31)}},
+        "routes": [{"path": f"/r{number}/{deep}", "function": "f"} for number in range(4)],
+    }
+    with pytest.raises(SpecError) as caught:
+        parse("default", "x", api)
+    assert (caught.value.key, "at most 100000" in caught.value.message) == ("routes", True)
+    assert len(parse("default", "x", {**api, "stages": {"$default": {}}}).routes) == 4
+
+
+async def test_who_has_a_host_is_told_to_nobody_of_another_namespace(server: Control) -> None:
+    await put(server, "secret.team", hosts=["a.example.com"])
+    await server.deploy("hidden", namespace="team", route=[{"path": "/x", "host": "b.example.com"}])
+    for host in ("a.example.com", "b.example.com", "*.example.com"):
+        answered = await server.call("PUT", "/v1/apis/mine", {"hosts": [host]})
+        words = answered.body.decode()
+        assert answered.status == 409, words
+        assert "another namespace has it" in words
+        assert not any(name in words for name in ("secret", "hidden", "team")), words

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from faas.errors import InstanceExited, Throttled
+from faas.errors import InstanceExited, SpecError, Throttled
 from faas.leases import InvocationResult
 from faas.protocol import Revision
+from faas.rules import rules
 from faas.rules.payload import Payload
 from gateway.edge.auth import authorizer, policy
 from gateway.edge.auth.authorizer import Verdicts
 from gateway.edge.auth.policy import BadAnswer, Glob, Verdict, method_arn
-from tests.support.control import Answered, Control, control, until
+from tests.support.control import DIGEST, Answered, Control, control, until
 
 ARN = "arn:aws:execute-api:local:000000000000:hello/$default/GET/x"
 
@@ -102,6 +103,31 @@ async def test_the_authorizer_sees_the_request_and_not_its_body(server: Control,
     assert (event["rawPath"], event["rawQueryString"], event["headers"]["authorization"]) == ("/x", "a=1&b", "t")
     assert "body" not in event
     assert "secret" not in json.dumps(event)
+
+
+async def test_the_authorizer_judges_what_the_client_sent_and_not_what_the_route_makes_of_it(
+    server: Control, gate: Gate
+) -> None:
+    changes = {"set": {"Authorization": "Basic ours"}, "remove": ["X-Tenant"]}
+    route = {"path": "/x", "request_headers": changes}
+    await server.deploy("hello", public=False, auth={"authorizer": {"function": "gate"}}, route=[route])
+    answered = await ask(server, "/x", token="theirs", X_Tenant="a")
+    (event,) = gate.events
+    assert (event["headers"]["authorization"], event["headers"]["x-tenant"]) == ("theirs", "a")
+    seen = answered.json()["headers"]
+    assert (seen["authorization"], "x-tenant" in seen) == ("Basic ours", False), "the function is told the other"
+
+
+async def test_no_identity_is_what_is_for_us_alone_or_what_we_say_ourselves(server: Control, gate: Gate) -> None:
+    for number, name in enumerate(("X-Faas-Bypass", "X-Api-Key", "X-Forwarded-For", "x_real_ip")):
+        rule = {"key": True, "authorizer": {"function": "gate", "identity": [f"$request.header.{name}"]}}
+        body = {"spec": {"name": f"f{number}", "auth": rule}, "image": f"f{number}@{DIGEST}"}
+        answered = await server.call("PUT", f"/v1/functions/f{number}", body)
+        assert answered.status == 400, (name, answered.body)
+        assert "auth.authorizer.identity" in answered.body.decode()
+    rule = {"key": {"query": "k"}, "authorizer": {"function": "gate", "identity": ["$request.querystring.k"]}}
+    with pytest.raises(SpecError, match="auth.authorizer.identity"):
+        rules.parse("", {"auth": rule})
 
 
 async def test_payload_format_1_is_a_rest_apis(server: Control, gate: Gate) -> None:

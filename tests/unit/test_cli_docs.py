@@ -83,7 +83,7 @@ def test_read_commands_take_the_output_option() -> None:
         "faas image ls", "faas image describe", "faas image gc",
         "faas image quota ls", "faas image scrub",
         "faas image retention ls", "faas image retention preview", "faas image retention run",
-        "faas image policy ls", "faas usage", "faas budget ls", "faas token ls", "faas key ls", "faas config",
+        "faas image policy ls", "faas usage", "faas budget ls", "faas plan ls", "faas plan usage", "faas maintenance ls", "faas token ls", "faas key ls", "faas config",
         "faas doctor",
     }  # fmt: skip
 

@@ -41,7 +41,7 @@ def given(**changes: Any) -> dict[str, Any]:
 
 
 def test_an_event_has_the_shape_of_payload_format_1() -> None:
-    made = http_event_v1(**given(routed=ROUTED))
+    made = http_event_v1(**given(routed=ROUTED, path="/prod/users/a%20b"))
     assert made == {
         "version": "1.0",
         "resource": "/users/{id}",
@@ -93,6 +93,17 @@ def test_an_event_has_the_shape_of_payload_format_1() -> None:
         "isBase64Encoded": False,
     }
     assert json.loads(encode(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("came", "path"),
+    [("/prod", "/"), ("/prod/", "/"), ("/prod/prod/x", "/prod/x"), ("/production/x", "/production/x"), ("/x", "/x")],
+)
+def test_a_path_of_format_1_is_without_its_stage(came: str, path: str) -> None:
+    made = http_event_v1(**given(routed=ROUTED, path=came))
+    assert (made["path"], made["requestContext"]["path"]) == (path, came)
+    assert http_event(**given(routed=ROUTED, path=came))["rawPath"] == came
+    assert http_event_v1(**given(path="/$default/x"))["path"] == "/$default/x"
 
 
 def test_what_a_request_has_not_is_null_in_1_and_left_out_in_2() -> None:

@@ -200,6 +200,23 @@ async def test_the_number_of_sets_is_bounded(monkeypatch: pytest.MonkeyPatch, is
     assert issuer.fetched == 4, "the longest unused was forgotten"
 
 
+async def test_sets_cost_no_more_memory_than_they_may_together(
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer
+) -> None:
+    monkeypatch.setattr(jwks, "SETS_BYTES", 5 * len(json.dumps({"keys": issuer.keys})) // 2)
+    async with key_sets() as (sets, _):
+        for number in (1, 2, 1, 3, 1, 2):
+            await sets.key(f"{issuer.url}?{number}", "one", "RS256")
+    assert issuer.fetched == 4, "the longest unused was forgotten"
+
+
+def test_of_a_key_only_what_checks_signatures_is_kept() -> None:
+    key = public(rsa_key(), kid="one")
+    found = KeySet(json.dumps({"keys": [{**key, "x5c": ["a" * 1000], "more": [[[]]] * 1000}]}).encode())
+    assert found.find("one", "RS256") is not None
+    assert len(repr(vars(found))) < 3000
+
+
 def test_no_document_breaks_the_reading() -> None:
     for document in (b"\xff", b"null", b'{"keys": 1}', b'{"keys": null}'):
         with pytest.raises(InvalidInput):

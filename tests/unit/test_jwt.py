@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from faas.leases import InvocationResult
 from faas.rules.auth import JwtRule
+from gateway.edge.auth import jwt as jwt_method
 from gateway.edge.auth.jwks import KeySets
 from gateway.edge.auth.jwt import JwtMethod, as_texts, is_for, scopes_of
 from gateway.edge.auth.method import WrongCredentials
@@ -91,6 +92,19 @@ async def test_a_queued_request_keeps_what_was_known_of_its_caller(server: Contr
 
 async def test_a_key_of_an_elliptic_curve_signs_as_well(server: Control) -> None:
     assert (await ask(server, token(key=ec_key(), algorithm="ES256", kid="ec"))).status == 200
+
+
+async def test_kept_tokens_are_bounded_by_what_they_hold(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwt_method, "KEPT_CHARACTERS", 3 * len(token()))
+    sets = KeySets(None, allow_private=True)
+    await sets.start()
+    method = JwtMethod(sets)
+    rule = JwtRule(ISSUER, ("us",), issuer.url)
+    for number in range(10):
+        await method._claims(token({**claims(), "jti": f"{number:04}"}), rule)
+    await sets.stop()
+    assert len(method._checked) == 2
+    assert method._held == sum(one.size for one in method._checked.values())
 
 
 def _tampered() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import socket
@@ -13,17 +14,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from faas.errors import BadFunctionResponse, FaasError, InitFailed, ResponseTooLarge, TimedOut
-from faas.leases import Invocation, InvocationResult, Trigger
+from faas.errors import BadFunctionResponse, FaasError, FunctionError, InitFailed, ResponseTooLarge, TimedOut
+from faas.leases import Invocation, InvocationResult, StreamedResult, Trigger
 from tests.support.fake_driver import NEXT, FakeRuntime, eventually
+from worker import runtime_connection
+from worker.answer_stream import HIGH_BYTES, PRELUDE_BYTES
 from worker.deadlines import Deadlines
 from worker.exchange import Exchange, ExchangeState
 from worker.runtime_api import CONNECTIONS, ERROR_BYTES, KEPT_BYTES, RuntimeApi, error_payload
-from worker.runtime_connection import HEAD_BYTES, RuntimeConnection
+from worker.runtime_connection import HEAD_BYTES, READ_BYTES, RuntimeConnection
 from worker.runtime_listener import FRUITLESS, PAUSE_SECONDS
 
 ARN = "arn:aws:lambda:local:000000000000:function:hello"
 ANSWER = "/2018-06-01/runtime/invocation/{}/response"
+UNKNOWN = b"GET / HTTP/1.1\r\n\r\n"
 NEXT_REQUEST = f"GET {NEXT} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
@@ -46,7 +50,9 @@ class Served:
 
     def exchange(self, request_id: str = "r1", event: bytes = b"{}", limit: float = 5, **more: str) -> Exchange:
         invocation = Invocation(request_id, Trigger.HTTP, 1, **more)
-        exchange = Exchange(invocation, event, Deadlines(limit), lambda e: self.handed.append(request_id), lambda e: None)
+        exchange = Exchange(
+            invocation, event, Deadlines(limit), lambda e: self.handed.append(request_id), lambda e: None
+        )
         self.api.offer(exchange)
         return exchange
 
@@ -289,20 +295,217 @@ async def test_connections_and_polls_are_bounded_and_who_waits_outside_comes_in_
     assert len(served.api._connections) <= CONNECTIONS
 
 
-@pytest.mark.parametrize("first", ["poll", "unknown", "answer"])
+@pytest.mark.parametrize("first", ["poll", "unknown", "answer and poll"])
 async def test_a_second_request_before_the_first_is_answered_ends_the_connection(served: Served, first: str) -> None:
     runtime = await served.runtime()
     exchange = served.exchange("r1")
     await runtime.next()
     poll = NEXT_REQUEST
     answer = f"POST {ANSWER.format('r1')} HTTP/1.1\r\nContent-Length: 1\r\n\r\n1".encode()
-    runtime.writer.write({"poll": poll, "unknown": b"GET / HTTP/1.1\r\n\r\n", "answer": answer}[first] + poll)
+    runtime.writer.write({"poll": poll, "unknown": UNKNOWN, "answer and poll": answer + poll}[first] + poll)
     with contextlib.suppress(ConnectionResetError):
         await runtime.reader.read()
     await eventually(lambda: not served.api._connections)
-    if first != "answer":
+    if first != "answer and poll":
         exchange.fail(FaasError("over"))
     assert served.exchange("r2").state is ExchangeState.OFFERED
+
+
+@pytest.mark.parametrize("field", ["", "X-Other: 1\r\n"], ids=["as our clients write it", "as others may"])
+async def test_the_poll_for_the_next_event_may_come_with_the_answer(served: Served, field: str) -> None:
+    runtime = await served.runtime()
+    first = served.exchange("r1")
+    await runtime.next()
+    answer = f"POST {ANSWER.format('r1')} HTTP/1.1\r\nHost: x\r\n{field}Content-Length: 3\r\n\r\n123".encode()
+    runtime.writer.write(answer + NEXT_REQUEST)
+    assert (await first.outcome()).payload == b"123"
+    await parked(served)
+    second = served.exchange("r2", b"2")
+    assert (await runtime.answer())[0] == 202
+    status, fields, body = await runtime.answer()
+    assert (status, fields["lambda-runtime-aws-request-id"], body) == (200, "r2", b"2")
+    assert await runtime.respond("r2", 4) == 202
+    assert (await second.outcome()).payload == b"4"
+
+
+@pytest.mark.parametrize("cut", range(1, 200, 13))
+async def test_an_answer_in_two_pieces_is_the_same_answer(served: Served, cut: int) -> None:
+    runtime = await served.runtime()
+    exchange = served.exchange("r1")
+    await runtime.next()
+    answer = f"POST {ANSWER.format('r1')} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n123".encode() + NEXT_REQUEST
+    runtime.writer.write(answer[:cut])
+    await asyncio.sleep(0.005)
+    runtime.writer.write(answer[cut:])
+    assert (await exchange.outcome()).payload == b"123"
+    await parked(served)
+
+
+async def test_an_answer_to_another_event_is_refused_however_it_is_written(served: Served) -> None:
+    runtime = await served.runtime()
+    exchange = served.exchange("r1")
+    await runtime.next()
+    runtime.writer.write(f"POST {ANSWER.format('r2')} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n123".encode())
+    assert (await runtime.answer())[0] == 400
+    assert exchange.state is ExchangeState.HANDED
+
+
+# Answers that stream
+
+PRELUDE = b'{"statusCode":418,"headers":{"a":"b"}}'
+HTTP_SHAPED = "application/vnd.awslambda.http-integration-response"
+
+
+class Streaming:
+    """An open event whose answer a runtime streams."""
+
+    def __init__(self, served: Served, runtime: FakeRuntime) -> None:
+        self.exchange = Exchange(
+            Invocation("r1", Trigger.HTTP, 1), b"{}", Deadlines(5), lambda e: None, lambda e: None, takes_pieces=True
+        )
+        served.api.offer(self.exchange)
+        self.runtime = runtime
+
+    @classmethod
+    async def begun(cls, served: Served, content_type: str = "text/plain") -> Streaming:
+        streaming = cls(served, await served.runtime())
+        await streaming.runtime.next()
+        head = f"POST {ANSWER.format('r1')} HTTP/1.1\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n"
+        streaming.write((head + "Lambda-Runtime-Function-Response-Mode: streaming\r\n\r\n").encode())
+        return streaming
+
+    def write(self, data: bytes) -> None:
+        self.runtime.writer.write(data)
+
+    def piece(self, data: bytes) -> None:
+        self.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end(self, trailers: str = "") -> None:
+        self.write(f"0\r\n{trailers}\r\n".encode())
+
+    async def answer(self) -> StreamedResult:
+        result = await self.exchange.begun()
+        assert isinstance(result, StreamedResult)
+        return result
+
+
+async def test_a_streamed_answer_is_there_piece_by_piece_before_it_ends(served: Served) -> None:
+    streaming = await Streaming.begun(served)
+    result = await streaming.answer()
+    assert (result.prelude, result.content_type) == (None, "text/plain")
+    pieces = aiter(result.body)
+    for piece in (b"one", b"two"):
+        streaming.piece(piece)
+        assert await anext(pieces) == piece
+    assert streaming.exchange.state is ExchangeState.HANDED
+    streaming.end()
+    assert (await streaming.runtime.answer())[0] == 202
+    assert [piece async for piece in result.body] == []
+    assert streaming.exchange.state is ExchangeState.ENDED
+
+
+async def test_a_prelude_is_what_comes_before_eight_zeros_however_it_is_cut(served: Served) -> None:
+    streaming = await Streaming.begun(served, HTTP_SHAPED)
+    for byte in PRELUDE + bytes(8) + b"body":
+        streaming.piece(bytes([byte]))
+    streaming.end()
+    result = await streaming.answer()
+    assert (result.prelude, result.content_type) == (PRELUDE, "application/octet-stream")
+    assert b"".join([piece async for piece in result.body]) == b"body"
+
+
+async def test_an_error_in_the_trailers_ends_the_stream(served: Served) -> None:
+    streaming = await Streaming.begun(served)
+    result = await streaming.answer()
+    streaming.piece(b"so far")
+    body = base64.b64encode(b'{"errorMessage": "no more", "errorType": "Broken"}').decode()
+    streaming.end(f"Lambda-Runtime-Function-Error-Type: Broken\r\nLambda-Runtime-Function-Error-Body: {body}\r\n")
+    assert await anext(aiter(result.body)) == b"so far"
+    with pytest.raises(FunctionError, match="no more") as failed:
+        await anext(aiter(result.body))
+    assert failed.value.error_type == "Broken"
+    assert streaming.exchange.result is not None
+    assert streaming.exchange.result.error_type == "Broken"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", HTTP_SHAPED])
+async def test_a_stream_that_breaks_off_is_a_truncated_response(served: Served, content_type: str) -> None:
+    streaming = await Streaming.begun(served, content_type)
+    streaming.piece(b"half")
+    await eventually(lambda: streaming.exchange.stream is not None)
+    streaming.runtime.writer.close()
+    with pytest.raises(BadFunctionResponse) as failed:
+        async for _ in (await streaming.answer()).body:
+            pass
+    assert failed.value.error_type == "Runtime.TruncatedResponse"
+
+
+async def test_a_prelude_without_an_end_is_no_response(served: Served) -> None:
+    streaming = await Streaming.begun(served, HTTP_SHAPED)
+    for _ in range(3):
+        streaming.piece(b"x" * (PRELUDE_BYTES // 2))
+    with pytest.raises(BadFunctionResponse, match="prelude"):
+        await streaming.answer()
+
+
+async def test_who_takes_no_pieces_stops_the_function_and_who_leaves_lets_it_go_on(served: Served) -> None:
+    streaming = await Streaming.begun(served)
+    result = await streaming.answer()
+    size = 30 * 1_048_576
+
+    async def shout() -> None:
+        for _ in range(size // 65_536):
+            streaming.piece(bytes(65_536))
+            await streaming.runtime.writer.drain()
+        streaming.end()
+
+    shouting = asyncio.get_running_loop().create_task(shout())
+    await asyncio.sleep(0.1)
+    assert not shouting.done()
+    assert streaming.exchange.stream is not None
+    assert streaming.exchange.stream._buffered <= HIGH_BYTES + READ_BYTES
+    streaming.exchange.leave(lambda exchange: None)
+    await shouting
+    assert (await streaming.runtime.answer())[0] == 202
+    assert [piece async for piece in result.body] == []
+    assert streaming.exchange.error is None
+
+
+async def test_a_streamed_answer_may_be_larger_than_one_that_is_held_but_not_endless(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_connection, "STREAMED_BYTES", 8 * 1_048_576)
+    streaming = await Streaming.begun(served)
+    result = await streaming.answer()
+
+    async def shout() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                streaming.piece(bytes(65_536))
+                await streaming.runtime.writer.drain()
+
+    shouting = asyncio.get_running_loop().create_task(shout())
+    received = 0
+
+    async def take() -> None:
+        nonlocal received
+        async for piece in result.body:
+            received += len(piece)
+
+    with pytest.raises(ResponseTooLarge):
+        await take()
+    await shouting
+    assert received > 7 * 1_048_576
+
+
+async def test_who_takes_an_answer_whole_gets_a_streamed_one_whole(served: Served) -> None:
+    runtime = await served.runtime()
+    exchange = served.exchange("r1")
+    await runtime.next()
+    body = PRELUDE + bytes(8) + b"body"
+    fields = {"Content-Type": HTTP_SHAPED, "Lambda-Runtime-Function-Response-Mode": "streaming"}
+    assert (await runtime.request("POST", ANSWER.format("r1"), body, fields))[0] == 202
+    assert await exchange.outcome() == InvocationResult(body, HTTP_SHAPED)
 
 
 async def test_connections_that_come_for_nothing_are_let_in_slowly(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import http.server
 import json
@@ -19,6 +20,8 @@ from typing import Any
 
 import pytest
 
+OCTETS = "application/octet-stream"
+HTTP_SHAPED = "application/vnd.awslambda.http-integration-response"
 RUNTIME = Path(__file__).resolve().parents[2] / "faas" / "runtimes" / "python"
 
 
@@ -45,11 +48,24 @@ class Api:
                 self.wfile.write(body)
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.headers["Transfer-Encoding"] == "chunked":
+                    body: Any = self._streamed()
+                else:
+                    body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 api.posted.put((self.path.removeprefix("/2018-06-01/runtime/"), body))
                 self.send_response(202)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+
+            def _streamed(self) -> tuple[str, list[bytes], dict[str, str]]:
+                """(content type, chunks, trailers)"""
+                assert self.headers["Lambda-Runtime-Function-Response-Mode"] == "streaming"
+                chunks = []
+                while size := int(self.rfile.readline(), 16):
+                    chunks.append(self.rfile.read(size))
+                    self.rfile.readline()
+                trailers = dict(http.client.parse_headers(self.rfile).items())
+                return self.headers["Content-Type"], chunks, trailers
 
             def log_message(self, *_: object) -> None: ...
 
@@ -115,6 +131,47 @@ def test_what_it_raises_is_posted_as_lambdas_error_and_it_goes_on(tmp_path: Path
         process.kill()
         _, err = process.communicate()
     assert b"ZeroDivisionError" in err
+
+
+@pytest.mark.parametrize(
+    ("code", "content_type", "chunks"),
+    [
+        ("def handler(event, context):\n    yield 'one'\n    yield b'two'\n    yield ''\n", OCTETS, [b"one", b"two"]),
+        ("def handler(event, context):\n    return (str(n) for n in range(3))\n", OCTETS, [b"0", b"1", b"2"]),
+        ("async def handler(event, context):\n    return (text for text in 'ab')\n", OCTETS, [b"a", b"b"]),
+        (
+            "def handler(event, context):\n    yield {'statusCode': 201}\n    yield 'made'\n",
+            HTTP_SHAPED,
+            [b'{"statusCode": 201}' + bytes(8), b"made"],
+        ),
+        ("def handler(event, context):\n    return (n for n in ())\n", OCTETS, []),
+    ],
+)
+def test_a_generator_is_streamed(tmp_path: Path, code: str, content_type: str, chunks: list[bytes]) -> None:
+    with function(code, tmp_path) as (api, _):
+        for _ in range(2):
+            assert invoke(api, {}) == ("invocation/req-1/response", (content_type, chunks, {}))
+
+
+def test_an_error_in_the_midst_of_a_stream_stands_behind_it(tmp_path: Path) -> None:
+    code = "def handler(event, context):\n    yield 'so far'\n    yield str(1 / event)\n"
+    with function(code, tmp_path) as (api, process):
+        _, (_, chunks, trailers) = invoke(api, 0)
+        assert chunks == [b"so far"]
+        assert trailers["Lambda-Runtime-Function-Error-Type"] == "ZeroDivisionError"
+        told = json.loads(base64.b64decode(trailers["Lambda-Runtime-Function-Error-Body"]))
+        assert told["errorMessage"] == "division by zero"
+        assert invoke(api, 2)[1][1] == [b"so far", b"0.5"]
+        process.kill()
+        assert process.stderr is not None
+        assert b"ZeroDivisionError" in process.stderr.read()
+
+
+def test_an_error_before_the_first_piece_is_an_ordinary_error(tmp_path: Path) -> None:
+    code = "def handler(event, context):\n    yield str(1 / event)\n"
+    with function(code, tmp_path) as (api, _):
+        path, body = invoke(api, 0)
+        assert (path, body["errorType"]) == ("invocation/req-1/error", "ZeroDivisionError")
 
 
 def test_an_answer_that_is_no_json_is_a_marshal_error(tmp_path: Path) -> None:

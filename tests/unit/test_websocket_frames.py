@@ -116,6 +116,7 @@ def test_a_meter_sees_frames_and_messages_that_are_too_large_however_they_come(s
     fine = masked(Opcode.TEXT, b"a" * 500, fin=False) + masked(Opcode.PING, b"?" * 100)
     fine += masked(Opcode.CONTINUATION, b"a" * 500) + masked(Opcode.BINARY, b"a" * 800) + masked(Opcode.TEXT, b"")
     too_long = masked(Opcode.TEXT, b"a" * 801)
+    no_control = masked(Opcode.PING, b"?" * 126)
     too_many = masked(Opcode.TEXT, b"a" * 600, fin=False) + masked(Opcode.CONTINUATION, b"a" * 401)
 
     def within(data: bytes) -> bool:
@@ -125,3 +126,4 @@ def test_a_meter_sees_frames_and_messages_that_are_too_large_however_they_come(s
     assert within(fine)
     assert not within(fine + too_long)
     assert not within(fine + too_many)
+    assert not within(fine + no_control), "as a message that counts on no limit"
