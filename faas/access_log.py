@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -63,6 +64,14 @@ def readable(text: str, most: int = TEXT_CHARACTERS) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # a surrogate that stands for no byte
         return text.encode("utf-8", "backslashreplace").decode()
+
+
+_KEY = re.compile(r"(faask?)(_|%5[Ff])[A-Za-z0-9_-]{20,}")
+
+
+def without_keys(text: str) -> str:
+    """`text` without keys and tokens of this server, wherever a client put them: a query is part of a line."""
+    return _KEY.sub(r"\1\2***", text) if "faas" in text else text
 
 
 def as_json(record: Record) -> str:

@@ -15,7 +15,7 @@ from faas.header_changes import NO_CHANGES, HeaderChanges
 from faas.path_pattern import DEFAULT, PathPattern
 from faas.plain import plain, shallow, written
 from faas.rules import rules
-from faas.rules.auth import AuthRule
+from faas.rules.auth import LOGIN, AuthRule
 from faas.rules.rules import NO_RULES, Rules
 from faas.spec_table import table
 
@@ -81,13 +81,15 @@ class RouteSpec:
 
     def layered(self, *below: Mapping[str, Any]) -> Rules:
         """What is asked here: each rule as it is written here, else as the first of `below` (key → rule) has it.
-        `public = true` is an answer to who may call."""
+        `public` is an answer to who may call: `false` is not opened by what is below."""
         found: dict[str, Any] = {}
         for layer in reversed(below):
             found |= layer
         found |= said(self.rules, self.said)
         if self.public:
             found["auth"] = AuthRule(public=True)
+        elif self.public is False and (below_says := found.get("auth")) is not None and below_says.public:
+            found["auth"] = LOGIN
         return Rules(**found)
 
 
@@ -149,7 +151,7 @@ def read(where: str, value: Any, also: Mapping[str, Check] | None = None) -> tup
 
 def written_rules(value: Mapping[str, Any]) -> tuple[str, ...]:
     """Which rules a table names."""
-    return tuple(key for key in rules.KEYS if value.get(key) not in (None, {}))
+    return tuple(key for key in rules.KEYS if value.get(key) is not None)
 
 
 def _check_together(where: str, route: RouteSpec) -> None:

@@ -264,6 +264,7 @@ async def _run(start: Start) -> int:
             addresses.registry,
             driver.name,
             settings.domain,
+            bool(settings.public_url) or settings.listen.is_loopback,
             _shown(settings),
         )
         private = listen(Address("127.0.0.1", 0))  # the build's own way to the registry: plain, whatever others use

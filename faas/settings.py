@@ -272,7 +272,6 @@ class Settings:
         if self.registry_auth == "none" and not self.registry_listen.is_loopback:
             raise InvalidInput("a registry without login listens on loopback only")
 
-
     def _check_tls(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):
             raise InvalidInput("--tls-cert and --tls-key go together")

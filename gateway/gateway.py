@@ -62,7 +62,10 @@ class RuntimeBases(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What `/v1/info` and `/v1/settings` tell. `registry` is host:port; `settings`: name → (value, source)."""
+    """What `/v1/info` and `/v1/settings` tell. `registry` is host:port; `settings`: name → (value, source).
+
+    `named`: whether `public_url` is how others call it, and not only this machine.
+    """
 
     version: str
     public_url: str
@@ -70,6 +73,7 @@ class ServerInfo:
     registry: str
     driver: str
     domain: str = ""
+    named: bool = True
     settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
 
 
@@ -142,7 +146,7 @@ class Gateway:
         folders = FolderTriggers(database, dispatcher, roots)
         own = (info.public_url, f"//{info.api}", f"//{info.registry}")
         names = [urlsplit(url).hostname or "" for url in own]
-        apis = Apis(database, taken=names, domain=info.domain, changed=path.router.changed)
+        apis = Apis(database, taken=names, named=info.named, domain=info.domain, changed=path.router.changed)
         deployer = Deployer(
             database,
             worker,

@@ -57,7 +57,13 @@ _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def inbound(request: web.Request, request_id: str) -> list[tuple[str, str]]:
-    """A request's fields for the function, names in lower case: no hop-by-hop ones, ours set fresh.
+    """A request's fields for the function, after the route's changes."""
+    fields, changes = as_sent(request, request_id), request.get(CHANGES)
+    return fields if changes is None else changes.of_fields(fields)
+
+
+def as_sent(request: web.Request, request_id: str) -> list[tuple[str, str]]:
+    """A request's fields, names in lower case: no hop-by-hop ones, ours set fresh.
 
     Names with `_` are dropped, as nginx does: WSGI knows no difference between it and `-`, and would read
     `X_Forwarded_For` as ours. What the doorman has put aside as WITHHELD is not passed on.
@@ -79,8 +85,7 @@ def inbound(request: web.Request, request_id: str) -> list[tuple[str, str]]:
     if traced is not None:
         fields += traced.fields
     fields += told(client(request), request.headers.get(hdrs.HOST, ""), request_id)
-    changes = request.get(CHANGES)
-    return fields if changes is None else changes.of_fields(fields)
+    return fields
 
 
 def told(asks: Client, host: str, request_id: str) -> list[tuple[str, str]]:

@@ -32,6 +32,8 @@ class Sending:
         encoder = encoder_for(self._request, answer, length) if compressed else None
         if encoder is None:
             answer.content_length = length
+        if answer.content_length is None and self._request.version < (1, 1):
+            answer.force_close()  # its end is the connection's: aiohttp would keep that, and answer again behind it
         await answer.prepare(self._request)
         self.begun = answer
         try:

@@ -30,6 +30,7 @@ class PoolClaim(Slot):
         "_client",
         "_connection",
         "_ended",
+        "_exchange",
         "_has_head",
         "_is_over",
         "_method",
@@ -46,6 +47,7 @@ class PoolClaim(Slot):
         self._background = background
         self._answering: Answering | None = None
         self._ended: Ended | None = None
+        self._exchange: Exchange | None = None
         self._connection: HttpConnection | None = None
         self._is_over = self._has_head = self._paused = self._reused = False
         self._holds(instance)
@@ -155,17 +157,16 @@ class PoolClaim(Slot):
 
     def _offer_event(self, event: bytes) -> None:
         invocation = Invocation(self._request_id, Trigger.HTTP, 0.0, self._trace_id)
-        self._offer(
-            Exchange(
-                invocation,
-                event,
-                self._pool.deadlines,
-                self._handed,
-                self._answered,
-                takes_pieces=self._streams is not None,
-                on_begun=self._streams,
-            )
+        self._exchange = exchange = Exchange(
+            invocation,
+            event,
+            self._pool.deadlines,
+            self._handed,
+            self._answered,
+            takes_pieces=self._streams is not None,
+            on_begun=self._streams,
         )
+        self._offer(exchange)
 
     def _answered(self, exchange: Exchange) -> None:
         if isinstance(exchange.error, Undelivered):
@@ -211,6 +212,8 @@ class PoolClaim(Slot):
         """Nobody waits any more. A function with one slot works on, until its answer or its time limit; an answer that
         streams, or one of several, is cut off."""
         self._ended = None
+        if self._exchange is not None:
+            self._exchange.leave(self._answered)
         if self._answering is None:
             return
         self._answering = None

@@ -161,6 +161,7 @@ class Exchange:
     def leave(self, on_ended: Callable[[Exchange], None]) -> None:
         """Whoever asked has gone; the function works on, and `on_ended` is called at its end instead."""
         self._left = True
+        self._on_begun = None
         self.on_ended = on_ended
         if self.stream is not None:
             self.stream.drop()

@@ -76,7 +76,7 @@ class PoolLease(Slot):
                     break
                 await asyncio.sleep(0)
             self._instance.settle()
-            await self._pool.logs.written()
+            await self._pool.parts.logs.written()
 
     async def _finish(self) -> None:
         instance, exchange, call = self._instance, self._exchange, self._http

@@ -235,8 +235,8 @@ class Pool:
         return pool.stats() if pool is not None else RevisionStats()
 
     def instances(self, key: RevisionKey) -> list[InstanceStatus]:
-        pool = self._pools.get(key)
-        return pool.instances() if pool is not None else []
+        pool, now = self._pools.get(key), time.monotonic()
+        return [instance.status(now) for instance in pool.every_instance] if pool is not None else []
 
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogRecord, None]:
         for _ in range(SETTLE_LOOKS):
@@ -267,9 +267,10 @@ class Pool:
 
     def _is_settled(self, namespace: str, function: str) -> bool:
         return all(
-            pool.is_settled
+            instance.is_settled
             for key, pool in self._pools.items()
             if key.namespace == namespace and key.function == function
+            for instance in pool.every_instance
         )
 
     def _gauge(self, label: str) -> None:

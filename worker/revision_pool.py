@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown
-from faas.protocol import InstanceStatus, Revision, RevisionStats
+from faas.protocol import Revision, RevisionStats
 from worker.backoff import Backoff
 from worker.deadlines import Deadlines
 from worker.instance import Instance, InstanceState
@@ -39,10 +39,7 @@ class RevisionPool:
         self.recent_peak = RecentPeak()
         self.deadlines = Deadlines(revision.spec.timeout)
         self.billed = parts.metrics.billed_gb_seconds.labels(self.label)
-        self.reporting = parts.reporting
-        self.freezer = parts.freezer
-        self.logs = parts.logs
-        self._parts = parts
+        self.parts = parts
         self._on_empty = on_empty
         self._starting: dict[Instance, asyncio.Future[None]] = {}  # resolves when it is ready
         self._turns = asyncio.Semaphore(parts.at_once)
@@ -69,11 +66,9 @@ class RevisionPool:
         return self._claim(instance)
 
     def try_take_ready(self) -> Instance | None:
-        """A slot of an instance that is ready to run this moment: it does not stand still."""
-        if len(self._waiters) or not self._free:
-            return None
-        instance = next(reversed(self._free))
-        if instance.stands_still or instance.outcome is not None:
+        """The same, where that instance is ready to run this moment: it does not stand still."""
+        instance = next(reversed(self._free), None)
+        if instance is None or instance.stands_still or instance.outcome is not None or len(self._waiters):
             return None
         return self._claim(instance)
 
@@ -84,8 +79,7 @@ class RevisionPool:
         if self.retired:
             raise NotFound(f"{self.revision.key} is gone")
         waiter = self._waiters.add(wait_seconds)
-        if self._is_unbalanced:
-            self._reconcile()
+        self._reconcile()
         try:
             return await waiter.future
         except asyncio.CancelledError:
@@ -95,8 +89,7 @@ class RevisionPool:
                 self.release(future.result())  # it came together with the cancellation
             raise
         finally:
-            if self._is_unbalanced:
-                self._forgo()
+            self._forgo()
 
     def _newest(self) -> Instance | None:
         """The most recently used instance with a free slot; one that stands still only where there is no other."""
@@ -112,7 +105,7 @@ class RevisionPool:
     def _claim(self, instance: Instance) -> Instance:
         if instance.state is InstanceState.IDLE:
             self._busy += 1
-            self.freezer.discard(instance)
+            self.parts.freezer.discard(instance)
         instance.claim()
         self._executing += 1
         if not instance.free_slots:
@@ -121,7 +114,7 @@ class RevisionPool:
 
     def release(self, instance: Instance) -> None:
         """Give a slot back; it goes to the oldest waiter, if there is one."""
-        ledger = self._parts.ledger
+        ledger = self.parts.ledger
         owed = bool(ledger.waiting) and ledger.is_owed(self)
         instance.release(0 if owed or self.provisioned else self._still.yields(instance))
         self._executing -= 1
@@ -139,10 +132,8 @@ class RevisionPool:
                 ledger.settle()  # those of others that wait for so long come before our own
             self._serve()
             self._still.rests(instance)
-            if self._is_unbalanced:
-                self._reconcile()
-            if ledger.waiting:
-                ledger.settle()
+            self._reconcile()
+            ledger.settle()
         else:
             self._leaving.released(instance)
 
@@ -185,13 +176,10 @@ class RevisionPool:
         self._waiters.fail_all(NotFound(f"{self.revision.key} is gone"))
         self._reconcile()
 
-    @property
-    def _is_unbalanced(self) -> bool:
-        """Whether there is anything to reconcile: nearly always there is not."""
-        return bool(self._starting or self._still or len(self._ready) != self.desired or not self.desired)
-
     def _reconcile(self) -> None:
-        """Bring what there is to what there should be."""
+        """Bring what there is to what there should be: nearly always it is."""
+        if self.desired and self.desired == len(self._ready) and not self._starting and not self._still:
+            return
         self._forgo()
         surplus = len(self._starting) + len(self._ready) - self.desired
         if surplus < 0:
@@ -246,6 +234,8 @@ class RevisionPool:
 
     def _forgo(self) -> None:
         """Nothing waits for memory where whoever needed it has been served, or has gone; launches are called off."""
+        if not self._starting and not self._still:
+            return
         self._still.want(max(self._needed, self.provisioned - len(self._ready) + len(self._still)))
         if not (asking := self._memory.asking):
             return
@@ -264,9 +254,11 @@ class RevisionPool:
 
     def start(self, charge: Charge | None = None, *, checking: bool = False) -> tuple[Instance, asyncio.Future[None]]:
         """Launch one more, with memory or to wait for it; the future resolves when it is ready, or with its failure."""
-        parts, revision = self._parts, self.revision
+        parts, revision = self.parts, self.revision
         instance_id = parts.precreator.take(revision) or secrets.token_hex(8)
-        output = Output(self.logs.of(revision.key.namespace, revision.key.function), revision.key.number, instance_id)
+        output = Output(
+            self.parts.logs.of(revision.key.namespace, revision.key.function), revision.key.number, instance_id
+        )
         instance = Instance(instance_id, revision, parts.driver, output, parts.sampler, parts.settling)
         instance.charge = charge
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -285,7 +277,7 @@ class RevisionPool:
             if instance.charge is None:  # an invocation's wait ends by itself, and its launch with it
                 wait_seconds = self.revision.spec.queue_timeout if instance in self._checking else None
                 instance.charge = await self._memory.charge(instance, wait_seconds)
-            await self._parts.launches.launch(instance, self._queued.discard, self._exited)
+            await self.parts.launches.launch(instance, self._queued.discard, self._exited)
 
     def _coming(self) -> int:
         """Slots that are on their way."""
@@ -320,8 +312,8 @@ class RevisionPool:
     def _started(self, instance: Instance, *, checked: bool) -> None:
         cold = instance.cold_start
         assert cold is not None
-        count_start(self._parts.metrics, self.label, cold)
-        self._parts.precreator.started(self, cold.path)
+        count_start(self.parts.metrics, self.label, cold)
+        self.parts.precreator.started(self, cold.path)
         if checked and not self.retired:
             self.desired = max(self.desired, 1)  # kept, until somebody says otherwise
         self._ready[instance] = None
@@ -331,7 +323,7 @@ class RevisionPool:
         self._still.rests(instance)
         self._waiters.expire()
         self._reconcile()
-        self._parts.ledger.settle()
+        self.parts.ledger.settle()
 
     def _failed(self, instance: Instance, failure: FaasError, *, checked: bool) -> None:
         self._leaving.stop(instance)
@@ -400,21 +392,9 @@ class RevisionPool:
             len(self._starting), len(self._ready) - self._busy, self._busy, self._executing, len(self._waiters)
         )
 
-    def instances(self) -> list[InstanceStatus]:
-        return [instance.status(time.monotonic()) for instance in self.every_instance]
-
     @property
     def every_instance(self) -> tuple[Instance, ...]:
         return (*self._starting, *self._ready, *self._leaving)
 
     def count(self, state: InstanceState) -> int:
-        return {
-            InstanceState.STARTING: len(self._starting),
-            InstanceState.IDLE: len(self._ready) - self._busy,
-            InstanceState.BUSY: self._busy,
-            InstanceState.STOPPING: len(self._leaving),
-        }[state]
-
-    @property
-    def is_settled(self) -> bool:
-        return all(instance.is_settled for instance in (*self._ready, *self._leaving))
+        return len(self._leaving) if state is InstanceState.STOPPING else int(getattr(self.stats(), state.value))

@@ -314,4 +314,4 @@ def _answer_of(path: bytes) -> tuple[bytes, bytes]:
 
 def _header_value(text: str) -> str:
     """`text` as one header value: what could end the line is dropped."""
-    return "".join(c for c in text if c.isprintable())
+    return text if text.isprintable() else "".join(c for c in text if c.isprintable())

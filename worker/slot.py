@@ -56,7 +56,7 @@ class Slot:
         """Have it go on; one that cannot is of no use, so another is taken."""
         for _ in range(OFFERS):
             try:
-                await self._pool.freezer.thaw(self._instance)
+                await self._pool.parts.freezer.thaw(self._instance)
                 return
             except Unavailable as error:
                 log.warning("%s", error, extra={"instance": self._instance.id})
@@ -143,4 +143,4 @@ class Slot:
             pool.backoff.succeeded()
         pool.recent_peak.add(report.max_memory_bytes, time.monotonic())
         pool.billed.inc(metering.gb_seconds(report))
-        pool.reporting.ended(instance.revision.key, report)
+        pool.parts.reporting.ended(instance.revision.key, report)

@@ -40,6 +40,11 @@ IDENTITY = re.compile(
     r"|\$stageVariables\.(?P<variable>\w{1,128})"
     r"|\$context\.(?P<context>routeKey|stage|httpMethod|path|identity\.sourceIp)"
 )
+# No identity: for us alone, or said by us and not by the client (it would be what he claims).
+_NOT_IDENTITIES = frozenset(
+    {"x-faas-bypass", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto",
+     "x-real-ip", "x-request-id"}
+)  # fmt: skip
 _NOT_KEYS = frozenset({"authorization", "cookie", "host", "content-length", "content-type", "connection"})
 
 
@@ -149,8 +154,12 @@ def _identity(value: Any) -> tuple[str, ...]:
     )
     if not isinstance(value, list | tuple) or len(value) > IDENTITIES:
         raise ValueError(words)
-    if not all(isinstance(item, str) and IDENTITY.fullmatch(item) for item in value):
+    found = [IDENTITY.fullmatch(item) if isinstance(item, str) else None for item in value]
+    if not all(found):
         raise ValueError(words)
+    for one in found:
+        if one is not None and (one["header"] or "").lower() in _NOT_IDENTITIES:
+            raise ValueError(f"{words}; {one['header']} is ours to say ($context.identity.sourceIp is the address)")
     return tuple(value)
 
 
@@ -199,6 +208,22 @@ def _authorizer(where: str, value: Any) -> AuthorizerRule:
     return rule
 
 
+def _check_apart(where: str, rule: AuthRule) -> None:
+    """Raises SpecError where an authorizer would be asked by what keys of the server come in."""
+    if rule.key is None or rule.authorizer is None:
+        return
+    ours = {f"$request.header.{rule.key.header}".lower()}
+    if rule.key.query:
+        ours.add(f"$request.querystring.{rule.key.query}".lower())
+    for source in rule.authorizer.identity:
+        if source.lower() in ours:
+            key = f"{where}.authorizer.identity"
+            raise SpecError(
+                f"{key}: {source} is where keys of this server come in, which no function is shown", key=key,
+                hint="give the key or the identity another name",
+            )  # fmt: skip
+
+
 def _whole(where: str, values: dict[str, Any], required: tuple[str, ...]) -> dict[str, Any]:
     for key in required:
         if key not in values:
@@ -217,6 +242,7 @@ def read(where: str, value: Any) -> AuthRule:
         if value.get(name) is not None:
             found[name] = method(f"{where}.{name}", value[name])
     rule = AuthRule(**found)
+    _check_apart(where, rule)
     named = [name for name in ("token", *_METHODS) if getattr(rule, name)]
     if not named and not rule.public:
         raise SpecError(

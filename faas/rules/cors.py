@@ -22,6 +22,7 @@ ANY = "*"
 NULL = "null"  # of sandboxed frames and local files: any page can be that
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")  # what `*` stands for
 MOST = 100  # entries of a list
+ORIGIN_CHARACTERS = 300  # a name has 253
 MAX_AGE = timedelta(days=1)  # as Lambda; browsers keep answers for less
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
@@ -47,6 +48,8 @@ class Cors:
         """Whether a page of `origin`, as its browser sent it, may call: compared exactly, port and case included."""
         if ANY in self.origins:
             return True
+        if len(origin) > ORIGIN_CHARACTERS:
+            return False
         return origin in self._exact or any(pattern.fullmatch(origin) for pattern in self._below)
 
     @cached_property
@@ -63,7 +66,7 @@ class Cors:
 def _origin(value: Any) -> str:
     if value in (ANY, NULL):
         return str(value)
-    found = _ORIGIN.fullmatch(value.lower()) if isinstance(value, str) and len(value) <= 300 else None
+    found = _ORIGIN.fullmatch(value.lower()) if isinstance(value, str) and len(value) <= ORIGIN_CHARACTERS else None
     if found is None:
         raise ValueError('origins such as "https://a.example:8443", "https://*.example.com", "null" or "*"')
     if found["port"] and found["port"] == _DEFAULT_PORTS.get(found["scheme"]):

@@ -85,9 +85,7 @@ async def _handle_event(
     return answer
 
 
-async def _stream(
-    request: web.Request, entry: Entry, result: StreamedResult, sending: Sending
-) -> web.StreamResponse:
+async def _stream(request: web.Request, entry: Entry, result: StreamedResult, sending: Sending) -> web.StreamResponse:
     """The answer of a function that streams."""
     status, headers = streamed_head(result.prelude, result.content_type)
     headers[REQUEST_ID_HEADER] = request[REQUEST_ID]

@@ -23,6 +23,7 @@ from gateway.edge.auth.tokens import TokenMethod
 from gateway.edge.caller import NOTHING, STRANGER, Caller
 from gateway.edge.entry import Entry
 from gateway.headers import WITHHELD
+from gateway.router import Route
 
 __all__ = ["NOTHING", "STRANGER", "Caller", "Doorman", "asked_at"]
 
@@ -34,8 +35,17 @@ def asked_at(entry: Entry) -> AuthRule | None:
     """The ways in at `entry`; None: anybody may call."""
     rule = entry.rules.auth or entry.route.revision.spec.rules.auth
     if rule is None:
-        return None if entry.public else LOGIN
+        return _asked_by_a_canary(entry.route) if entry.public else LOGIN
     return None if rule.public else rule
+
+
+def _asked_by_a_canary(route: Route) -> AuthRule | None:
+    """Where `route` is open, and leads to a second revision too: what that asks. Which of the two it will be is not
+    known yet."""
+    if route.split is None or not route.revision.spec.public:
+        return None
+    other = route.split.other.revision.spec
+    return other.rules.auth or (None if other.public else LOGIN)
 
 
 @dataclass(slots=True)

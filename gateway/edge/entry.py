@@ -89,4 +89,3 @@ def host_target(host: str, raw: str, domain: str) -> Target | None:
         return None
     path, _, query = raw.partition("?")
     return Target(name, path, query)
-

@@ -107,9 +107,7 @@ class Passage:
         if cookie := turn.cookie:
             on_answer(request, lambda response: response.headers.add("Set-Cookie", cookie))
         with turn as route:
-            response = await terms.within(
-                request, entry, last(request, self.invoker, entry, route, caller), on_answer
-            )
+            response = await terms.within(request, entry, last(request, self.invoker, entry, route, caller), on_answer)
             turn.answered(response.status)
             return response
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from faas.access_log import AGENT_CHARACTERS, PATH_CHARACTERS, TEXT_CHARACTERS, AccessLog, Record
+from faas.access_log import AGENT_CHARACTERS, PATH_CHARACTERS, TEXT_CHARACTERS, AccessLog, Record, without_keys
 from faas.metrics import Metrics
 from gateway.edge.entry import Entry
 from gateway.router import Route
@@ -83,7 +83,7 @@ class Witness:
                 request_id,
                 listener,
                 method[:TEXT_CHARACTERS],
-                target[:PATH_CHARACTERS],
+                without_keys(target)[:PATH_CHARACTERS],
                 version,
                 status,
                 bytes_in,
@@ -98,7 +98,7 @@ class Witness:
                 caller[:TEXT_CHARACTERS],
                 address,
                 agent[:AGENT_CHARACTERS],
-                referer[:AGENT_CHARACTERS],
+                without_keys(referer)[:AGENT_CHARACTERS],
                 trace[:TEXT_CHARACTERS],
                 cold,
             )

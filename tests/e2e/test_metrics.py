@@ -41,6 +41,7 @@ SLEEP, SLOW = 0.3, 2.0  # seconds in the handler: 0.3 is far from the bounds of 
 HELD = 100  # MiB
 ROUTED_SLEEP = 0.1
 BLOBS, BLOB_BYTES = 4, 1_500_000
+PLANNED = 5
 ROUTED = 10  # through an API's route, to an alias whose second revision has everything
 STEMS = 2  # the setting's default
 BUDGET = 1000  # requests of `panel`
@@ -97,6 +98,18 @@ def miss_one_fire_time(server: RunningServer, folder: Path) -> None:
     assert server.get("/function/expected").status == 200
 
 
+def planned(server: RunningServer, folder: Path) -> str:
+    """A key with the usage plan `gold`, for a function that asks for one."""
+    target = folder / "planned"
+    target.mkdir()
+    (target / "app.py").write_text(CODE)
+    toml = 'name = "planned"\nruntime = "python"\nhandler = "app.handler"\n[auth]\nkey = true\n[circuit]\nleast = 9\n'
+    (target / "faas.toml").write_text(toml)
+    server.faas("push", target)
+    server.faas("plan", "set", "gold", "--rate", "100", "--quota", "1000")
+    return server.faas("key", "create", "planned", "--plan", "gold").stdout.strip()
+
+
 def connected(server: RunningServer) -> list[socket.socket]:
     """Two connections of the WebSocket API `talk`."""
     server.faas("websocket", "put", "talk", "--public", "--route=$default=panel")
@@ -128,6 +141,7 @@ class Traffic:
     pool: ThreadPoolExecutor
     began: float = field(default_factory=time.time)
     answered: list[tuple[float, float]] = field(default_factory=list)  # (slept, seen by the client), of `panel`
+    key: str = ""  # with the usage plan `gold`
     routed: list[float] = field(default_factory=list)  # seconds of each request by a route
     cold: float = 0.0  # seconds of the request that found no instance
 
@@ -152,6 +166,8 @@ class Traffic:
             began = time.monotonic()
             assert self.server.get(f"/sleep/{ROUTED_SLEEP:g}").status == 200
             self.routed.append(time.monotonic() - began)
+        for _ in range(PLANNED):
+            assert self.server.get("/function/planned/sleep/0", headers={"X-Api-Key": self.key}).status == 200
         self.call_cold()
         for _ in range(BLOBS):
             self.move_blob()
@@ -221,7 +237,7 @@ def test_every_panel_shows_what_was_sent(
     server, prometheus = watched
     for name, (code, toml) in FUNCTIONS.items():
         server.push_code(tmp_path, name, code, toml)
-    clients = connected(server)
+    clients, key = connected(server), planned(server, tmp_path)
     server.push_code(tmp_path, "routed", CODE, 'memory = 160\n' + FUNCTIONS["routed"][1])
     server.faas("alias", "routed", "live", "v1", "--weight", "v2=100", "--rollback", "errors=50%")
     server.faas("budget", "set", "most", "--requests", str(BUDGET), "--function", "panel")
@@ -235,7 +251,7 @@ def test_every_panel_shows_what_was_sent(
 
     with ThreadPoolExecutor(4) as pool:
         # Every series exists after this, so that `rate` has a first value to count from.
-        Traffic(server, pool).send()
+        Traffic(server, pool, key=key).send()
         for one in [pool.submit(Traffic(server, pool).call, "late", "sleep", 0.5) for _ in range(RUNNING)]:
             one.result()
         Traffic(server, pool).queue("late", "sleep", 0.0)
@@ -243,7 +259,7 @@ def test_every_panel_shows_what_was_sent(
         time.sleep(BEGIN - (END - WINDOW) % 60 + 2)  # nothing of it falls into the window
 
         began = wait_for(BEGIN)
-        sent = Traffic(server, pool, began)
+        sent = Traffic(server, pool, began, key=key)
         sent.send()
         sent.call("hold", "hold", HELD)
         assert time.time() - began < 40, "this machine is too slow for the window"
@@ -379,6 +395,10 @@ class Panels:
         assert sum(calls.values()) * WINDOW == close(ROUTED)
         assert self.one("Canaries taken back since the start") == {(("function", "routed"),): 0}
         assert of(self.one("Requests without a line in the access log")) == 0
+        plans = self.one("Requests of usage plans per second")
+        assert of(plans, plan="gold", outcome="admitted") * WINDOW == close(PLANNED)
+        assert sum(plans.values()) * WINDOW == close(PLANNED)
+        assert self.one("Circuit breakers: 1 half-open, 2 open") == {(("function", "planned"),): 0}
 
     def registry(self, stored_before: float) -> None:
         requests = self.one("Registry requests per second")

@@ -96,3 +96,21 @@ def test_ten_times_its_capacity_is_done_or_refused_and_over_at_once(
     while (status := server.get("/function/sleeps").status) != 200:
         assert time.monotonic() < deadline, status
     server.faas("rm", "sleeps", "--yes")
+
+
+def test_ten_times_its_throttle_is_let_in_at_its_rate_and_the_rest_refused_at_once(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    server.push_code(tmp_path, "metered", GOOD + "# metered", f"[throttle]\nrate = {CAPACITY}\nburst = 1")
+    with Steady(server.public, "/function/good") as steady:
+        calls = asyncio.run(overload(server, "/function/metered"))
+    counted = Counter(call.status for call in calls)
+    refused = [call.seconds * 1000 for call in calls if call.status == 429]
+    done = counted[200] / (CAPACITY * SECONDS)
+    print(f"let in {done:.0%} of its rate, {counted}; 429 p50 {percentile(refused, 0.5):.1f} ms, p99", end=" ")
+    print(f"{percentile(refused, 0.99):.1f} ms; a neighbour's p99 {steady.p99_ms():.1f} ms")
+    assert set(counted) == {200, 429}
+    assert SHARE < done <= 1.2  # the load takes a little longer than it should
+    assert all(call.retry_after == "1" for call in calls if call.status == 429)
+    assert steady.lost == []
+    server.faas("rm", "metered", "--yes")

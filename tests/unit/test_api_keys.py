@@ -212,6 +212,22 @@ async def test_a_key_may_come_under_another_name_or_in_the_query_and_goes_from_t
     assert twice.status == 401, "which one would count?"
 
 
+async def test_a_canary_that_asks_who_calls_is_open_to_nobody_by_the_revision_that_asks_nothing(
+    server: Control,
+) -> None:
+    await server.deploy("hello", public=True, route=[{"path": "/x"}])
+    await server.deploy("hello", public=False, auth={"key": True})
+    await server.deploy("hello", public=False)
+    aliases = "/v1/functions/hello/aliases/"
+    for name, number, weights in (("keyed", 1, {"v2": 99}), ("closed", 1, {"v3": 1}), ("both", 2, {"v1": 99})):
+        assert (await server.call("PUT", aliases + name, {"revision": number})).status == 200
+        answered = await server.call("PUT", aliases + name, {"revision": number, "weights": weights})
+        assert answered.status == 200, answered.body
+        assert (await public(server, f"/function/hello:{name}")).status == 401, name
+    key = (await made(server))["key"]
+    assert (await public(server, "/function/hello:keyed", X_Api_Key=key)).status == 200
+
+
 async def test_a_queued_request_holds_no_key(server: Control) -> None:
     key = (await made(server))["key"]
     await server.deploy("hello", public=False, auth={"key": {"query": "key"}})

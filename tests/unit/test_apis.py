@@ -464,6 +464,11 @@ async def test_hosts_of_the_server_itself_are_not_given_away(tmp_path: Path) -> 
             with pytest.raises(Conflict, match="the host"):
                 await apis.put(parse("default", "x", {"hosts": [host]}))
         assert await apis.put(parse("default", "x", {"hosts": ["api.example.com"]}))
+        nameless = Apis(database, taken=("127.0.0.1",), named=False)
+        with pytest.raises(Conflict, match="not known"):
+            await nameless.put(parse("default", "y", {"hosts": ["api.example.org"]}))
+        assert await nameless.put(parse("default", "y", {"base_path": "/y"}))
+        await nameless.close(1)
     finally:
         await apis.close(1)
         await database.close()

@@ -117,7 +117,10 @@ def test_a_function_is_public_or_has_ways_in() -> None:
     with pytest.raises(SpecError) as caught:
         spec.parse({"name": "x", "public": True, "auth": {"key": True}})
     assert (caught.value.key, caught.value.hint) == ("public", "drop one of the two")
-    assert spec.parse({"name": "x", "public": True, "auth": {}}).rules.auth is None
+    for nothing in ({}, False, [], ""):
+        with pytest.raises(SpecError) as caught:
+            spec.parse({"name": "x", "public": True, "auth": nothing})
+        assert caught.value.key == "auth", "what says nothing opens nothing"
 
 
 def test_a_route_that_names_no_way_in_opens_no_function_that_does() -> None:

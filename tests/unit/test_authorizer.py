@@ -126,7 +126,7 @@ async def test_no_identity_is_what_is_for_us_alone_or_what_we_say_ourselves(serv
         assert answered.status == 400, (name, answered.body)
         assert "auth.authorizer.identity" in answered.body.decode()
     rule = {"key": {"query": "k"}, "authorizer": {"function": "gate", "identity": ["$request.querystring.k"]}}
-    with pytest.raises(SpecError, match="auth.authorizer.identity"):
+    with pytest.raises(SpecError, match=r"auth\.authorizer\.identity"):
         rules.parse("", {"auth": rule})
 
 
@@ -191,6 +191,20 @@ async def test_many_at_once_ask_once(server: Control, gate: Gate) -> None:
     assert len(gate.events) == 1
 
 
+async def test_a_deny_is_of_whatever_the_function_may_take_the_request_for(server: Control, gate: Gate) -> None:
+    await guarded(server)
+    gate.says = document(allow(), deny(ARN[:-1] + "admin"))
+    for method, path, status in (
+        ("GET", "/admin", 403), ("GET", "/admin/", 403), ("HEAD", "/admin", 403), ("HEAD", "/%61dmin/", 403),
+        ("POST", "/admin", 200), ("GET", "/admins/", 200), ("HEAD", "/x", 200), ("GET", "/", 200),
+    ):  # fmt: skip
+        headers = {"Authorization": "t"}
+        answered = await server.call(method, f"/function/hello{path}", public=True, headers=headers)
+        assert answered.status == status, (method, path)
+    gate.says = document(allow(ARN[:-1] + "users/*"))
+    assert (await ask(server, "/function/hello/users/", token="other")).status == 200, "to allow takes its own spelling"
+
+
 async def test_a_kept_policy_is_looked_at_for_each_request(server: Control, gate: Gate) -> None:
     await guarded(server)
     gate.says = document(allow(ARN[:-1] + "*"), deny("*/admin*"))
@@ -200,6 +214,9 @@ async def test_a_kept_policy_is_looked_at_for_each_request(server: Control, gate
     ]
     assert statuses == [200, 200, 403, 403, 403, 403]
     assert len(gate.events) == 1
+    doubtful = ("/y/../admin", "/y/%2e%2E/admin", "//admin", "/./admin", "/y\\..\\admin", "/admin%00")
+    for path in (*doubtful, "/" + "x" * 2048):
+        assert (await ask(server, f"/function/hello{path}")).status == 403, path
     posted = await server.call("POST", "/function/hello/x", b"", public=True, headers={"Authorization": "t"})
     assert posted.status == 403, "GET is allowed, and nothing else"
 

@@ -240,3 +240,12 @@ async def test_both_revisions_have_instances_and_min_is_the_live_ones(server: Co
     assert state is not None
     for revision in state.revisions.values():
         assert server.worker.stats(revision.key).instances == 1
+
+
+async def test_two_revisions_that_ask_callers_for_different_things_are_not_mixed(server: Control) -> None:
+    await server.deploy(public=False, auth={"key": True})
+    assert (await server.call("PUT", LIVE, {"revision": 3})).status == 200
+    await server.deploy(public=False, auth={"token": True})
+    assert (await server.call("PUT", LIVE, {"revision": 3})).status == 200
+    refused = await server.call("PUT", LIVE, {"weights": {"v4": 10}})
+    assert (refused.status, "[auth]" in refused.body.decode()) == (409, True)

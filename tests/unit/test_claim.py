@@ -487,3 +487,37 @@ async def test_a_claim_that_is_out_is_waited_for_when_the_pool_closes(tmp_path: 
         await world.pool.close(5)
         assert await outcome == InvocationResult(b'"nap"')
         assert world.pool.claim(world.revision, "r2") is None
+
+
+async def streams(sandbox: FakeSandbox) -> int:
+    """Streams 30 MB to each event."""
+    runtime = await sandbox.runtime()
+    while True:
+        request_id, event = await runtime.next()
+        if event == 0:
+            await runtime.respond(request_id, event)
+            continue
+        path = f"/2018-06-01/runtime/invocation/{request_id}/response"
+        fields = "Transfer-Encoding: chunked\r\nLambda-Runtime-Function-Response-Mode: streaming\r\n"
+        runtime.writer.write(f"POST {path} HTTP/1.1\r\n{fields}\r\n".encode())
+        for _ in range(480):
+            runtime.writer.write(b"10000\r\n" + bytes(65_536) + b"\r\n")
+            await runtime.writer.drain()
+        runtime.writer.write(b"0\r\n\r\n")
+        await runtime.answer()
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before it begins", "in its midst"])
+async def test_who_abandons_an_event_that_is_streamed_drops_its_pieces(tmp_path: Path, begun: bool) -> None:
+    async with World(tmp_path, streams) as world:
+        await world.fresh()
+        got: list[Any] = []
+        claim = world.claim()
+        claim.invoke(b"1", lambda result, error: got.append((result, error)), got.append)
+        if begun:
+            await eventually(lambda: len(got) == 1)
+        claim.abandon()
+        await eventually(lambda: world.stats.executing == 0)
+        assert len(got) == begun
+        assert claim.report is not None
+        assert not claim.report.failed

@@ -88,7 +88,7 @@ def test_an_error_of_our_own_is_one_line_without_debug(faas: CommandLine) -> Non
     assert "--debug" in done.err
 
 
-@pytest.mark.parametrize("command", ["secret", "user", "route", "key", "dev", "backup", "restore"])
+@pytest.mark.parametrize("command", ["secret", "user", "dev", "backup", "restore"])
 def test_a_command_that_is_not_built_yet_says_so_by_name(faas: CommandLine, command: str) -> None:
     for args in ([command], [command, "ls", "--all"]):
         done = faas(*args, code=2)

@@ -118,6 +118,9 @@ def test_origins_are_compared_exactly(origin: str, allowed: bool) -> None:
 
 def test_null_is_let_in_where_it_is_listed() -> None:
     assert rule(origins=[PAGE, "null"]).allows("null")
+    below = rule(origins=["https://*.example.com"])
+    assert below.allows(f"https://{'a.' * 100}example.com")
+    assert not below.allows(f"https://{'a.' * 200}example.com"), "no name is so long, and comparing takes its time"
     assert not rule(origins=["https://null.example"]).allows("null")
 
 

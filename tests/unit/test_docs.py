@@ -29,7 +29,8 @@ def pages(root: Path) -> list[Path]:
 
 def commands(page: Path) -> str:
     """The fenced blocks that hold commands: no drawing, no file's content."""
-    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", page.read_text(), re.S | re.M)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)  # in pairs, whatever they hold
+    blocks = [block for language, block in fenced if language in ("", "sh")]
     return "".join(block for block in blocks if not re.search(r"──|─▶", block) and block.isascii())
 
 

@@ -200,9 +200,7 @@ async def test_the_number_of_sets_is_bounded(monkeypatch: pytest.MonkeyPatch, is
     assert issuer.fetched == 4, "the longest unused was forgotten"
 
 
-async def test_sets_cost_no_more_memory_than_they_may_together(
-    monkeypatch: pytest.MonkeyPatch, issuer: Issuer
-) -> None:
+async def test_sets_cost_no_more_memory_than_they_may_together(monkeypatch: pytest.MonkeyPatch, issuer: Issuer) -> None:
     monkeypatch.setattr(jwks, "SETS_BYTES", 5 * len(json.dumps({"keys": issuer.keys})) // 2)
     async with key_sets() as (sets, _):
         for number in (1, 2, 1, 3, 1, 2):

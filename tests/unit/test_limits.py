@@ -104,6 +104,8 @@ async def a_key(server: Control, plan: str) -> dict[str, str]:
 async def test_a_key_calls_as_often_as_its_plan_allows_and_its_usage_is_shown(tmp_path: Path) -> None:
     async with control(tmp_path) as server:
         await server.deploy(**KEYED)
+        unknown = await server.call("POST", "/v1/keys", {"name": "early", "plan": "gold"})
+        assert (unknown.status, unknown.json()["error"]["hint"]) == (404, "see faas plan ls")
         assert (await server.call("PUT", "/v1/plans/gold", {"quota": 2, "period": "day"})).status == 201
         key = await a_key(server, "gold")
         answers = [await call(server, **key) for _ in range(3)]

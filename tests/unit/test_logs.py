@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from faas.leases import Report
 from faas.protocol import LogQuery, LogRecord
 from tests.support.fake_driver import eventually
-from worker import logs, output
+from worker import logs, marks, output
 from worker.logs import Follower, LogStore, decode, encode
 from worker.output import INVOCATION_BYTES, LINE_BYTES, Output
 
@@ -379,3 +380,28 @@ async def test_what_one_of_several_invocations_is_writing_stays_one_line_when_an
     pumped.stderr.feed_data(b"a line\n")
     messages = [r.message for r in await pumped.end()]
     assert messages == ["whole", "END RequestId: other", "the beginning and the end", "half a line"]
+
+
+@pytest.mark.parametrize("request_id", ["r1", 'a "quoted\\ one\n…'])
+async def test_lines_kept_as_figures_are_written_and_followed_as_the_text_that_they_are(
+    store: LogStore, request_id: str
+) -> None:
+    report = Report(0.01574, 0.016, 128 * 1_048_576, 53_400_000)
+    following = store.query(LogQuery("default", "hello", follow=True))
+    followed = [asyncio.ensure_future(anext(following))]
+    await asyncio.sleep(0.05)
+    for told in (None, report):
+        store.of("default", "hello").mark(marks.Mark(12.5, marks.Origin(7, "i1"), request_id, told))
+    live = [await followed[0], await anext(following), await anext(following)]
+    await following.aclose()
+    written = [record async for record in store.query(LogQuery("default", "hello"))]
+    assert written == live
+    assert {(r.time, r.stream, r.revision, r.instance, r.request_id) for r in written} == {
+        (12.5, "system", 7, "i1", request_id)
+    }
+    figures = "Duration: 15.74 ms\tBilled Duration: 16 ms\tMemory Size: 128 MB\tMax Memory Used: 51 MB"
+    assert [record.message for record in written] == [
+        f"START RequestId: {request_id} Version: 7",
+        f"END RequestId: {request_id}",
+        f"REPORT RequestId: {request_id}\t{figures}",
+    ]

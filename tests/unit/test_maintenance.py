@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.edge.entry import Target
 from gateway.edge.maintenance import _wanted
 from tests.support.control import Answered, Control, control
 
@@ -86,6 +87,12 @@ async def test_the_lane_is_told_what_is_covered_and_when_that_changes(tmp_path: 
         await server.call("PUT", ALL, b"{}")
         assert maintenance.covers("hello")
         assert changes == [True, False, True]
+        edge = server.gateway.edge
+        passage = edge.passage(edge.doorman(server.gateway.tokens))
+        entry = passage.function(Target("hello.team", "/", ""))
+        assert not passage.plain(entry)
+        await server.call("DELETE", ALL)
+        assert passage.plain(entry)
 
 
 async def test_who_may_change_a_function_may_close_it_and_everything_is_an_administrators(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from faas.bodies import BODIES
 from faas.web import RUNNER_OPTIONS
+from tests.support.data_path import application
 from tests.support.raw_http import serving
-from tests.unit.test_public import GET, application, hello
+from tests.unit.test_public import GET, hello
 
 HEAD_SECONDS = 1.0
 MANY = 40

@@ -577,6 +577,26 @@ async def test_what_changes_counts_for_the_next_message_and_a_delete_closes(chat
         assert client.status == 404
 
 
+async def test_who_is_let_in_while_the_api_is_deleted_is_closed_as_the_others_are(chat: Chat) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(name: str, event: Event) -> Any:
+        asked.set()
+        await go.wait()
+        return {"statusCode": 200}
+
+    chat.function.handler = slow
+    client = chat.client()
+    opening = asyncio.create_task(client.__aenter__())
+    await asked.wait()
+    assert (await chat.control.call("DELETE", "/v1/websockets/chat")).status == 204
+    go.set()
+    await opening
+    assert await client.closed() == 1001
+    await client.__aexit__(None, None, None)
+    await until(lambda: chat.function.of("DISCONNECT"))
+
+
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"routes": {}}, "routes must be a table of 1 to 100"),
     ({"routes": {"$other": "chat"}}, "no route key"),
@@ -603,6 +623,29 @@ async def test_a_wrong_definition_is_refused_by_its_key(chat: Chat) -> None:
         answered = await chat.control.call("PUT", "/v1/websockets/wrong", {"routes": {"$default": "chat"}, **wish})
         assert answered.status == 400, wish
         assert words in answered.json()["error"]["message"]
+
+
+async def test_no_path_is_one_that_another_namespaces_api_has_or_may_have(chat: Chat) -> None:
+    await chat.control.deploy("chat", namespace="team")
+    for name, path, status in (
+        ("mine.team", "/ws/lobby", 400), ("mine.team", "/ws/chat.other", 400), ("mine.team", "/ws/x.team.y", 400),
+        ("mine", "/ws/chat.team", 400), ("mine", "/ws/v1.team/x", 400),
+        ("mine.team", "/ws/lobby.team/v1", 201), ("mine", "/ws/lobby/v1.team", 201),
+    ):  # fmt: skip
+        wish = {"path": path, "routes": {"$default": "chat"}}
+        answered = await chat.control.call("PUT", f"/v1/websockets/{name}", wish)
+        assert answered.status == status, (name, path, answered.body)
+
+
+async def test_an_api_that_is_not_taken_any_more_is_out_of_use_and_the_server_starts(
+    tmp_path: Path, function: Function
+) -> None:
+    async with chatting(tmp_path, function) as chat:
+        await chat.put("fine")
+        async with chat.control.gateway.database.write() as tx:
+            await tx.exec_driver_sql("UPDATE websocket_apis SET definition = '{}' WHERE name = 'chat'")
+    async with control(tmp_path, FakeWorker(function)) as running:
+        assert [api.name for api in running.gateway.edge.websockets.every()] == ["fine"]
 
 
 async def test_a_path_is_one_apis_and_functions_are_there(chat: Chat) -> None:

@@ -20,7 +20,14 @@ log = logging.getLogger("worker.launcher")
 SHARED = 0o1770  # with the account's group
 PRIVATE = 0o700
 SERVERS = (
-    "access", "admin-token", "blobs", "canary-key", "logs", "quarantine", "server.json", "uploads",
+    "access",
+    "admin-token",
+    "blobs",
+    "canary-key",
+    "logs",
+    "quarantine",
+    "server.json",
+    "uploads",
 )  # what the server keeps; and
 DATABASE_ENDINGS = (".db", ".db-wal", ".db-shm", ".db-journal")
 DEEPEST = 32  # folders in each other; the server makes a few

@@ -25,6 +25,7 @@ from gateway.router import DEFAULT_NAMESPACE, function_label
 DEFAULT_API = "default"  # always there: where functions' own routes are
 DEFAULT_STAGE = "$default"
 HOSTS, STAGES, VARIABLES, ROUTES = 32, 32, 64, 2_000  # routes: what is put at once is published in one step
+PATHS = 100_000  # literal beginnings of paths: of each route, at each host, in each stage
 
 _STAGE = re.compile(r"\$default|[A-Za-z0-9_-]{1,64}")
 _FUNCTION = re.compile(
@@ -139,6 +140,12 @@ def check(api: Api) -> None:
     """What holds between an API's parts. Raises SpecError."""
     if len(api.routes) > ROUTES:
         raise SpecError(f"an API has at most {ROUTES} routes", key="routes")
+    paths = sum(1 + len(route.spec.pattern.literals) for route in api.routes)
+    if paths * len(api.places) * len(api.stages) > PATHS:
+        raise SpecError(
+            f"hosts times stages times the segments of all routes' paths are at most {PATHS}", key="routes",
+            hint="make several APIs",
+        )  # fmt: skip
     _check_reserved(api)
     _check_variables(api)
 

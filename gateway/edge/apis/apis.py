@@ -34,14 +34,15 @@ T = TypeVar("T")
 
 
 class Apis:
-    """`taken`: host names of the server itself; `domain`: functions have the names below it; `changed` is called when
-    requests may lead elsewhere."""
+    """`taken`: host names of the server itself, all of them where it is `named`; `domain`: functions have the names below
+    it; `changed` is called when requests may lead elsewhere."""
 
     def __init__(
         self,
         database: Database,
         *,
         taken: Collection[str] = (),
+        named: bool = True,
         domain: str = "",
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -49,6 +50,7 @@ class Apis:
         self.gone: Callable[[str], None] = lambda label: None  # called with each API that is no more
         self._database = database
         self._taken = tuple(name.lower() for name in taken if name)
+        self._named = named
         self._domain = domain.lower()
         self._changed = changed
         self._apis: dict[Name, Api] = {}
@@ -217,7 +219,9 @@ class Apis:
         return {namespace for namespace, _ in (*self._apis, *self._functions)}
 
     def _check_hosts(self, hosts: Collection[str]) -> None:
-        """Raises Conflict where a host is the server's own."""
+        """Raises Conflict where a host is the server's own, or may be: who had that would see what others are sent."""
+        if hosts and not self._named:
+            raise Conflict("no host can be taken: the server's own is not known", hint="set public_url")
         for host in hosts:
             if any(overlap(host, name) for name in self._taken):
                 raise Conflict(f"the host {host} is the server's own", hint="APIs and routes without a host are there")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from faas.errors import Conflict
-from faas.hosts import overlap
+from faas.hosts import above, overlap
 from faas.routes import RouteSpec
 from gateway.router import function_label
 
@@ -98,25 +98,31 @@ class Claims:
             hidden = [(holder, text) for holder, text in self._lines.of(front) if holder != owner]
             hidden += [(owner, wish.lines[front])] if front in wish.lines else []
             for holder, text in hidden:
-                raise _conflict(f"{_place(front)} of the API {api}", owner, f"would hide {text}", holder)
+                what = f"{_place(front)} of the API {api}"
+                raise _conflict(what, owner, f"would hide {text}", holder, plainly="would hide a route")
         for line, text in wish.lines.items():
             for holder, api in self._fronts.of(line):
                 if holder != owner:
-                    raise _conflict(text, owner, f"would be hidden by {_place(line)} of the API {api}", holder)
+                    why = f"would be hidden by {_place(line)} of the API {api}"
+                    raise _conflict(text, owner, why, holder, plainly="would be hidden")
         for key, text in wish.routes.items():
             for holder, _ in self._routes.of(key):
                 if holder != owner:
                     raise _conflict(text, owner, "is taken", holder)
 
-    def _check_hosts(self, owner: Owner, hosts: Collection[str]) -> None:
+    def _check_hosts(self, owner: Owner, hosts: set[str]) -> None:
         """A host belongs to one namespace, and so does what a wildcard takes."""
         if not hosts:
             return
+        near = hosts | {above(host) for host in hosts}  # a quick look: there may be thousands of others
         for other, base in self._fronts.every():
-            for host in hosts if other else ():
-                for holder, _ in self._fronts.of((other, base)) if overlap(host, other) else ():
-                    if holder.namespace != owner.namespace:
-                        raise _conflict(f"the host {host}", owner, f"is taken ({other})", holder)
+            if not other or (other not in near and above(other) not in hosts):
+                continue
+            host = next(host for host in hosts if overlap(host, other))
+            for holder, _ in self._fronts.of((other, base)):
+                if holder.namespace != owner.namespace:
+                    why = f"is taken ({other})"
+                    raise _conflict(f"the host {host}", owner, why, holder, plainly=why)
 
     def _add(self, owner: Owner, wish: Wanted) -> None:
         self._routes.add(owner, wish.routes)
@@ -160,7 +166,10 @@ def _place(front: Front) -> str:
     return f"{host}/{'/'.join(base)}"
 
 
-def _conflict(what: str, owner: Owner, why: str, holder: Owner) -> Conflict:
+def _conflict(what: str, owner: Owner, why: str, holder: Owner, *, plainly: str = "is taken") -> Conflict:
+    """`plainly`: `why` without names; those of another namespace are not told."""
     if holder == owner:
         return Conflict(f"{owner}: {what} {why}")
+    if holder.namespace != owner.namespace:
+        return Conflict(f"{what}, which {owner} wants, {plainly}: another namespace has it", hint="choose another")
     return Conflict(f"{what}, which {owner} wants, {why}: {holder} has it", hint="see faas route ls and faas api ls")

@@ -8,7 +8,7 @@ method is passed over. HEAD goes where GET goes, unless a route takes HEAD itsel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from faas.path_pattern import PathPattern
@@ -64,8 +64,7 @@ class Matcher(Generic[T]):
     def methods(self, segments: Sequence[str]) -> set[str]:
         """Which methods some route takes on this path; ANY where one takes them all."""
         found = set(self._default)
-        for routes in self._taking(self._root, segments, 0):
-            found |= routes.keys()
+        self._gather(self._root, segments, 0, found)
         return found | {"HEAD"} if "GET" in found else found
 
     def _routes(self, pattern: PathPattern) -> dict[str, T]:
@@ -118,15 +117,15 @@ class Matcher(Generic[T]):
             found = self._greedy(node.parameter, segments, depth + 1, methods)
         return found if found is not None or not node.greedy else _of(node.greedy, methods)
 
-    def _taking(self, node: _Node[T], segments: Sequence[str], depth: int) -> Iterator[dict[str, T]]:
+    def _gather(self, node: _Node[T], segments: Sequence[str], depth: int, found: set[str]) -> None:
         if depth == len(segments):
-            yield node.routes
+            found.update(node.routes)
             return
-        yield node.greedy
+        found.update(node.greedy)
         if (child := node.literals.get(segments[depth])) is not None:
-            yield from self._taking(child, segments, depth + 1)
+            self._gather(child, segments, depth + 1, found)
         if node.parameter is not None:
-            yield from self._taking(node.parameter, segments, depth + 1)
+            self._gather(node.parameter, segments, depth + 1, found)
 
 
 def _of(routes: dict[str, T], methods: tuple[str, ...]) -> T | None:

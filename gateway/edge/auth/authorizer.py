@@ -20,12 +20,13 @@ from aiohttp import web
 from faas.auth import Principal, Role
 from faas.errors import FaasError, Forbidden, ShuttingDown, Throttled
 from faas.leases import InvocationResult, Trigger
+from faas.path_pattern import segments_of
 from faas.rules.auth import AuthorizerRule, AuthRule
 from faas.turns import Turns
 from faas.web import REQUEST_ID, new_request_id
 from gateway import event
 from gateway.edge.auth import policy
-from gateway.edge.auth.identity import arns_of, event_of, values_of
+from gateway.edge.auth.identity import arns_of, event_of, others_of, values_of
 from gateway.edge.auth.method import BEARER, WrongCredentials
 from gateway.edge.auth.policy import BadAnswer, Verdict
 from gateway.edge.caller import Caller
@@ -37,6 +38,7 @@ log = logging.getLogger("faas.authorizer")
 
 KEPT = 10_000  # answers; the longest unused is forgotten first
 KEPT_BYTES = 16_777_216  # of what functions answered
+PATH_CHARACTERS = 2048  # that a policy is asked about: patterns are a function's, and comparing takes its time
 
 
 class AuthorizerFailed(FaasError):
@@ -90,7 +92,9 @@ class AuthorizerMethod:
         if asked.key is not None:
             entry = Caller(withheld=asked.key.query).seen(entry)
         verdict = await self._verdict(request, entry, rule, values)
-        if not verdict.allows(arns_of(request, entry)):
+        if verdict.simple is None and not _is_plain(entry.target.path):
+            raise Forbidden("no policy allows a path that is so long, or could be read in two ways")
+        if not verdict.allows(arns_of(request, entry), others_of(request, entry)):
             raise Forbidden("this is not allowed")
         where = entry.route.revision.key
         name = verdict.name or rule.function
@@ -152,6 +156,17 @@ class AuthorizerMethod:
             rule.function, entry.route.label, reason, own_id, extra={"request_id": request[REQUEST_ID]},
         )  # fmt: skip
         raise AuthorizerFailed
+
+
+def _is_plain(path: str) -> bool:
+    """Whether routes would take it too: no `..`, `//`, encoded slash; and it is not too long to be compared."""
+    if len(path) > PATH_CHARACTERS:
+        return False
+    try:
+        segments_of(path)
+    except ValueError:
+        return False
+    return True
 
 
 def _digest(values: tuple[str, ...]) -> bytes:

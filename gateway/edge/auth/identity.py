@@ -15,7 +15,7 @@ from faas.web import REQUEST_ID
 from gateway.edge.auth.policy import method_arn
 from gateway.edge.entry import Entry
 from gateway.event import Routed
-from gateway.headers import inbound
+from gateway.headers import as_sent
 from gateway.payloads import FORMATS
 
 
@@ -57,14 +57,23 @@ def arns_of(request: web.Request, entry: Entry) -> tuple[str, ...]:
     return tuple(dict.fromkeys(method_arn(api, entry.stage, request.method, one) for one in (path, unquote(path))))
 
 
+def others_of(request: web.Request, entry: Entry) -> tuple[str, ...]:
+    """What else the request may be taken for, so that a policy that denies that denies it: `/admin` where it says
+    `/admin/`, GET where HEAD is asked."""
+    api, path = entry.api or entry.route.label, entry.target.path
+    methods = ("HEAD", "GET") if request.method == "HEAD" else (request.method,)
+    paths = {one for spelled in (path, unquote(path)) for one in (spelled, spelled.rstrip("/"))}
+    return tuple(method_arn(api, entry.stage, method, one) for method in methods for one in paths)
+
+
 def event_of(request: web.Request, entry: Entry, rule: AuthorizerRule, values: tuple[str, ...]) -> dict[str, Any]:
-    """The request without its body, as API Gateway shows it to a REQUEST authorizer. It gets every field: what it is
-    to judge may stand in any."""
+    """The request without its body, as API Gateway shows it to a REQUEST authorizer. It gets every field as
+    the client sent it: what it is to judge may stand in any, and what a route makes of them is for the function."""
     event = FORMATS[rule.format].event(
         method=request.method,
         path=entry.target.path,
         query=entry.target.query,
-        fields=inbound(request, request[REQUEST_ID]),
+        fields=as_sent(request, request[REQUEST_ID]),
         body=b"",
         protocol=f"HTTP/{request.version.major}.{request.version.minor}",
         source_ip=client_address(request),

@@ -32,6 +32,7 @@ log = logging.getLogger("faas.jwks")
 SET_BYTES = 262_144
 SET_KEYS = 100
 SETS = 1000  # known at once; the longest unused is forgotten first
+SETS_BYTES = 67_108_864  # of all of them together
 FETCH_SECONDS = 5.0
 USUAL_SECONDS, LEAST_SECONDS, MOST_SECONDS = (
     3600.0,
@@ -53,6 +54,7 @@ _FITS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ES512": ("EC", ("P-521",)),
     "EdDSA": ("OKP", ("Ed25519", "Ed448")),
 }
+_MEMBERS = ("kty", "kid", "alg", "crv", "n", "e", "x", "y")  # of a key; certificates and the like are not kept
 _MAX_AGE = re.compile(r"(?:^|[,\s])max-age=\"?(\d{1,9})")
 
 
@@ -67,7 +69,9 @@ class KeySet:
             raise InvalidInput("it is no key set") from None
         if not isinstance(listed, list) or len(listed) > SET_KEYS:
             raise InvalidInput(f"it is no key set of at most {SET_KEYS} keys")
-        self._keys = [key for key in listed if _checks_signatures(key)]
+        self._keys = [
+            {name: key[name] for name in _MEMBERS if name in key} for key in listed if _checks_signatures(key)
+        ]
         self._made: dict[tuple[str | None, str], jwt.PyJWK | None] = {}
 
     def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
@@ -90,7 +94,7 @@ class KeySet:
 
 
 def _checks_signatures(key: Any) -> bool:
-    if not isinstance(key, dict) or not isinstance(key.get("kid", ""), str) or not isinstance(key.get("kty"), str):
+    if not isinstance(key, dict) or "kty" not in key or not all(isinstance(key.get(one, ""), str) for one in _MEMBERS):
         return False
     operations = key.get("key_ops", ["verify"])
     return key.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations and "d" not in key
@@ -119,6 +123,7 @@ class _Source:
     """What is known of one set. Times are of the store's clock."""
 
     keys: KeySet | None = None
+    size: int = 0  # bytes of it
     fresh_until: float = 0.0
     tried_at: float = float("-inf")
     fetching: asyncio.Task[None] | None = None
@@ -178,6 +183,16 @@ class KeySets:
         self._sources.move_to_end(where)
         return source
 
+    def _make_room(self, newest: _Source) -> None:
+        """Forget the longest unused where all of them together are too large."""
+        held = sum(source.size for source in self._sources.values())
+        for where, source in list(self._sources.items()):
+            if held <= SETS_BYTES:
+                return
+            if source is not newest:
+                del self._sources[where]
+                held -= source.size
+
     async def _refreshed(self, where: str, source: _Source, after: float) -> bool:
         """Wait for a fetch, one for all; whether there was one. None begins within `after` seconds of the last."""
         fetching = self._fetch(where, source, after)
@@ -197,6 +212,8 @@ class KeySets:
         try:
             document, seconds = await (self._get(where) if "://" in where else self._read(where))
             source.keys = KeySet(document)
+            source.size = len(document)
+            self._make_room(source)
             source.fresh_until = self._clock() + seconds
             source.failing = False
         except FaasError as error:

@@ -26,7 +26,7 @@ from gateway.edge.caller import Caller
 from gateway.edge.entry import Entry
 
 LEEWAY_SECONDS = 60  # clocks differ
-KEPT = 4096  # checked tokens; the oldest is forgotten first
+KEPT, KEPT_CHARACTERS = 4096, 4_194_304  # checked tokens, and all of them together; the oldest is forgotten first
 NAME_CHARACTERS = 128
 
 _SIGNED_BUT = (
@@ -47,6 +47,7 @@ class Checked:
     key: jwt.PyJWK
     claims: dict[str, Any]
     until: float
+    size: int  # characters
 
 
 class JwtMethod:
@@ -57,6 +58,7 @@ class JwtMethod:
         self._sets = sets
         self._clock = clock
         self._checked: OrderedDict[tuple[JwtRule, bytes], Checked] = OrderedDict()
+        self._held = 0  # characters of the tokens that are kept
 
     async def admit(self, request: web.Request, entry: Entry, asked: AuthRule) -> Caller | None:
         """Raises Unavailable where the issuer's keys cannot be read."""
@@ -89,12 +91,18 @@ class JwtMethod:
                 and await self._sets.key(rule.jwks, known.key_id, known.algorithm) is known.key
             ):
                 return known.claims
-            self._checked.pop(which, None)
+            self._forget(which)
         found = await self._check(token, rule)
+        self._forget(which)  # another request may have kept it meanwhile
         self._checked[which] = found
-        if len(self._checked) > KEPT:
-            self._checked.popitem(last=False)
+        self._held += found.size
+        while len(self._checked) > KEPT or self._held > KEPT_CHARACTERS:
+            self._forget(next(iter(self._checked)))
         return found.claims
+
+    def _forget(self, which: tuple[JwtRule, bytes]) -> None:
+        if (found := self._checked.pop(which, None)) is not None:
+            self._held -= found.size
 
     async def _check(self, token: str, rule: JwtRule) -> Checked:
         try:
@@ -122,7 +130,7 @@ class JwtMethod:
             raise WrongCredentials from None
         if not is_for(claims, rule.audience):
             raise Stale
-        return Checked(algorithm, key_id, key, claims, float(claims["exp"]) + LEEWAY_SECONDS)
+        return Checked(algorithm, key_id, key, claims, float(claims["exp"]) + LEEWAY_SECONDS, len(token))
 
 
 def is_for(claims: Mapping[str, Any], audience: tuple[str, ...]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,16 +41,16 @@ class Verdict:
     context: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
 
-    def allows(self, arns: Iterable[str]) -> bool:
-        """Whether the request comes in that these stand for: all of them are allowed, none is denied."""
+    def allows(self, arns: Collection[str], others: Collection[str] = ()) -> bool:
+        """Whether the request comes in that these stand for: all of `arns` are allowed, and neither they nor `others`,
+        which it may be taken for, are denied."""
         if self.simple is not None:
             return self.simple
-        return all(_allows(self.statements, arn) for arn in arns)
+        said = [self._said(arn) for arn in arns]
+        return all(one and all(one) for one in said) and all(all(self._said(arn)) for arn in set(others) - set(arns))
 
-
-def _allows(statements: tuple[Statement, ...], arn: str) -> bool:
-    said = [s.allows for s in statements if any(glob.matches(arn) for glob in s.resources)]
-    return bool(said) and all(said)
+    def _said(self, arn: str) -> list[bool]:
+        return [s.allows for s in self.statements if any(glob.matches(arn) for glob in s.resources)]
 
 
 def method_arn(api: str, stage: str, method: str, path: str) -> str:

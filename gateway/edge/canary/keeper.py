@@ -19,6 +19,7 @@ from faas.auth import token_in
 from faas.background import Background
 from faas.errors import Conflict, InvalidInput, NotFound
 from faas.metrics import Metrics
+from faas.protocol import Revision
 from faas.state.session import Transaction
 from gateway.deploy import Also, Deployer
 from gateway.edge.canary import rule
@@ -108,6 +109,7 @@ class CanaryKeeper:
                 f"{alias} is v{number} already: the weight is of another revision",
                 hint=f"faas alias set {state.name} {alias} REVISION moves it",
             )
+        _check_asks(state.revisions[state.aliases[alias]], state.revisions[number])
         before = state.canaries.get(alias)
         if before is None or before.number != number or not before.runs:
             before = Canary(secrets.token_hex(8), number, percent, began_at=self._clock())
@@ -136,6 +138,16 @@ class CanaryKeeper:
 
 class _Gone(Exception):
     """The canary ended meanwhile."""
+
+
+def _check_asks(stable: Revision, canary: Revision) -> None:
+    """Who may call is asked before it is known which of the two it will be. Raises Conflict where they ask otherwise."""
+    ways = stable.spec.rules.auth, canary.spec.rules.auth
+    if ways[0] != ways[1] and all(ways):
+        raise Conflict(
+            f"v{stable.key.number} and v{canary.key.number} ask callers for different things in [auth]",
+            hint="deploy the change of [auth] by itself, then weigh",
+        )
 
 
 def _options(wish: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from faas.rules.rules import NO_RULES, Rules
 from faas.rules.websocket import USUAL, WebSocketRule
 from faas.spec import plain
 from faas.spec_table import table
-from gateway.router import function_label
+from gateway.router import DEFAULT_NAMESPACE, function_label
 
 PREFIX = "/ws/"  # of every API's path: nothing else on the public listener begins so
 CONNECT, DISCONNECT, DEFAULT = "$connect", "$disconnect", "$default"
@@ -143,6 +143,7 @@ def parse(namespace: str, name: str, data: Mapping[str, Any]) -> WebSocketApi:
     """Raises SpecError, which names the key."""
     values = table("", data, _CHECKS, ("routes", "rules"))
     values.setdefault("path", PREFIX + function_label(namespace, name))
+    _check_place(namespace, values["path"])
     api = WebSocketApi(namespace, name, routes=_routes(data.get("routes")), rules=_rules(data.get("rules")), **values)
     if api.max_frame > api.max_message:
         raise SpecError(
@@ -151,6 +152,16 @@ def parse(namespace: str, name: str, data: Mapping[str, Any]) -> WebSocketApi:
             hint="raise max_message, or lower max_frame",
         )
     return api
+
+
+def _check_place(namespace: str, path: str) -> None:
+    """A path begins with a name of its namespace, so that none takes what is another's. Raises SpecError."""
+    first = path.removeprefix(PREFIX).partition("/")[0]
+    if (first.partition(".")[2] or DEFAULT_NAMESPACE) != namespace:
+        raise SpecError(
+            f"path must begin as names of the namespace {namespace} do: {PREFIX}{function_label(namespace, 'NAME')}",
+            key="path", hint="leave path out for the API's own name",
+        )  # fmt: skip
 
 
 def _routes(written: Any) -> dict[str, MessageRoute]:

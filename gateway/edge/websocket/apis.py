@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 
-from faas.errors import Conflict, InvalidInput, NotFound
+from faas.errors import Conflict, InvalidInput, NotFound, SpecError
 from faas.metrics import Metrics
 from faas.state.session import Database
 from gateway.edge.websocket.api import WebSocketApi, parse
@@ -14,10 +15,13 @@ from gateway.edge.websocket.connections import Connections
 from gateway.edge.websocket.frames import GOING_AWAY
 from gateway.edge.websocket.session import Functions
 from gateway.invoke import Invoker
-from gateway.router import Router
+from gateway.router import Router, function_label
 from gateway.store import websockets as store
 
+log = logging.getLogger("faas.websocket")
+
 APIS = 100  # of a namespace
+DELETED = "this API was deleted"
 
 
 class WebSocketApis:
@@ -36,7 +40,11 @@ class WebSocketApis:
         async with self._database.read() as tx:
             rows = await store.every(tx)
         for row in rows:
-            self._know(parse(row.namespace, row.name, json.loads(row.definition)))
+            try:
+                self._know(parse(row.namespace, row.name, json.loads(row.definition)))
+            except SpecError as error:  # what this version refuses is out of use, not the server
+                label = function_label(row.namespace, row.name)
+                log.error("the WebSocket API %s cannot be used any more: %s", label, error.message)
         self.connections.start()
 
     async def drain(self, seconds: float) -> None:
@@ -56,6 +64,10 @@ class WebSocketApis:
 
     def at(self, path: str) -> WebSocketApi | None:
         return self._paths.get(path)
+
+    def has(self, api: WebSocketApi) -> bool:
+        """Whether `api`, or what became of it, is still there."""
+        return api.key in self._apis
 
     def now(self, api: WebSocketApi) -> WebSocketApi:
         """What `api` has become since; itself where it was deleted."""
@@ -88,7 +100,7 @@ class WebSocketApis:
                 await store.remove(tx, namespace, name)
             self._forget(api)
         for session in self.connections.of(api.key):
-            session.close(GOING_AWAY, "this API was deleted")
+            session.close(GOING_AWAY, DELETED)
         self._metrics.websocket_api_connections.remove_by_labels({"api": api.label})
 
     def _know(self, api: WebSocketApi) -> None:

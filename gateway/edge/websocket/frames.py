@@ -212,6 +212,8 @@ class FrameMeter:
                 self._message = length + (self._message if head[0] & 0x0F == Opcode.CONTINUATION else 0)
                 if 0 < self._max_frame < length or 0 < self._max_message < self._message:
                     return False
+            elif length > CONTROL_BYTES:
+                return False  # no control frame is so long
             passing = min(length, len(data) - place)
             self._left, place = length - passing, place + passing
         return True

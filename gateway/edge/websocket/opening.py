@@ -20,7 +20,7 @@ from gateway.edge.doorman import Caller
 from gateway.edge.entry import Entry
 from gateway.edge.websocket import events
 from gateway.edge.websocket.api import CONNECT, WebSocketApi
-from gateway.edge.websocket.apis import WebSocketApis
+from gateway.edge.websocket.apis import DELETED, WebSocketApis
 from gateway.edge.websocket.connections import SHUTDOWN, Place
 from gateway.edge.websocket.events import Peer
 from gateway.edge.websocket.frames import ABNORMAL, GOING_AWAY
@@ -165,4 +165,6 @@ class Opening:
         session.begin(request)
         if connections.stopping:  # it came in while the others were told
             session.close(GOING_AWAY, SHUTDOWN)
+        elif not apis.has(api):
+            session.close(GOING_AWAY, DELETED)
         await session.over()

@@ -20,7 +20,6 @@ def upgrade() -> None:
     _websockets()
 
 
-
 def _keys() -> None:
     op.create_table(
         "api_keys",
