@@ -238,7 +238,7 @@ def test_every_panel_shows_what_was_sent(
     for name, (code, toml) in FUNCTIONS.items():
         server.push_code(tmp_path, name, code, toml)
     clients, key = connected(server), planned(server, tmp_path)
-    server.push_code(tmp_path, "routed", CODE, 'memory = 160\n' + FUNCTIONS["routed"][1])
+    server.push_code(tmp_path, "routed", CODE, "memory = 160\n" + FUNCTIONS["routed"][1])
     server.faas("alias", "routed", "live", "v1", "--weight", "v2=100", "--rollback", "errors=50%")
     server.faas("budget", "set", "most", "--requests", str(BUDGET), "--function", "panel")
     expressions = panels(project_root)

@@ -56,7 +56,11 @@ def data_path(worker: FakeWorker) -> tuple[DataPath, Metrics]:
 
 
 def application(
-    path: DataPath, *, api: bool = False, domain: str = "", authenticator: Authenticator | None = None,
+    path: DataPath,
+    *,
+    api: bool = False,
+    domain: str = "",
+    authenticator: Authenticator | None = None,
     guards: Guards | None = None,
 ) -> web.Application:
     """The functions' part of the public listener, or (`api`) of the API listener."""
@@ -72,9 +76,7 @@ def application(
     return app
 
 
-def passage_of(
-    path: DataPath, checker: Authenticator, *, api: bool = False, guards: Guards | None = None
-) -> Passage:
+def passage_of(path: DataPath, checker: Authenticator, *, api: bool = False, guards: Guards | None = None) -> Passage:
     return Passage(path.router, path.invoker, Doorman(checker, api), path.canaries, guards or no_guards(path))
 
 

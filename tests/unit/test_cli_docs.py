@@ -78,12 +78,13 @@ def test_read_commands_take_the_output_option() -> None:
     reading = {path for path, c in commands(cli, "faas") if any("--output" in p.opts for p in c.params)}
     assert reading == {
         "faas ls", "faas describe", "faas logs", "faas top", "faas versions", "faas alias ls", "faas schedule ls",
-        "faas schedule history", "faas trigger ls", "faas api ls", "faas api describe", "faas route ls", "faas dlq ls", "faas dlq show",
-        "faas websocket ls", "faas websocket connections",
+        "faas schedule history", "faas trigger ls", "faas api ls", "faas api describe", "faas route ls",
+        "faas dlq ls", "faas dlq show", "faas websocket ls", "faas websocket connections",
         "faas image ls", "faas image describe", "faas image gc",
         "faas image quota ls", "faas image scrub",
         "faas image retention ls", "faas image retention preview", "faas image retention run",
-        "faas image policy ls", "faas usage", "faas budget ls", "faas plan ls", "faas plan usage", "faas maintenance ls", "faas token ls", "faas key ls", "faas config",
+        "faas image policy ls", "faas usage", "faas budget ls", "faas plan ls", "faas plan usage",
+        "faas maintenance ls", "faas token ls", "faas key ls", "faas config",
         "faas doctor",
     }  # fmt: skip
 

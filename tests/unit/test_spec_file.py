@@ -62,9 +62,7 @@ pattern = "*.jpg"             # e.g.
 path = "/img/{id}"            # e.g.
 methods = ["GET"]             # e.g.
 """
-NOT_OFFERED = (
-    '[secrets]\nDB_PASSWORD = "db-password"\n',
-)
+NOT_OFFERED = ('[secrets]\nDB_PASSWORD = "db-password"\n',)
 
 
 def written(folder: Path, text: str) -> spec_file.SpecFile:

@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 
 class Apis:
-    """`taken`: host names of the server itself, all of them where it is `named`; `domain`: functions have the names below
-    it; `changed` is called when requests may lead elsewhere."""
+    """`taken`: host names of the server itself, all of them where it is `named`; `domain`: functions have the names
+    below it; `changed` is called when requests may lead elsewhere."""
 
     def __init__(
         self,

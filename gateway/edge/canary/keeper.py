@@ -141,7 +141,7 @@ class _Gone(Exception):
 
 
 def _check_asks(stable: Revision, canary: Revision) -> None:
-    """Who may call is asked before it is known which of the two it will be. Raises Conflict where they ask otherwise."""
+    """Who may call is asked before it is known which of the two it will be. Raises Conflict where they differ."""
     ways = stable.spec.rules.auth, canary.spec.rules.auth
     if ways[0] != ways[1] and all(ways):
         raise Conflict(
