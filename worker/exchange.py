@@ -20,6 +20,7 @@ from worker.answer_stream import AnswerStream, Source
 from worker.deadlines import Deadlines
 
 DELIVERIES = 3  # a runtime that takes the same event again and again without answering is left to its time limit
+EXIT_SECONDS = 0.25  # after a connection broke: was it the instance that ended?
 TRUNCATED = "Runtime.TruncatedResponse"  # Lambda's name for an answer that broke off
 MESSAGE_CHARACTERS = 4096  # of an error that a function reports
 
@@ -107,6 +108,13 @@ class Exchange:
     def fail(self, error: BaseException) -> None:
         self._end(None, error)
 
+    def break_off(self) -> None:
+        """The connection that its answer came by has ended. Where it was the instance that ended, that is known in a
+        moment, and said instead."""
+        self.deliveries = DELIVERIES  # nobody answers it a second time
+        error = BadFunctionResponse("the streamed response broke off", error_type=TRUNCATED)
+        asyncio.get_running_loop().call_later(EXIT_SECONDS, self.fail, error)
+
     def over_time(self, error: TimedOut) -> None:
         self._end(None, error)
 
@@ -152,9 +160,7 @@ class Exchange:
     def end_stream(self) -> None:
         """The whole answer has come."""
         if self.stream is not None and self.stream.result is None and not self._left:
-            self.fail(
-                BadFunctionResponse("the response ended within its prelude", error_type="Runtime.TruncatedResponse")
-            )
+            self.fail(BadFunctionResponse("the response ended within its prelude", error_type=TRUNCATED))
         else:
             self.answer(InvocationResult(b""))
 

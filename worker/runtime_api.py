@@ -254,6 +254,11 @@ class RuntimeApi:
         if exchange is not None and self._is_open(_answer_of(connection.path)[0]):
             exchange.fail(error)
 
+    def truncated(self, connection: RuntimeConnection) -> None:
+        exchange = self._open
+        if exchange is not None and self._is_open(_answer_of(connection.path)[0]):
+            exchange.break_off()
+
     def _init_error(self, connection: RuntimeConnection) -> None:
         if self.first_poll.done():
             connection.send_error(403, "InvalidStateTransition", "init is over")

@@ -17,7 +17,6 @@ import httptools
 
 from faas.errors import BadFunctionResponse, FaasError
 from worker.answer_stream import AnswerStream
-from worker.exchange import TRUNCATED
 from worker.runtime_requests import Known, known
 
 READ_BYTES = 65_536  # at a time: as tiny chunks they take 4 ms
@@ -59,6 +58,10 @@ class Api(Protocol):
 
     def broke(self, connection: RuntimeConnection, error: FaasError) -> None:
         """The answer that streams is none."""
+        ...
+
+    def truncated(self, connection: RuntimeConnection) -> None:
+        """The connection ended in the midst of an answer that streams."""
         ...
 
 
@@ -180,7 +183,7 @@ class RuntimeConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._streaming:
-            self._api.broke(self, BadFunctionResponse("the streamed response broke off", error_type=TRUNCATED))
+            self._api.truncated(self)
         self._drop_body()
         self._api.disconnected(self)
 

@@ -13,7 +13,7 @@ from faas.errors import BadFunctionResponse, FaasError, OutOfMemory, TimedOut, U
 from faas.leases import Report
 from faas.spec import Interface
 from worker import metering
-from worker.exchange import Exchange
+from worker.exchange import EXIT_SECONDS, Exchange
 from worker.http import HttpClient
 from worker.http_connection import BrokenConnection
 from worker.instance import Instance
@@ -21,7 +21,6 @@ from worker.revision_pool import RevisionPool
 
 log = logging.getLogger("worker.slot")
 
-EXIT_SECONDS = 0.25  # after a connection broke: was it the instance that ended?
 OFFERS = 3  # instances that may end before they take one event
 
 
