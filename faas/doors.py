@@ -15,7 +15,7 @@ from typing import Protocol, cast
 from aiohttp import web
 
 from faas.crowd import Crowd, Gate
-from faas.listener import BACKLOG
+from faas.listener import BACKLOG, turn_away
 from faas.proxies import NO_PROXIES, TrustedProxies
 from faas.runner import Runner
 from faas.tls import HANDSHAKE_SECONDS
@@ -24,6 +24,7 @@ from faas.web import RUNNER_OPTIONS
 CONNECTIONS_SHARE = 0.2  # of our descriptors, for each listener: instances and files need the rest
 LEAST_CONNECTIONS = 64
 PLAIN = ("private", "redirect")
+SETTLE_SECONDS = 0.1  # in which who has just connected sends a request
 CUT_SECONDS = 0.5  # after that: for handlers to notice that they are cancelled
 
 
@@ -87,6 +88,7 @@ class Doors:
         self._fronts = fronts
         self._crowds = {name: Crowd(per_address, proxies) for name in apps}
         self._listening: list[asyncio.Server] = []
+        self._sockets: list[socket.socket] = []
         self._most = max(LEAST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * CONNECTIONS_SHARE))
 
     async def open(self, sockets: Mapping[str, socket.socket]) -> None:
@@ -94,6 +96,7 @@ class Doors:
         for runner in self._runners.values():
             await runner.setup()
         for name, listener in sockets.items():
+            self._sockets.append(listener)
             server = self._runners["registry" if name == "private" else name].server
             assert server is not None
             front = self._fronts.get(name)
@@ -119,10 +122,15 @@ class Doors:
         return then() if crowd is None else Gate(crowd, then, Full)
 
     async def refuse(self) -> None:
-        """No new connection from here on. Those that are open get the answer that is on its way, and end."""
+        """No new connection from here on. Those that are open get the answer that is on its way, and end.
+
+        Whoever connected before sees no reset: its request has a moment to come in.
+        """
+        for listener in self._sockets:
+            turn_away(listener)
+        await asyncio.sleep(SETTLE_SECONDS)
         for listening in self._listening:
             listening.close()
-        await asyncio.sleep(0)  # requests that have just come in begin
         for front in self._fronts.values():
             front.refuse()
         for runner in self._runners.values():

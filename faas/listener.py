@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import socket
+import struct
 from pathlib import Path
 
 from faas.errors import FaasError
@@ -12,6 +15,12 @@ from faas.settings import Address
 BACKLOG = 1024
 # A peer that takes nothing of what was sent to it for this long is cut off. Accepted sockets inherit it.
 STALLED_READER_MS = 60_000
+SO_ATTACH_FILTER = 26
+# Classic BPF over the TCP header: load its byte of flags; of SYN and ACK only SYN is there: drop, else keep.
+_NO_SYN = b"".join(
+    struct.pack("=HBBI", *step) for step in ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (6, 0, 0, 0),
+                                             (6, 0, 0, 0xFFFFFFFF))
+)  # fmt: skip
 
 
 class AddressTaken(FaasError):
@@ -37,6 +46,17 @@ def listen(address: Address) -> socket.socket:
             ) from None
         raise FaasError(f"cannot listen on {address}: {error.strerror}") from None
     return listener
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Begin no new connection; those that have begun can still be accepted, which closing it would reset.
+
+    A client whose first packet is dropped so sends it again after a second, and is refused then or finds a successor.
+    """
+    steps = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
+    program = struct.pack("@HP", len(_NO_SYN) // 8, ctypes.addressof(steps))
+    with contextlib.suppress(OSError):  # a kernel without it: a moment in which clients may be reset
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def bound(listener: socket.socket) -> Address:

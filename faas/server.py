@@ -36,6 +36,7 @@ from gateway import prices
 from gateway.app import api_app, public_app, public_lane
 from gateway.edge.spans import Spans
 from gateway.edge.spans import check as check_spans
+from gateway.edge.websocket.pushes import Pushes
 from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
 from registry.app import create_app as registry_app
@@ -292,6 +293,7 @@ async def _run(start: Start) -> int:
         if settings.registry_auth != "none":
             registry.access.accounts = gateway.tokens
         registry.holders = gateway
+        pool.push_to(Pushes(gateway.edge.websockets))
         grace = Grace()
         stack.push_async_callback(gateway.ledger.stop)  # what the pool's end has ended
         await pool.open()

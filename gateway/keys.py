@@ -76,7 +76,7 @@ async def made(request: web.Request) -> web.Response:
     namespace = a_text(body, "namespace", DEFAULT_NAMESPACE)
     principal = Principal(a_text(body, "name"), Role.CALLER, namespace, texts(body, "functions"))
     allow(request, Permission.ADMIN, namespace)
-    lifetime = _duration(body, "expires") if body.get("expires") else None
+    lifetime = _duration(body, "expires") if body.get("expires") not in (None, "") else None
     plan = a_text(body, "plan", "")
     if plan:
         request.app[GATEWAY].edge.guards.plans.get(namespace, plan)
@@ -126,12 +126,13 @@ _KEY = an_object(
     secrets=a_list(an_object(("created_at",), more=True, created_at=TIME)),
 )  # fmt: skip
 _ONCE = an_object(("id", "name", "namespace", "key"), more=True, id=TEXT, name=TEXT, namespace=TEXT, key=TEXT)
-_NEW = an_object(("name",), name=TEXT, namespace=TEXT, functions=a_list(TEXT), plan=TEXT, expires=TEXT)
+_SPAN = {"type": ["string", "number"], "description": 'such as "90d"; a number is seconds'}
+_NEW = an_object(("name",), name=TEXT, namespace=TEXT, functions=a_list(TEXT), plan=TEXT, expires=_SPAN)
 OPERATIONS = (
     Operation("GET", "/v1/keys", listed, "API keys, without what opens", {200: an_object(("keys",), keys=a_list(_KEY))},
               query={"namespace": TEXT}),
     Operation("POST", "/v1/keys", made, "Make an API key; it is shown this once", {201: _ONCE}, body=_NEW),
     Operation("POST", "/v1/keys/{name}/rotate", rotated, "A new secret, shown this once; the old one lives on a while",
-              {200: _ONCE}, body=an_object(overlap=TEXT)),
+              {200: _ONCE}, body=an_object(overlap=_SPAN)),
     Operation("DELETE", "/v1/keys/{name}", revoked, "Revoke an API key", {204: None}),
 )  # fmt: skip

@@ -23,6 +23,7 @@ DEFAULT_LINES = 10_000
 CHUNK_BYTES = 65_536
 STREAMS = ("stdout", "stderr", "system")
 MEDIA_TYPE = "application/x-ndjson"
+FOLLOWS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
 def _query(request: web.Request, namespace: str, name: str) -> LogQuery:
@@ -34,7 +35,10 @@ def _query(request: web.Request, namespace: str, name: str) -> LogQuery:
         raise InvalidInput("since and until must be Unix seconds, limit a whole number") from None
     if not 1 <= limit <= LINES or not all(moment is None or math.isfinite(moment) for moment in (since, until)):
         raise InvalidInput(f"limit must be from 1 to {LINES}, since and until finite numbers")
-    follow, stream = query.get("follow", "").lower() in ("1", "true", "yes"), query.get("stream", "")
+    said, stream = query.get("follow", "").lower(), query.get("stream", "")
+    if said not in FOLLOWS:
+        raise InvalidInput("follow must be one of 1, true, yes, 0, false, no")
+    follow = FOLLOWS[said]
     if follow and until is not None:
         raise InvalidInput("follow goes on without an end: leave until out")
     if stream not in ("", *STREAMS):
@@ -85,7 +89,7 @@ OPERATIONS = (
             "request_id": TEXT,
             "instance": TEXT,
             "stream": {"type": "string", "enum": ["", *STREAMS]},
-            "follow": {"type": "string", "enum": ["", "0", "1"]},
+            "follow": {"type": "string", "enum": [*FOLLOWS]},
             "limit": {"type": "integer", "minimum": 1, "maximum": LINES},
         },
         media_type=MEDIA_TYPE,

@@ -86,8 +86,8 @@ def _plan(namespace: str, name: str, body: Mapping[str, Any]) -> Plan:
     if body.get("burst") is not None and not rate:
         raise InvalidInput("burst goes with a rate", hint="rate: requests a second")
     quota = 0 if body.get("quota") is None else a_number(body, "quota", 1, QUOTA_MOST)
-    period = body.get("period") or Period.MONTH.value
-    if period not in set(Period):
+    period = Period.MONTH.value if body.get("period") is None else body["period"]
+    if not isinstance(period, str) or period not in set(Period):
         raise InvalidInput("period must be one of " + ", ".join(Period))
     if not rate and not quota:
         raise InvalidInput("a usage plan has a rate, a quota, or both")
@@ -95,7 +95,7 @@ def _plan(namespace: str, name: str, body: Mapping[str, Any]) -> Plan:
 
 
 def _names(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = body.get(key) or []
+    value = [] if body.get(key) is None else body[key]
     right = isinstance(value, list) and len(value) <= NAMES_MOST
     if not right or not all(isinstance(name, str) and NAME_PATTERN.fullmatch(name) for name in value):
         raise InvalidInput(f"{key} must be a list of at most {NAMES_MOST} names in the plan's namespace")
@@ -148,11 +148,14 @@ async def usage(request: web.Request) -> web.Response:
     )
 
 
-_RATE = {"type": "number", "minimum": RATE_LEAST, "maximum": RATE_MOST}
-_BURST = {"type": "integer", "minimum": 1, "maximum": BURST_MOST}
-_QUOTA = {"type": "integer", "minimum": 1, "maximum": QUOTA_MOST}
+_RATE = {"type": ["number", "null"], "minimum": RATE_LEAST, "maximum": RATE_MOST}
+_BURST = {"type": ["integer", "null"], "minimum": 1, "maximum": BURST_MOST}
+_QUOTA = {"type": ["integer", "null"], "minimum": 1, "maximum": QUOTA_MOST}
 _PERIOD = {"type": "string", "enum": [period.value for period in Period]}
-_WISH = an_object(rate=_RATE, burst=_BURST, quota=_QUOTA, period=_PERIOD, functions=a_list(TEXT), apis=a_list(TEXT))
+_NAMES = {"type": ["array", "null"], "items": TEXT, "maxItems": NAMES_MOST}
+_WISH = an_object(  # null is what is not said
+    rate=_RATE, burst=_BURST, quota=_QUOTA, period={"enum": [*_PERIOD["enum"], None]}, functions=_NAMES, apis=_NAMES
+)
 PLAN = an_object(("name", "namespace", "period", "functions", "apis"), more=True, name=TEXT, namespace=TEXT)
 USAGE = an_object(
     ("plan", "period", "since", "resets_at", "usage"), more=True, plan=TEXT, period=_PERIOD, since=TEXT,

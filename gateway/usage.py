@@ -190,7 +190,7 @@ OPERATIONS = (
         },
         query={
             "month": TEXT, "since": _NUMBER, "namespace": TEXT, "function": TEXT,
-            "by": {"type": "string", "enum": [by.value for by in By]},
+            "by": {"type": "string", "enum": ["", *(by.value for by in By)]},
         },
     ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection
 
+from faas.connections import Connections, NoConnections
 from faas.errors import Unavailable
 from faas.leases import ColdStart
 from faas.protocol import (
@@ -19,6 +20,7 @@ from worker import sandbox_spec
 from worker.drivers.base import Driver, PreparedImage, Sandbox
 from worker.http import HttpClient
 from worker.instance import Instance
+from worker.push_door import PushDoor
 from worker.readiness import Readiness
 from worker.runtime_api import RuntimeApi
 from worker.sandbox_spec import RUNTIME_API_PORT
@@ -37,6 +39,7 @@ class Launches:
         self._driver = driver
         self._known: OrderedDict[str, PreparedImage] = OrderedDict()  # those that stay, the latest last
         self._turns = asyncio.Semaphore(at_once)  # for what ends soon; an image or an init may take minutes
+        self.connections: Connections = NoConnections()  # that new instances may send messages to
         self.under_way = 0  # launches that wait for their turn, or have it
 
     @contextlib.asynccontextmanager
@@ -101,7 +104,8 @@ class Launches:
             async with within(CREATE_SECONDS, "a sandbox could not be created in time"):
                 sandbox = await driver.create(spec)
             instance.watch(sandbox, on_exit)
-            instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout)
+            door = PushDoor(self.connections, revision.key.namespace)
+            instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout, door)
             api.serve(await sandbox.listen(RUNTIME_API_PORT))  # before the start: the function cannot take the port
             instance.output.open(sandbox.stdout, sandbox.stderr)
             times.append(clock())

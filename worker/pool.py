@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from faas.background import Background
+from faas.connections import Connections
 from faas.errors import ShuttingDown, SpecError
 from faas.leases import Claim, Invocation
 from faas.metrics import Metrics
@@ -108,6 +109,10 @@ class Pool:
         )
         self._pools: dict[RevisionKey, RevisionPool] = {}
         self._closing = False
+
+    def push_to(self, connections: Connections) -> None:
+        """Instances that are started from now on may send messages to these, each to its own namespace's."""
+        self._parts.launches.connections = connections
 
     async def open(self) -> None:
         """Raises Unavailable where the driver cannot run."""

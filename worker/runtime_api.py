@@ -4,9 +4,10 @@
     POST /2018-06-01/runtime/invocation/{id}/response   202
     POST /2018-06-01/runtime/invocation/{id}/error      202
     POST /2018-06-01/runtime/init/error                 202
+    …    /@connections/{id}                             see `worker.push_door`
 
 Whoever connects is hostile: every size and count is bounded, and only this instance's open event can be answered. A
-body is kept only of such an answer; any other one is refused before it is read.
+body is kept only of such an answer and of a message to a client; any other one is refused before it is read.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import socket
 import time
 from typing import Any
 
+from faas.connections import Wanted
 from faas.errors import FaasError, InitFailed, ResponseTooLarge
 from faas.leases import Invocation, InvocationResult
 from faas.trace_id import new_trace_id
 from worker.answer_stream import AnswerStream
 from worker.exchange import DELIVERIES, Exchange, ExchangeState
+from worker.push_door import METHODS, NO_DOOR, PushDoor
 from worker.runtime_connection import PAYLOAD_BYTES, STREAMED_BYTES, RuntimeConnection
 from worker.runtime_listener import RuntimeListener
 from worker.runtime_requests import Known
@@ -30,6 +33,8 @@ from worker.runtime_requests import Known
 CONNECTIONS = 16  # of one instance; a runtime needs one or two
 PARKED = 8  # polls at once
 KEPT_BYTES = 2 * PAYLOAD_BYTES  # of bodies, in all connections: an answer, and the one of a process that was replaced
+PUSHED_BYTES = 2 * 1_048_576  # of messages to clients, beside those
+KEPT_OPEN = CONNECTIONS // 2  # while more are inside, who sends a message goes then: a runtime finds a place
 ERROR_BYTES = 262_144  # of an error's body: it is parsed on the loop
 MESSAGE_CHARACTERS = 4096  # of an init error's own message
 
@@ -46,12 +51,14 @@ NOT_OFFERED = (
 
 
 class RuntimeApi:
-    """Hands events to one instance and takes its answers. `function_arn` and `limit_seconds` are the revision's.
+    """Hands events to one instance and takes its answers. `function_arn` and `limit_seconds` are the revision's;
+    `door` is its instance's way to WebSocket clients.
 
     `first_poll` resolves with the first `next`; with InitFailed where the runtime reports an init error.
     """
 
-    def __init__(self, function_arn: str, limit_seconds: int) -> None:
+    def __init__(self, function_arn: str, limit_seconds: int, door: PushDoor = NO_DOOR) -> None:
+        self._door = door
         self._limit_ms = limit_seconds * 1000
         self._head = (
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -63,6 +70,7 @@ class RuntimeApi:
         self._open: Exchange | None = None
         self._taker: RuntimeConnection | None = None  # the connection that was given the open event, while it lives
         self._kept = 0  # bytes of bodies
+        self._pushed = 0  # of messages
         self.first_poll: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def serve(self, listener: socket.socket) -> None:
@@ -145,18 +153,28 @@ class RuntimeApi:
             return 0
         if connection.path == INIT_ERROR:
             return 0 if self.first_poll.done() else ERROR_BYTES
+        if (wanted := self._door.wanted(connection.path)) is not None:
+            return self._door.limit(wanted)
         request_id, verb = _answer_of(connection.path)
         limits = {b"response": PAYLOAD_BYTES, b"error": ERROR_BYTES}
         return limits.get(verb, 0) if self._is_open(request_id) else 0
 
-    def keep(self, size: int) -> bool:
-        if self._kept + size > KEPT_BYTES:
+    def keep(self, connection: RuntimeConnection, size: int) -> bool:
+        pushes = self._door.wanted(connection.path) is not None
+        if (self._pushed + size > PUSHED_BYTES) if pushes else (self._kept + size > KEPT_BYTES):
             return False
-        self._kept += size
+        self._count(size, pushes)
         return True
 
-    def release(self, size: int) -> None:
-        self._kept -= size
+    def release(self, connection: RuntimeConnection, size: int) -> None:
+        if size:
+            self._count(-size, self._door.wanted(connection.path) is not None)
+
+    def _count(self, size: int, pushes: bool) -> None:
+        if pushes:
+            self._pushed += size
+        else:
+            self._kept += size
 
     def _is_open(self, request_id: bytes) -> bool:
         exchange = self._open
@@ -178,10 +196,22 @@ class RuntimeApi:
             self._answered(connection, *_answer_of(path))
         elif path == INIT_ERROR and method == b"POST":
             self._init_error(connection)
+        elif (wanted := self._door.wanted(path)) is not None:
+            self._push(connection, wanted)
         elif path.startswith(NOT_OFFERED):
             connection.send_error(501, "NotOffered", "extensions, telemetry and snapshots are not offered")
         else:
             connection.send_error(404, "NotFound", "404 page not found")
+
+    def _push(self, connection: RuntimeConnection, wanted: Wanted) -> None:
+        method = connection.method
+        if method not in METHODS or (connection.has_body and method != b"POST"):
+            connection.send_error(405, "MethodNotAllowed", "a connection takes POST; GET and DELETE without a body")
+            return
+        answer = self._door.answer(wanted, method, connection.body(), connection.size)
+        connection.useful = connection.useful or not answer.error_type
+        more = f"x-amzn-ErrorType: {answer.error_type}\r\n" if answer.error_type else ""
+        connection.send_answer(answer.status, answer.body, more, close=len(self._connections) > KEPT_OPEN)
 
     def poll(self, connection: RuntimeConnection) -> None:
         if len(self._polls) >= PARKED:

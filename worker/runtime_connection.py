@@ -41,11 +41,11 @@ class Api(Protocol):
         """How much of the body that is announced shall be kept; 0: the request is refused before its body."""
         ...
 
-    def keep(self, size: int) -> bool:
+    def keep(self, connection: RuntimeConnection, size: int) -> bool:
         """Whether there is room for so many bytes more in what this instance's connections keep together."""
         ...
 
-    def release(self, size: int) -> None: ...
+    def release(self, connection: RuntimeConnection, size: int) -> None: ...
     def route(self, connection: RuntimeConnection) -> None: ...
     def take(self, connection: RuntimeConnection, request: Known) -> bool:
         """Whether this answer was expected, and has been taken."""
@@ -252,7 +252,7 @@ class RuntimeConnection(asyncio.BufferedProtocol):
             if self._received > DISCARDED_BYTES:
                 self._refuse()
         elif not self.oversized and (piece := body[: self._limit - len(self._body)]):
-            if not self._api.keep(len(piece)):
+            if not self._api.keep(self, len(piece)):
                 self._drop_body()
                 self.send_error(429, "TooManyBytes", "too many bodies are on their way at once", close=True)
                 raise _Over
@@ -284,7 +284,7 @@ class RuntimeConnection(asyncio.BufferedProtocol):
         raise _Over
 
     def _drop_body(self) -> None:
-        self._api.release(len(self._body))
+        self._api.release(self, len(self._body))
         self._body = bytearray()
 
     # For the RuntimeApi
@@ -316,11 +316,19 @@ class RuntimeConnection(asyncio.BufferedProtocol):
 
     def send_error(self, status: int, error_type: str, message: str, *, close: bool = False) -> None:
         body = json.dumps({"errorType": error_type, "errorMessage": message}).encode()
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        self.send_answer(status, body, close=close)
+
+    def send_answer(self, status: int, body: bytes, more: str = "", *, close: bool = False) -> None:
+        """`body` is JSON, or nothing; `more`: header lines, each with its end."""
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{more}"
+        if body:
+            head += "Content-Type: application/json\r\n"
         self._keep_alive = self._keep_alive and not close
         if not self._keep_alive:
             head += "Connection: close\r\n"
-        self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        if status != HTTPStatus.NO_CONTENT:
+            head += f"Content-Length: {len(body)}\r\n"
+        self.send(f"{head}\r\n".encode() + body)
 
     def send(self, data: bytes) -> None:
         self._waiting = False

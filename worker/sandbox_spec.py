@@ -32,6 +32,7 @@ DEFAULTS = {  # of the environment: the image's and the user's variables win
     "AWS_DEFAULT_REGION": REGION,
     "LAMBDA_TASK_ROOT": "/var/task",
     "LAMBDA_RUNTIME_DIR": "/var/runtime",
+    "FAAS_CONNECTIONS_URL": f"http://127.0.0.1:{RUNTIME_API_PORT}",  # `worker.push_door`
 }
 REFUSED_FOLDERS = ("/proc", "/sys", "/dev")  # how runc's leaked descriptors were reached (CVE-2024-21626)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import http.client
+import itertools
 import signal
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from faas.server import GRACE_SECONDS
+from tests.conftest import SOAK
 from tests.support.leftovers import none_left
 from tests.support.server import Answer, RunningServer
 
@@ -35,6 +39,27 @@ async def app(scope, receive, send):
             await send({"type": "http.response.body", "body": b"on and on\\n", "more_body": True})
             await asyncio.sleep(0.2)
 """
+# Both write down what they have run, so that a request without an answer can be seen not to have been one of them.
+QUICK = """
+import time
+
+def handler(event, context):
+    print("ran", event["rawPath"], flush=True)
+    time.sleep(0.02)
+    return {"statusCode": 200, "body": event["rawPath"]}
+"""
+QUICK_WEB = """
+import asyncio
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        print("ran", scope["path"], flush=True)
+        await asyncio.sleep(0.02)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+"""
+ROUNDS = 20 if SOAK else 2
+COMPLETE, REFUSED, TOLD, IDLE = "complete", "connection refused", "503 with Retry-After", "closed while it only waited"
 
 
 def host_and_port(url: str) -> tuple[str, int]:
@@ -93,3 +118,107 @@ def test_a_server_with_nothing_to_do_stops_at_once(tmp_path: Path) -> None:
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 5
+
+
+class Caller(threading.Thread):
+    """Calls a function until the server takes no connection any more, and says of each request how it ended.
+
+    `stays`: by connections that stay open; else each by its own. `plain`: as the quick way takes it, else with a body
+    in chunks.
+    """
+
+    names = itertools.count()
+
+    def __init__(self, server: RunningServer, name: str, *, stays: bool, plain: bool) -> None:
+        super().__init__(daemon=True)
+        self._address = host_and_port(server.public)
+        self._name, self._stays, self._plain = name, stays, plain
+        self.ends: collections.Counter[str] = collections.Counter()
+        self.unanswered: list[str] = []
+        self.failed: list[str] = []
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection = socket.create_connection(self._address, timeout=GRACE_SECONDS)
+            except ConnectionRefusedError:
+                self.ends[REFUSED] += 1
+                return
+            except OSError as error:  # reset before it was seen to be there: nothing had been sent
+                self.ends[repr(error)] += 1
+                continue
+            with connection:
+                for number, path in enumerate(self._paths()):
+                    if not self._goes_on(connection, path, number) or not self._stays:
+                        break
+
+    def _paths(self) -> Iterator[str]:
+        while True:
+            yield f"/{self._name}-{next(self.names)}-"
+
+    def _goes_on(self, connection: socket.socket, path: str, number: int) -> bool:
+        """Whether the connection takes another request."""
+        end = "Host: a\r\n\r\n" if self._plain else "Host: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+        method = "GET" if self._plain else "POST"
+        answer = http.client.HTTPResponse(connection, method=method)
+        begun = False
+        try:
+            connection.sendall(f"{method} /function/{self._name}{path} HTTP/1.1\r\n{end}".encode())
+            begun = bool(connection.recv(1, socket.MSG_PEEK))
+            answer.begin()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            if begun or not number:
+                self.failed.append(f"{path}: request {number} of its connection, answer begun: {begun}, {error!r}")
+            else:
+                self.ends[IDLE] += 1
+                self.unanswered.append(path)
+            return False
+        if answer.status == 503 and int(answer.headers["Retry-After"]) >= 1:
+            self.ends[TOLD] += 1
+            self.unanswered.append(path)
+        elif (answer.status, body) == (200, path.encode()):
+            self.ends[COMPLETE] += 1
+        else:
+            self.failed.append(f"{path}: {answer.status} {body!r}")
+        return not answer.will_close
+
+
+def test_no_request_that_was_taken_fails_when_the_server_ends_under_load(tmp_path: Path) -> None:
+    server = RunningServer(tmp_path / "data", "--driver", "oci")
+    server.start()
+    server.push_code(tmp_path, "quick", QUICK, "[scale]\nmin = 2\nmax = 4")
+    code = tmp_path / "quick-web"
+    code.mkdir()
+    (code / "main.py").write_text(QUICK_WEB)
+    (code / "faas.toml").write_text(
+        'name = "quick-web"\nruntime = "python"\napp = "main:app"\npublic = true\nconcurrency = 10\n[scale]\nmin = 1\n'
+    )
+    server.faas("push", code)
+    kinds = [
+        (name, stays, plain) for name in ("quick", "quick-web") for stays in (True, False) for plain in (True, False)
+    ]
+    ends: collections.Counter[str] = collections.Counter()
+    unanswered: list[str] = []
+    for _ in range(ROUNDS):
+        callers = [Caller(server, name, stays=stays, plain=plain) for name, stays, plain in kinds]
+        for caller in callers:
+            caller.start()
+        time.sleep(1.5)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        for caller in callers:
+            caller.join(GRACE_SECONDS + 10)
+            assert not caller.is_alive()
+            assert caller.failed == []
+            assert caller.ends[COMPLETE] > 0
+            ends += caller.ends
+            unanswered += caller.unanswered
+        assert server.process.wait(GRACE_SECONDS + 10) == 0
+        server.start()
+    ran = "".join(log.read_text() for log in (server.data / "logs").rglob("*") if log.is_file())
+    assert server.stop() == 0
+    print(ends)
+    assert set(ends) <= {COMPLETE, REFUSED, TOLD, IDLE}
+    assert "ran /quick-" in ran
+    assert [path for path in unanswered if f"ran {path}" in ran] == [], "run, and nobody was told"

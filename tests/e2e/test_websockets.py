@@ -28,6 +28,25 @@ def handler(event, context):
     return {"statusCode": 200, "body": json.dumps({"heard": said["text"].upper(), "by": about["connectionId"]})}
 """
 
+PUSHING = """
+import http.client, json, os
+from urllib.request import urlopen
+
+def handler(event, context):
+    about = event["requestContext"]
+    if about.get("eventType") == "MESSAGE":
+        url = os.environ["FAAS_CONNECTIONS_URL"] + "/@connections/" + about["connectionId"]
+        with urlopen(url, event["body"].upper().encode()) as answer:
+            return {"statusCode": answer.status}
+    client = http.client.HTTPConnection("127.0.0.1", 9001)
+    said = []
+    for method, body in (("POST", "pushed"), ("GET", None), ("DELETE", None)):
+        client.request(method, "/@connections/" + event["rawQueryString"], body)
+        answer = client.getresponse()
+        said.append([answer.status, answer.read().decode()])
+    return said
+"""
+
 
 async def command(server: RunningServer, *args: str) -> str:
     return (await asyncio.to_thread(server.faas, *args)).stdout.strip()
@@ -79,6 +98,34 @@ async def test_a_handler_answers_and_awss_client_writes_to_the_connection(
         await asyncio.sleep(0.1)
     assert "DISCONNECT 1000" in log
     await command(server, "websocket", "rm", "ws-chat")
+
+
+async def test_a_function_writes_to_its_own_namespaces_connections_and_to_no_others(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    own = await asyncio.to_thread(server.push_code, tmp_path, "ws-push", PUSHING)
+    pushed = await command(server, "push", str(tmp_path / "ws-push"), "--namespace", "ws-elsewhere")
+    elsewhere = pushed.splitlines()[-1]
+    url = await command(server, "websocket", "put", "ws-push", "--public", "--route=say=ws-push")
+    async with ClientSession() as session, session.ws_connect(url) as client:
+        await client.send_str('{"action": "say"}')
+        assert (await client.receive(30)).data == '{"ACTION": "SAY"}'  # sent while it was at work
+        (connection,) = (await command(server, "websocket", "connections", "ws-push", "-o", "name")).split()
+
+        async def at(function: str, connection: str) -> Any:
+            return await (await session.get(f"{function}?{connection}")).json(content_type=None)
+
+        refused = await at(elsewhere, connection)
+        assert [status for status, _ in refused] == [410] * 3
+        assert refused == await at(elsewhere, "never")
+        (posted, _), (looked, seen), (deleted, _) = await at(own, connection)
+        assert (posted, looked, deleted) == (200, 200, 204)
+        assert json.loads(seen)["identity"]["sourceIp"] == "127.0.0.1"
+        assert (await client.receive(30)).data == "pushed"
+        assert (await client.receive(30)).type is WSMsgType.CLOSE
+        assert client.close_code == 1000
+        assert [status for status, _ in await at(own, connection)] == [410] * 3
+    await command(server, "websocket", "rm", "ws-push")
 
 
 UPGRADE = {

@@ -207,7 +207,7 @@ class FakeRuntime:
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         fields = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        return int(head[0].split()[1]), fields, await self.reader.readexactly(int(fields["content-length"]))
+        return int(head[0].split()[1]), fields, await self.reader.readexactly(int(fields.get("content-length", 0)))
 
     async def next(self) -> tuple[str, Any]:
         status, fields, body = await self.request("GET", NEXT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from aiohttp import web
@@ -82,5 +83,31 @@ async def test_an_end_waits_for_requests_and_for_no_connection_that_only_waits()
             assert answered == b"200"
             writer.close()
             idle.close()
+        finally:
+            await doors.close()
+
+
+async def test_who_had_connected_when_the_end_came_is_answered_and_never_reset() -> None:
+    app = web.Application()
+    app.router.add_get("/", hello)
+    doors = Doors({"public": app}, None)
+    with listen(Address("127.0.0.1", 0)) as listener:
+        port = bound(listener).port
+        await doors.open({"public": listener})
+        try:
+            accepted, _ = await asyncio.open_connection("127.0.0.1", port), await status(port)
+            before = socket.create_connection(("127.0.0.1", port))  # in the kernel's queue: the loop has not been round
+            refusing = asyncio.create_task(doors.refuse())
+            await asyncio.sleep(0.02)
+            with pytest.raises((ConnectionRefusedError, TimeoutError)):
+                await asyncio.to_thread(socket.create_connection, ("127.0.0.1", port), 0.01)
+            before.setblocking(False)
+            queued = await asyncio.open_connection(sock=before)
+            for reader, writer in (accepted, queued):
+                writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                async with asyncio.timeout(5):
+                    assert (await reader.readline())[9:12] == b"200"
+                writer.close()
+            await refusing
         finally:
             await doors.close()

@@ -83,10 +83,11 @@ async def flooding(port: int, data: bytes, connections: int) -> AsyncIterator[Ca
     [
         b"GET / HTTP/1.1\r\n\r\n",
         b"POST /x HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+        b"POST /@connections/x HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
         f"GET {NEXT} HTTP/1.1\r\n\r\n".encode(),
         b"POST /2018-06-01/runtime/init/error HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000,
     ],
-    ids=["get", "post", "poll", "chunks"],
+    ids=["get", "post", "push", "poll", "chunks"],
 )
 async def test_pipelined_requests_whose_answers_nobody_reads_cost_neither_time_nor_memory(request_: bytes) -> None:
     listener = socket.create_server(("127.0.0.1", 0))

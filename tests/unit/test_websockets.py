@@ -13,8 +13,11 @@ import pytest
 from aiohttp import ClientSession, WSMsgType
 
 from faas.bodies import BODIES
+from faas.connections import Wanted
+from faas.errors import Gone, PayloadTooLarge
 from faas.leases import InvocationResult
 from faas.protocol import Revision
+from gateway.edge.websocket.pushes import Pushes
 from tests.support.control import Control, control, until
 from tests.support.data_path import sample
 from tests.support.fake_worker import FakeWorker
@@ -315,6 +318,26 @@ async def test_a_connection_is_written_to_looked_at_and_closed_through_the_api(c
         gone = await chat.at(method, connection, b"x")
         assert (gone.status, gone.headers["x-amzn-ErrorType"]) == (410, "GoneException")
     assert sample(chat.control.gateway.metrics, "faas_websocket_api_connections", api="chat") == 0
+
+
+async def test_instances_have_the_connections_of_their_namespace_alone(chat: Chat) -> None:
+    pushes = Pushes(chat.control.gateway.edge.websockets)
+    async with chat.client() as client:
+        connection = chat.the_id()
+        for wanted in (Wanted("team", connection), Wanted("default", connection, "other"), Wanted("default", "never")):
+            for asked in (pushes.limit, pushes.look, pushes.close, lambda whose: pushes.post(whose, b"x")):
+                with pytest.raises(Gone):
+                    asked(wanted)
+        own = Wanted("default", connection, "$default")
+        with pytest.raises(PayloadTooLarge):
+            pushes.post(own, b"x" * (pushes.limit(own) + 1))
+        pushes.post(own, b"mine")
+        assert await client.frame() == ("text", b"mine")
+        assert pushes.look(own) == (await chat.at("GET", connection)).json()
+        pushes.close(own)
+        with pytest.raises(Gone):
+            pushes.post(own, b"late")
+        assert await client.closed() == 1000
 
 
 async def test_who_may_not_invoke_there_hears_of_no_connection(chat: Chat) -> None:

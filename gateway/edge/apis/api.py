@@ -121,7 +121,7 @@ def qualifier_at(function: str, stage: Stage) -> tuple[str, str]:
 def parse(namespace: str, name: str, data: Mapping[str, Any]) -> Api:
     """Plain data → a valid API. Raises SpecError, whose key is dotted (`stages.test.variables`)."""
     values = table("", data, {"hosts": _hosts, "base_path": _base_path}, ("stages", "routes"), optional=("base_path",))
-    api = Api(namespace, name, **values, stages=_stages(data.get("stages")), routes=_routes(data.get("routes", ())))
+    api = Api(namespace, name, **values, stages=_stages(data), routes=_routes(data.get("routes", ())))
     if name == DEFAULT_API and (api.hosts or api.base_path):
         raise SpecError(
             "the API default has neither hosts nor a base path: it lies at the root",
@@ -198,9 +198,10 @@ def _function(value: Any) -> str:
     return value
 
 
-def _stages(value: Any) -> Mapping[str, Stage]:
-    if value is None:
+def _stages(data: Mapping[str, Any]) -> Mapping[str, Stage]:
+    if "stages" not in data:
         return {DEFAULT_STAGE: NO_STAGE}
+    value = data["stages"]
     if not isinstance(value, Mapping) or not 1 <= len(value) <= STAGES:
         raise SpecError(f"stages must be a table of 1 to {STAGES} stages", key="stages")
     found = {}

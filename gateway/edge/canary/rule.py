@@ -75,7 +75,7 @@ def weight(value: Any) -> tuple[int, float] | None:
         if not digits.isascii() or not digits.isdecimal() or len(digits) > 9 or not is_number:
             raise InvalidInput(words)
         if not 0 <= percent <= PERCENT_MOST:
-            raise InvalidInput(f"the weight of {name} must be 0 to 100 percent, not {percent:g}")
+            raise InvalidInput(f"the weight of {name} must be 0 to 100 percent")
         return int(digits), float(percent)
     return None
 

@@ -11,17 +11,18 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from faas.auth import Permission
+from faas.connections import amazon_error
 from faas.errors import Gone, NotFound, PayloadTooLarge, Throttled
 from faas.web import PRINCIPAL, REQUEST_ID, Handler, access, error_body, read_body, waits
 from gateway.edge.entry import Entry, Target, by_host
 from gateway.edge.passage import Passage, on_answer
 from gateway.edge.websocket.api import PREFIX, WebSocketApi
 from gateway.edge.websocket.apis import WebSocketApis
-from gateway.edge.websocket.frames import NORMAL
 from gateway.edge.websocket.opening import Opening, accept_key
+from gateway.edge.websocket.pushes import Pushes, end, seen
 from gateway.edge.websocket.session import Session
 from gateway.gateway import GATEWAY
-from gateway.operations import Operation, an_object, answer, path_text, stamp
+from gateway.operations import Operation, an_object, answer, path_text
 from gateway.tunnel import check_origin
 
 
@@ -78,7 +79,6 @@ def _as_amazon(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except (Gone, Throttled, PayloadTooLarge) as error:
-            kind = {410: "GoneException", 413: "PayloadTooLargeException"}.get(error.status, "LimitExceededException")
             request_id = request[REQUEST_ID]
             body: dict[str, Any] = {
                 "message": error.message,
@@ -86,36 +86,30 @@ def _as_amazon(handler: Handler) -> Handler:
                 "requestId": request_id,
             }
             body |= error_body(error, request_id)
-            return web.json_response(body, status=error.status, headers={"x-amzn-ErrorType": kind, **waits(error)})
+            fields = {"x-amzn-ErrorType": amazon_error(error), **waits(error)}
+            return web.json_response(body, status=error.status, headers=fields)
 
     return answering
 
 
-def _connection(request: web.Request) -> tuple[WebSocketApi, Session]:
+def _connection(request: web.Request) -> tuple[Pushes, Session]:
     """The connection that the path names, where the caller may invoke its API's functions.
 
     Raises Gone, for every other one alike: whether an id exists elsewhere is nobody's business.
     """
-    apis, principal = request.app[GATEWAY].edge.websockets, request[PRINCIPAL]
-    session = apis.connections.get(path_text(request, "id"))
-    if session is None:
+    pushes, principal = Pushes(request.app[GATEWAY].edge.websockets), request[PRINCIPAL]
+    session = pushes.session(path_text(request, "id"), request.match_info.get("stage"))
+    api = session.api
+    if not all(principal.may(Permission.INVOKE, api.namespace, name) for name in api.functions):
         raise Gone
-    api, stage = session.api, request.match_info.get("stage")
-    allowed = all(principal.may(Permission.INVOKE, api.namespace, name) for name in api.functions)
-    if not allowed or stage not in (None, api.stage):
-        raise Gone
-    return api, session
+    return pushes, session
 
 
 @access(Permission.INVOKE)
 @_as_amazon
 async def posted(request: web.Request) -> web.StreamResponse:
-    api, session = _connection(request)
-    payload = await read_body(request, api.max_message)
-    request.app[GATEWAY].edge.websockets.connections.check_room(len(payload))
-    if not session.is_open:
-        raise Gone
-    session.send(payload)
+    pushes, session = _connection(request)
+    pushes.send(session, await read_body(request, session.api.max_message))
     return web.Response(status=200)
 
 
@@ -123,21 +117,14 @@ async def posted(request: web.Request) -> web.StreamResponse:
 @_as_amazon
 async def looked_at(request: web.Request) -> web.StreamResponse:
     _, session = _connection(request)
-    identity = {"sourceIp": session.peer.source_ip, "userAgent": session.peer.user_agent}
-    return answer(
-        {
-            "connectedAt": stamp(session.peer.connected_at),
-            "identity": identity,
-            "lastActiveAt": stamp(session.last_active_at),
-        }
-    )
+    return answer(seen(session))
 
 
 @access(Permission.INVOKE)
 @_as_amazon
 async def closed(request: web.Request) -> web.StreamResponse:
     _, session = _connection(request)
-    session.close(NORMAL, "closed by the server")
+    end(session)
     return web.Response(status=204)
 
 
