@@ -7,7 +7,7 @@ import contextlib
 import resource
 import socket
 import ssl
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol, cast
@@ -15,7 +15,7 @@ from typing import Protocol, cast
 from aiohttp import web
 
 from faas.crowd import Crowd, Gate
-from faas.listener import BACKLOG, turn_away
+from faas.listener import BACKLOG, end
 from faas.proxies import NO_PROXIES, TrustedProxies
 from faas.runner import Runner
 from faas.tls import HANDSHAKE_SECONDS
@@ -88,7 +88,7 @@ class Doors:
         self._fronts = fronts
         self._crowds = {name: Crowd(per_address, proxies) for name in apps}
         self._listening: list[asyncio.Server] = []
-        self._sockets: list[socket.socket] = []
+        self._sockets: list[tuple[socket.socket, Callable[[], asyncio.Protocol], ssl.SSLContext | None]] = []
         self._most = max(LEAST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * CONNECTIONS_SHARE))
 
     async def open(self, sockets: Mapping[str, socket.socket]) -> None:
@@ -96,7 +96,6 @@ class Doors:
         for runner in self._runners.values():
             await runner.setup()
         for name, listener in sockets.items():
-            self._sockets.append(listener)
             server = self._runners["registry" if name == "private" else name].server
             assert server is not None
             front = self._fronts.get(name)
@@ -104,6 +103,7 @@ class Doors:
                 front.open(server)
             accept = partial(self._accept, server, front, self._crowds.get(name))
             tls = None if name in PLAIN else self._tls
+            self._sockets.append((listener, accept, tls))
             self._listening.append(
                 await loop.create_server(
                     accept,
@@ -126,16 +126,31 @@ class Doors:
 
         Whoever connected before sees no reset: its request has a moment to come in.
         """
-        for listener in self._sockets:
-            turn_away(listener)
-        await asyncio.sleep(SETTLE_SECONDS)
+        last = [(queued, accept, tls) for listener, accept, tls in self._sockets for queued in end(listener)]
         for listening in self._listening:
             listening.close()
+        self._sockets.clear()
+        serving = [asyncio.create_task(self._serve(*one)) for one in last]
+        await asyncio.sleep(SETTLE_SECONDS)
+        for task in serving:
+            task.cancel()  # a handshake that has not ended
         for front in self._fronts.values():
             front.refuse()
         for runner in self._runners.values():
             if runner.server is not None:
                 runner.server.pre_shutdown()
+
+    @staticmethod
+    async def _serve(
+        connection: socket.socket, accept: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                accept, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_SECONDS if tls is not None else None
+            )
+        except OSError:
+            connection.close()  # its client has gone, or speaks no TLS
 
     async def finish(self, name: str, seconds: float) -> None:
         """Wait for the requests to this listener that are on their way, so many seconds at most; connections that only

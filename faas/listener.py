@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import socket
-import struct
 from pathlib import Path
 
 from faas.errors import FaasError
@@ -15,12 +13,6 @@ from faas.settings import Address
 BACKLOG = 1024
 # A peer that takes nothing of what was sent to it for this long is cut off. Accepted sockets inherit it.
 STALLED_READER_MS = 60_000
-SO_ATTACH_FILTER = 26
-# Classic BPF over the TCP header: load its byte of flags; of SYN and ACK only SYN is there: drop, else keep.
-_NO_SYN = b"".join(
-    struct.pack("=HBBI", *step) for step in ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (6, 0, 0, 0),
-                                             (6, 0, 0, 0xFFFFFFFF))
-)  # fmt: skip
 
 
 class AddressTaken(FaasError):
@@ -48,15 +40,18 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-def turn_away(listener: socket.socket) -> None:
-    """Begin no new connection; those that have begun can still be accepted, which closing it would reset.
-
-    A client whose first packet is dropped so sends it again after a second, and is refused then or finds a successor.
+def end(listener: socket.socket) -> list[socket.socket]:
+    """Take no more; the connections that its queue had, not blocking. A plain close would reset them, and with them
+    requests that their clients have sent already.
     """
-    steps = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
-    program = struct.pack("@HP", len(_NO_SYN) // 8, ctypes.addressof(steps))
-    with contextlib.suppress(OSError):  # a kernel without it: a moment in which clients may be reset
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    queued: list[socket.socket] = []
+    with contextlib.suppress(OSError):  # it is empty, or we are out of descriptors
+        while len(queued) < 2 * BACKLOG:  # more than it holds: clients may come faster than they are taken
+            queued.append(listener.accept()[0])
+    listener.shutdown(socket.SHUT_RD)  # now: the loop's close may come later
+    for connection in queued:
+        connection.setblocking(False)
+    return queued
 
 
 def bound(listener: socket.socket) -> Address:

@@ -58,7 +58,7 @@ async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": scope["path"].encode()})
 """
-ROUNDS = 20 if SOAK else 2
+ROUNDS = 10 if SOAK else 2
 COMPLETE, REFUSED, TOLD, IDLE = "complete", "connection refused", "503 with Retry-After", "closed while it only waited"
 
 

@@ -17,12 +17,14 @@ from faas.spec import Interface
 from faas.web import RUNNER_OPTIONS
 from gateway.data_path import DataPath
 from gateway.edge.passage import Passage
+from tests.conftest import SOAK
 from tests.support.data_path import application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker, echo, ok, stream
 from tests.support.raw_http import serving, talk
 
 GET = b"GET /function/hello HTTP/1.1\r\nHost: a\r\n\r\n"
 KEY = revision().key
+PIPELINED = 10_000 if SOAK else 300  # requests on one connection
 
 
 class Lane:
@@ -94,13 +96,13 @@ class Gated:
 async def test_what_is_pipelined_is_answered_in_order_whatever_way_each_request_goes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = [b"GET /function/hello/%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(300)]
+    asked = [b"GET /function/hello/%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(PIPELINED)]
     asked[200] = (
         b"POST /function/hello/200 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
     )
     async with lane(monkeypatch, FakeWorker()) as served:
         reader, writer = await opened(served.port, b"".join(asked))
-        for n in range(300):
+        for n in range(PIPELINED):
             status, body = await answer(reader)
             assert (status, json.loads(body)["rawPath"]) == (200, f"/{n}")
         writer.close()

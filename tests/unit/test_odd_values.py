@@ -56,7 +56,8 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "x-faas-api": {"hosts": ["x.example"], "base_path": "/base"},
             "paths": {"/p/{q}": {"get": {
                 "parameters": [{"name": "q", "in": "path", "required": True, "schema": {"type": "string"}}],
-                "responses": {"200": {"description": "d"}}, "x-faas-function": "hello", "x-faas-route": {"cors": RULES["cors"]},
+                "responses": {"200": {"description": "d"}},
+                "x-faas-function": "hello", "x-faas-route": {"cors": RULES["cors"]},
             }}},
         },
     ),
