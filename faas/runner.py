@@ -7,6 +7,8 @@ traceback in the log.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong
@@ -17,6 +19,8 @@ from faas.web import REQUEST_ID_HEADER, SERVER, error_response, new_request_id
 log = logging.getLogger("faas.web")
 
 SHOWN = 200  # characters of what was wrong, in the log
+Answer = Callable[[FaasError, str], web.Response]  # (error, request id)
+ANSWER: web.AppKey[Answer] = web.AppKey("answer")  # an application's own form of these errors
 
 
 class Connection(web.RequestHandler):
@@ -49,7 +53,7 @@ class Connection(web.RequestHandler):
         else:
             log.error("request failed", exc_info=exc, extra=extra)
             error = FaasError(f"our fault; it is logged with request id {request_id}")
-        response = error_response(error, request_id)
+        response = cast("_Server", self._manager).answer(error, request_id)
         response.headers[REQUEST_ID_HEADER] = request_id
         response.headers[hdrs.SERVER] = SERVER
         response.force_close()
@@ -58,6 +62,8 @@ class Connection(web.RequestHandler):
 
 class _Server(web.Server):
     """Makes connections of ours."""
+
+    answer: Answer = staticmethod(error_response)
 
     def __call__(self) -> web.RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)
@@ -68,9 +74,11 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(
+        ours = _Server(
             made.request_handler,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             **made._kwargs,
         )
+        ours.answer = self.app.get(ANSWER, error_response)
+        return ours

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from faas.errors import FaasError
+from faas.runner import ANSWER
 from faas.web import REQUEST_ID, REQUEST_ID_HEADER, doubt_about, new_request_id, waits
 from registry import catalog, extension, images, policies, quotas, retention, tokens
 from registry.access import STRANGER
@@ -32,6 +33,7 @@ OWN = (*extension.ENDPOINTS, *images.ENDPOINTS, *policies.ENDPOINTS, *quotas.END
 def create_app(registry: Registry) -> web.Application:
     app = web.Application(middlewares=[_answered], client_max_size=0)
     app[REGISTRY] = registry
+    app[ANSWER] = _refused
     app.router.add_route("*", "/v2/", _root)
     app.router.add_route("*", "/v2", _root)
     app.router.add_route("*", "/v2/_catalog", _catalog)
@@ -47,6 +49,12 @@ def create_app(registry: Registry) -> web.Application:
     app.router.add_route("*", "/v2/{path:.*}", _dispatch)
     app.on_response_prepare.append(say_source)
     return app
+
+
+def _refused(error: FaasError, request_id: str) -> web.Response:
+    """What never came to be a request."""
+    told = RegistryError("UNSUPPORTED", error.message, status=error.status)
+    return web.json_response(told.body(), status=told.status)
 
 
 @web.middleware
