@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
-from click.shell_completion import CompletionItem
 
-from faas.cli.options import COMPLETION_SECONDS, complete_names, full_name, pass_session
+from faas.cli.options import complete_names, completing, full_name, pass_session
 from faas.cli.output import Column, Json, age, local_time, note, output_option, show
 from faas.cli.session import Session
 
@@ -24,18 +21,7 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def complete_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of keys; silent, as `complete_names`."""
-
-    async def fetch() -> list[str]:
-        async with asyncio.timeout(COMPLETION_SECONDS), ctx.ensure_object(Session).client() as client:
-            return [full_name(key) for key in await client.keys()]
-
-    try:
-        names = asyncio.run(fetch())
-    except Exception:  # completion is silent: there is nobody to tell
-        return []
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+complete_keys = completing(lambda client: client.keys())
 
 
 @click.group()

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from faas.cli.session import Session
 
+if TYPE_CHECKING:
+    from faas.client import Client
+
 F = TypeVar("F", bound=Callable[..., Any])
 COMPLETION_SECONDS = 1.0  # a shell that waits longer feels broken
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 UNSAID = object()  # an option that is not there, where None is what the word `none` means
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
 
 
-def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names that the server knows. Whatever goes wrong, a shell gets no words and no message."""
-    try:
-        names = asyncio.run(_names(ctx.ensure_object(Session)))
-    except Exception:  # completion is silent: there is nobody to tell
-        return []
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+def completing(list_of: Callable[[Client], Awaitable[list[dict[str, Any]]]]) -> Complete:
+    """Completes the names of what `list_of` asks a server for. Whatever goes wrong, a shell gets no words and no
+    message."""
 
+    async def names(session: Session) -> list[str]:
+        async with asyncio.timeout(COMPLETION_SECONDS), session.client() as client:
+            return [full_name(one) for one in await list_of(client)]
 
-async def _names(session: Session) -> list[str]:
-    async with asyncio.timeout(COMPLETION_SECONDS), session.client() as client:
-        return [full_name(function) for function in await client.functions()]
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            found = asyncio.run(names(ctx.ensure_object(Session)))
+        except Exception:  # completion is silent: there is nobody to tell
+            return []
+        return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+
+    return complete
 
 
 def full_name(function: dict[str, Any]) -> str:
@@ -37,6 +45,9 @@ def full_name(function: dict[str, Any]) -> str:
     namespace = function.get("namespace") or "default"
     name = str(function.get("function") or function.get("name") or "")  # a schedule has both: `name` is its own
     return name if namespace == "default" else f"{name}.{namespace}"
+
+
+complete_names = completing(lambda client: client.functions())
 
 
 def function_argument(command: F) -> F:

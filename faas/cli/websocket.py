@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import tomllib
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-from click.shell_completion import CompletionItem
 
-from faas.cli.options import COMPLETION_SECONDS, full_name, pass_session
+from faas.cli.options import completing, full_name, pass_session
 from faas.cli.output import Column, Json, age, note, output_option, show
 from faas.cli.session import Session
 
@@ -34,18 +32,7 @@ CONNECTIONS: tuple[Column, ...] = (
 RULES = ("origins", "idle", "lifetime", "max_message", "max_frame")
 
 
-def complete_websockets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of WebSocket APIs; silent, as `complete_names`."""
-
-    async def fetch() -> list[str]:
-        async with asyncio.timeout(COMPLETION_SECONDS), ctx.ensure_object(Session).client() as client:
-            return [full_name(api) for api in await client.websockets()]
-
-    try:
-        names = asyncio.run(fetch())
-    except Exception:  # completion is silent: there is nobody to tell
-        return []
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+complete_websockets = completing(lambda client: client.websockets())
 
 
 @click.group()
