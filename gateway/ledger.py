@@ -7,14 +7,11 @@ write, about a second; everything else, and every stop that is none, loses nothi
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
 
 from faas.background import Background
-from faas.errors import FaasError
 from faas.leases import Report
 from faas.protocol import (
     RevisionKey,
@@ -23,14 +20,11 @@ from faas.state.session import Database
 from gateway.month import Month, MonthToDate, Spent
 from gateway.store import usage
 from gateway.store.usage import DAY, HOUR, Figures, UsageQuery, UsageRow
+from gateway.writing import Writing
 
-log = logging.getLogger("faas.ledger")
-
-WRITE_SECONDS = 1.0
 MEGABYTE = 1_048_576
 HOURS_KEPT_DAYS = 45  # then a day is one row
 KEPT_MONTHS = 25  # beside the one that runs: two years of bills
-TIDY_SECONDS = 3600.0
 
 
 class Tally:
@@ -81,22 +75,16 @@ class Ledger:
         self._unwritten: dict[tuple[str, str, int], UsageRow] = {}
         self._turn = asyncio.Lock()
         self._background = Background()
-        self._closing = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
-        self._failing = False
+        self._writing = Writing("usage", self.write, self.tidy)
 
     async def start(self) -> None:
         self.month.turn(self._clock())
         await self._read_month()
-        self._loop = asyncio.create_task(self._run(), name="ledger")
+        self._writing.start()
 
     async def stop(self) -> None:
         """Write what is there. Called again, it writes what has ended since."""
-        self._closing.set()
-        if self._loop is not None:
-            await self._loop
-            self._loop = None
-        await self._try_to_write()
+        await self._writing.stop()
 
     def add(self, key: RevisionKey, report: Report) -> None:
         """An invocation has ended. It counts where and when it ended."""
@@ -169,35 +157,6 @@ class Ledger:
     async def _read_month(self) -> None:
         start, end = int(self.month.start), int(self.month.end)
         self.month.load(await self._database.ask(partial(usage.totals, start=start, end=end)))
-
-    async def _run(self) -> None:
-        tidied: float | None = None
-        while not self._closing.is_set():
-            await self._try_to_write()
-            if tidied is None or time.monotonic() - tidied > TIDY_SECONDS:
-                tidied = time.monotonic()
-                await self._try_to_tidy()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WRITE_SECONDS):
-                    await self._closing.wait()
-
-    async def _try_to_write(self) -> None:
-        try:
-            await self.write()
-        except FaasError as error:
-            if not self._failing:
-                log.error("usage cannot be written yet, and is kept: %s", error.message)
-            self._failing = True
-        except Exception:
-            log.exception("the ledger goes on")
-        else:
-            self._failing = False
-
-    async def _try_to_tidy(self) -> None:
-        try:
-            await self.tidy()
-        except FaasError as error:
-            log.error("old usage cannot be put together yet: %s", error.message)
 
     async def tidy(self) -> None:
         """Hours become days, and what is older than the oldest bill goes. Raises Unavailable."""

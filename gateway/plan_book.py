@@ -7,15 +7,13 @@ about the last second of it, a stop nothing. A request that is refused later for
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable
 from functools import partial
 
 from faas.background import Background
-from faas.errors import Conflict, FaasError, Forbidden, NotFound, Throttled
+from faas.errors import Conflict, Forbidden, NotFound, Throttled
 from faas.metrics import Metrics
 from faas.state.session import Database
 from gateway.edge.throttle import Buckets, Rate, retry_after
@@ -23,13 +21,10 @@ from gateway.quotas import DAY, Count, Period, Quotas, Span, Where
 from gateway.router import function_label
 from gateway.store import plans
 from gateway.store.plans import Plan
-
-log = logging.getLogger("faas.plans")
+from gateway.writing import Writing
 
 RATE_EXCEEDED = "CallerRateLimitExceeded"
 QUOTA_EXCEEDED = "QuotaExceeded"
-WRITE_SECONDS = 1.0
-TIDY_SECONDS = 3600.0
 KEPT_DAYS = 400
 MOST_PLANS = 100  # of a namespace
 ADMITTED, THROTTLED, OVER_QUOTA = "admitted", "throttled", "over_quota"  # as `faas_plan_requests_total` counts
@@ -68,9 +63,7 @@ class PlanBook:
         self._changes = asyncio.Lock()  # of stored plans: memory follows in the same order
         self._turn = asyncio.Lock()  # of writing what was used
         self._background = Background()
-        self._closing = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
-        self._failing = False
+        self._writing = Writing("the usage of plans", self.write, self._tidy)
 
     async def start(self) -> None:
         now = self._clock()
@@ -80,15 +73,11 @@ class PlanBook:
         self._quotas.load(used)
         for plan in stored:
             self._standing[plan.namespace, plan.name] = Standing(plan, self._metrics)
-        self._loop = asyncio.create_task(self._run(), name="plans")
+        self._writing.start()
 
     async def stop(self) -> None:
         """Write what is there."""
-        self._closing.set()
-        if self._loop is not None:
-            await self._loop
-            self._loop = None
-        await self._try_to_write()
+        await self._writing.stop()
 
     def admit(self, namespace: str, name: str, key: str, *, function: str, api: str) -> Count:
         """A request with the API key `key` of that plan comes in, and has taken a unit: of what is returned.
@@ -179,33 +168,7 @@ class PlanBook:
                 self._quotas.keep(drained)
                 raise
 
-    async def _run(self) -> None:
-        tidied: float | None = None
-        while not self._closing.is_set():
-            await self._try_to_write()
-            if tidied is None or time.monotonic() - tidied > TIDY_SECONDS:
-                tidied = time.monotonic()
-                await self._tidy()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WRITE_SECONDS):
-                    await self._closing.wait()
-
-    async def _try_to_write(self) -> None:
-        try:
-            await self.write()
-        except FaasError as error:
-            if not self._failing:
-                log.error("the usage of plans cannot be written yet, and is kept: %s", error.message)
-            self._failing = True
-        except Exception:
-            log.exception("the plans' book goes on")
-        else:
-            self._failing = False
-
     async def _tidy(self) -> None:
         now = self._clock()
         self._quotas.tidy(now)
-        try:
-            await self._database.change(partial(plans.drop, before=int(now) - KEPT_DAYS * DAY))
-        except FaasError as error:
-            log.error("old usage of plans cannot be deleted yet: %s", error.message)
+        await self._database.change(partial(plans.drop, before=int(now) - KEPT_DAYS * DAY))

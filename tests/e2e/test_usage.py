@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ledger import WRITE_SECONDS
+from gateway.writing import WRITE_SECONDS
 from tests.support.server import RunningServer
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
