@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from faas.spec import Interface
 
@@ -49,9 +49,8 @@ class ColdStart:
     init: float
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an ended invocation used: the REPORT line's figures.
+class Report(NamedTuple):
+    """What an ended invocation used: the REPORT line's figures. A tuple, since every invocation makes one.
 
     `billed_seconds` is the duration, with init where this was the instance's first invocation, rounded up to 1 ms.
     `max_memory_bytes` is anonymous + shared + kernel memory, not file cache; on out of memory it is the limit.
@@ -165,7 +164,13 @@ class Lease(Protocol):
 
 
 class Answering(Protocol):
-    """Who takes an http function's answer piece by piece (`Claim.send`). Called on the loop: quick, raising nothing."""
+    """Who takes an http function's answer (`Claim.send`): `whole`, or `head`, `data`… and `end`. Called on the loop:
+    quick, raising nothing."""
+
+    def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
+        """All of it at once, as long as its Content-Length says, with the fields of `head`; over as with `end`. It took
+        `seconds`: the report may come later."""
+        ...
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """The answer's head, fields as they came; hop-by-hop ones and framing among them."""
@@ -186,9 +191,7 @@ class Claim(Protocol):
     Exactly one of `send` and `invoke` is called, once; the slot gives itself back when the invocation is over.
     """
 
-    instance_id: str
-    interface: Interface
-    report: Report | None  # set once the invocation has ended
+    report: Report | None  # set once the invocation has ended, and `Answering.whole` was not called
 
     def send(self, method: str, request: bytes, answering: Answering) -> None:
         """Send `request`, head and whole body as they go over the wire (checked: nothing of it is looked at), to an

@@ -6,13 +6,15 @@ never the worker; the worker's pool implements `Worker`. What one invocation is:
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from faas.leases import Claim, Invocation, Lease, Report
+from faas.secret import Reveal
 from faas.spec import FunctionSpec, Interface
 
 
@@ -56,7 +58,7 @@ class Kind(enum.StrEnum):
 NO_MEMORY = "memory"  # the reason of a Throttled for which there was no memory
 
 
-Ended = Callable[[RevisionKey, Report], None]
+Ended = Callable[[RevisionKey, Sequence[Report]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,39 @@ class RevisionStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """An invocation (`request_id`) or a start of an instance (without one, and with `log_tail`) that failed.
+
+    `code` is the error's own name, as in `X-Error-Type`; `at` is Unix time.
+    """
+
+    at: float
+    revision: int
+    instance: str
+    code: str
+    message: str
+    hint: str = ""
+    request_id: str = ""
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a worker saw of one revision lately, all of it bounded.
+
+    Of the last `starts` of instances `failed_starts` failed; all since `failing_since` (Unix time; None: the last one
+    did not), the last of them with `start_failure`. `failures`: the oldest first.
+    """
+
+    starts: int = 0
+    failed_starts: int = 0
+    failing_since: float | None = None
+    start_failure: Failure | None = None
+    waiting_for_memory: int = 0  # instances that cannot start
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RevisionUsage:
     """What one revision's instances use now.
 
@@ -132,13 +167,39 @@ class Outcome:
     out_of_memory: bool = False
 
 
+class Terminal(Protocol):
+    """Whoever sits at it: what the program writes is read, what is written is typed."""
+
+    async def read(self) -> bytes:
+        """The next bytes; empty once no program has it open any more."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """What no program takes within 10 s is dropped."""
+        ...
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Its programs are told (SIGWINCH)."""
+        ...
+
+    def plain(self) -> None:
+        """For programs at this end: what is typed is not shown, and line ends stay as they are."""
+        ...
+
+
 class Running(Protocol):
     """An instance of its own: a job or a service."""
 
     instance_id: str
+    terminal: Terminal | None  # where it was asked for
 
     async def outcome(self) -> Outcome:
         """Wait for its end. Raises nothing, and may be asked again."""
+        ...
+
+    async def connect(self, port: int, seconds: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream to what listens on 127.0.0.1:`port` inside, as soon as it does. Raises Unavailable where it has
+        ended, or nothing listens within `seconds`. The caller closes it."""
         ...
 
 
@@ -216,11 +277,14 @@ class Worker(Protocol):
         """
         ...
 
-    def run(self, revision: Revision, kind: Kind, *, wait_seconds: float) -> AbstractAsyncContextManager[Running]:
+    def run(
+        self, revision: Revision, kind: Kind, *, wait_seconds: float, terminal: bool = False
+    ) -> AbstractAsyncContextManager[Running]:
         """An instance of its own, beside those that `scale` counts: a JOB runs to its end, a SERVICE is kept.
 
         Entering waits for its memory, so long at most, and starts it; it is never evicted. Leaving ends it, whatever it
-        does. Nothing is invoked in it and nothing restarts it. Raises Throttled, ImageUnusable, Unavailable.
+        does. Nothing is invoked in it and nothing restarts it. With a `terminal` what it writes goes there, and into
+        no log. Raises Throttled, ImageUnusable, Unavailable, NotOffered where the driver has no terminals.
         """
         ...
 
@@ -240,15 +304,35 @@ class Worker(Protocol):
         """This revision gets no new invocations: its instances end when they are idle."""
         ...
 
-    def report_to(self, ended: Ended) -> None:
-        """Have `ended` called once for each REPORT line, at the moment when it is made: also where the caller has gone
-        and the function ended later. It must be quick, and raise nothing.
+    def reveal_with(self, reveal: Reveal) -> None:
+        """Where the values of secrets are asked for, each time that an instance starts which has some. None is kept
+        here but with that instance.
         """
+        ...
+
+    async def renew(self, revision: Revision, *, running: bool) -> int:
+        """A secret of this revision has another value: what was made ahead goes. `running`: so do its instances, each
+        when another one is ready in its place and its own invocations have ended; how many of them.
+
+        Raises what the first new one failed with (as `check`), and keeps the old ones then.
+        """
+        ...
+
+    def report_to(self, ended: Ended) -> None:
+        """Have `ended` called with the figures of each REPORT line, once, when it is made: also where the caller has
+        gone and the function ended later. It must be quick, and raise nothing.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Make those reports now that are put off: by a moment, where one instance runs several invocations at once."""
         ...
 
     def stats(self, key: RevisionKey) -> RevisionStats: ...
 
     def instances(self, key: RevisionKey) -> list[InstanceStatus]: ...
+
+    def health(self, key: RevisionKey) -> Health: ...
 
     async def usage(self) -> WorkerUsage:
         """What all instances use now. Asks the kernel twice a second at most, however often it is called."""

@@ -133,6 +133,4 @@ class Activation:
             self._under_ceiling = False
             activator.ceiling.leave()
         if admitted:
-            activator.breakers.leave(self._breaker)
-        else:
-            activator.breakers.forget_unused(self._breaker)
+            self._breaker.leave()

@@ -17,6 +17,7 @@ from faas.protocol import Revision, RevisionKey
 CONCURRENCY = "ConcurrentInvocationLimitExceeded"  # reasons, as on Lambda
 RESERVED = "ReservedFunctionConcurrentInvocationLimitExceeded"
 Key = RevisionKey | tuple[str, str]  # a function by namespace and name
+SWEEP_LEAST = 64  # breakers
 QUEUE_LENGTH = 1000  # waiting invocations of one revision; how many bytes they hold, `faas.bodies` bounds
 
 
@@ -35,7 +36,7 @@ class Waiter(Protocol):
 class Breaker:
     """The slots and the queue of one revision, or, where `reserved`, of one function."""
 
-    __slots__ = ("_queue_length", "_waiters", "exempt", "inside", "key", "limit", "reserved")
+    __slots__ = ("_queue_length", "exempt", "inside", "key", "limit", "reserved", "waiters")
 
     def __init__(
         self,
@@ -52,19 +53,19 @@ class Breaker:
         self.exempt = exempt  # what is inside counts under the ceiling already
         self.inside = 0
         self._queue_length = queue_length
-        self._waiters: deque[Waiter] = deque()
+        self.waiters: deque[Waiter] = deque()
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return len(self.waiters)
 
     @property
     def unused(self) -> bool:
-        return not self.inside and not self._waiters
+        return not self.inside and not self.waiters
 
     def try_enter(self) -> bool:
         """Take a slot that is free now; nobody overtakes the queue."""
-        if self.inside < self.limit and not self._waiters:
+        if self.inside < self.limit and not self.waiters:
             self.inside += 1
             return True
         return False
@@ -92,14 +93,14 @@ class Breaker:
         nothing. Raises Throttled when the queue is full or there is no time to wait."""
         if wait_seconds <= 0:
             raise self._refusal(f"all {self.limit} slots of this function are taken")
-        if len(self._waiters) >= self._queue_length:
+        if len(self.waiters) >= self._queue_length:
             raise self._refusal(f"{self._queue_length} invocations of this function wait already")
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
 
     def step_out(self, waiter: Waiter) -> None:
         """It waits no more; nothing where it does not stand in the queue."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
 
     def too_late(self, wait_seconds: float) -> Throttled:
         """What to tell who has waited so long for nothing."""
@@ -108,7 +109,7 @@ class Breaker:
     def leave(self) -> None:
         """Give the slot to the first who waits, else back."""
         self.inside -= 1
-        if self._waiters:
+        if self.waiters:
             self._admit()
 
     def resize(self, limit: int) -> None:
@@ -117,8 +118,8 @@ class Breaker:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiters and self.inside < self.limit:
-            waiter = self._waiters.popleft()
+        while self.waiters and self.inside < self.limit:
+            waiter = self.waiters.popleft()
             if not waiter.done():  # done here means cancelled: whoever waited is on the way out
                 self.inside += 1
                 waiter.set_result(None)
@@ -128,16 +129,22 @@ class Breaker:
 
 
 class Breakers:
-    """The breakers in use. One that nobody is in is dropped, so that old revisions leave nothing behind."""
+    """The breakers in use. Those that nobody is in are dropped now and then, so that old revisions leave nothing.
+
+    `version` changes where a revision's breaker may not be what it was.
+    """
 
     def __init__(self) -> None:
         self._breakers: dict[Key, Breaker] = {}
+        self._sweep_at = SWEEP_LEAST
+        self.version = 0
         self._reserved: dict[tuple[str, str], tuple[int, bool]] = {}  # slots, and whether the ceiling has counted them
 
     def reserve(self, namespace: str, function: str, slots: int, *, exempt: bool = True) -> None:
         """All revisions of this function together have so many slots from here on; 0: each has its own again. `exempt`:
         they need no look at the ceiling."""
         where = (namespace, function)
+        self.version += 1
         self._reserved.pop(where, None)
         if slots:
             self._reserved[where] = slots, exempt
@@ -159,18 +166,17 @@ class Breakers:
         breaker = self._breakers.get(key)
         if breaker is None:
             limit = slots or revision.spec.scale.limit * revision.spec.concurrency
+            if len(self._breakers) >= self._sweep_at:
+                self._sweep()
             breaker = Breaker(limit, key=key, reserved=bool(slots), exempt=exempt)
             self._breakers[key] = breaker
         return breaker
 
-    def leave(self, breaker: Breaker) -> None:
-        breaker.leave()
-        if not breaker.inside:
-            self.forget_unused(breaker)
-
-    def forget_unused(self, breaker: Breaker) -> None:
-        if breaker.unused and breaker.key is not None and self._breakers.get(breaker.key) is breaker:
-            del self._breakers[breaker.key]
+    def _sweep(self) -> None:
+        """Half of what is known at least is in use then, or there is little of it."""
+        self._breakers = {key: breaker for key, breaker in self._breakers.items() if not breaker.unused}
+        self._sweep_at = max(SWEEP_LEAST, 2 * len(self._breakers))
+        self.version += 1
 
     def __len__(self) -> int:
         return len(self._breakers)

@@ -20,18 +20,18 @@ UNRESERVED = 100  # of the ceiling are never reserved, as on Lambda; of a small 
 class Ceiling:
     """`limit` invocations. Entering is a comparison where there is room."""
 
-    __slots__ = ("_reserved", "_waiting", "inside", "limit", "open_to_all")
+    __slots__ = ("_reserved", "inside", "limit", "open_to_all", "waiters")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.inside = 0
         self.open_to_all = limit  # what is not reserved
         self._reserved: dict[Hashable, int] = {}
-        self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+        self.waiters: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, self.waiters.values()))
 
     def reserve(self, function: Hashable, slots: int) -> None:
         """Count `slots` for this function from here on; 0: none. Raises SpecError where too little would be left."""
@@ -52,7 +52,7 @@ class Ceiling:
 
     def try_enter(self) -> bool:
         """Come in where there is room now; nobody overtakes who waits."""
-        if self.inside < self.open_to_all and not self._waiting:
+        if self.inside < self.open_to_all and not self.waiters:
             self.inside += 1
             return True
         return False
@@ -62,7 +62,7 @@ class Ceiling:
         if self.try_enter():
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(function, deque()).append(waiter)
+        self.waiters.setdefault(function, deque()).append(waiter)
         try:
             async with asyncio.timeout(max(0.0, wait_seconds)):
                 await waiter
@@ -81,24 +81,24 @@ class Ceiling:
 
     def leave(self) -> None:
         self.inside -= 1
-        if self._waiting:
+        if self.waiters:
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self.inside < self.open_to_all:
-            function, queue = next(iter(self._waiting.items()))
+        while self.waiters and self.inside < self.open_to_all:
+            function, queue = next(iter(self.waiters.items()))
             waiter = queue.popleft()
             if queue:
-                self._waiting.move_to_end(function)
+                self.waiters.move_to_end(function)
             else:
-                del self._waiting[function]
+                del self.waiters[function]
             if not waiter.done():  # done here means cancelled: whoever waited is on the way out
                 waiter.set_result(None)
                 self.inside += 1
 
     def _forget(self, function: Hashable, waiter: asyncio.Future[None]) -> None:
-        queue = self._waiting.get(function)
+        queue = self.waiters.get(function)
         if queue is not None and waiter in queue:
             queue.remove(waiter)
             if not queue:
-                del self._waiting[function]
+                del self.waiters[function]

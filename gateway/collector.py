@@ -14,6 +14,7 @@ from faas.protocol import RevisionKey
 
 STABLE_SECONDS = 60.0
 PANIC_SECONDS = 6.0
+GRAIN_SECONDS = 0.01  # of when a level was last held, for lower ones that follow a higher one
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class Load:
     `learn` is told how long nothing was in flight, when that is over.
     """
 
-    __slots__ = ("_area", "_changed", "_peaks", "_samples", "ended", "in_flight", "learn", "seeded")
+    __slots__ = (
+        "_area", "_changed", "_held_at", "_held_level", "_peaks", "_samples", "ended", "in_flight", "learn", "seeded",
+    )  # fmt: skip
 
     def __init__(self, now: float) -> None:
         self.in_flight = 0
@@ -53,6 +56,7 @@ class Load:
         # (when a level was last held, the level), levels falling: the maximum of any window that ends now is its
         # first entry that is young enough. Never longer than the highest level.
         self._peaks: deque[tuple[float, int]] = deque()
+        self._held_level, self._held_at = 0, now  # the last of them
         self._samples: deque[tuple[float, float]] = deque([(now, 0.0)])  # (time, area), one a tick
 
     def enter(self, now: float) -> None:
@@ -63,16 +67,19 @@ class Load:
         self.in_flight += 1
 
     def leave(self, now: float) -> None:
-        self._area += self.in_flight * (now - self._changed)
+        level = self.in_flight
+        self._area += level * (now - self._changed)
         self._changed = now
-        self._held(self.in_flight, now)
-        self.in_flight -= 1
-        if not self.in_flight:
+        if level > self._held_level or now - self._held_at >= GRAIN_SECONDS:
+            self._held(level, now)
+        self.in_flight = level - 1
+        if level == 1:
             self.ended, self.seeded = now, False
 
     def seed(self, level: int, now: float) -> None:
         """Forget the past and behave as if `level` had been in flight until now."""
         self._peaks.clear()
+        self._held_level = 0
         self.ended, self.seeded = None, True
         self._area, self._changed = 0.0, now
         self._samples = deque([(now, 0.0)])
@@ -80,6 +87,7 @@ class Load:
             self._peaks.append((now, level))
 
     def _held(self, level: int, now: float) -> None:
+        self._held_level, self._held_at = level, now
         while self._peaks and self._peaks[-1][1] <= level:
             self._peaks.pop()
         self._peaks.append((now, level))
@@ -113,6 +121,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._loads: dict[RevisionKey, Load] = {}
+        self.version = 0  # changes where a revision's load may not be what it was
 
     def load(self, key: RevisionKey, now: float) -> Load:
         """The load of a revision; it begins with the first question."""
@@ -136,3 +145,4 @@ class Collector:
     def forget(self, key: RevisionKey) -> None:
         """Drop a revision; invocations in flight keep counting on the load they hold."""
         self._loads.pop(key, None)
+        self.version += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from faas.errors import CircuitOpen, FunctionError, InitFailed, OutOfMemory, Throttled, TimedOut
 from faas.leases import Trigger
@@ -16,6 +16,7 @@ from gateway.breaker import CONCURRENCY, RESERVED
 from gateway.router import LIVE, Route
 from gateway.spending import REASON as BUDGET
 
+AT_ONCE = 64  # endings, counted together: in a loop that is cheaper
 SUCCESS, ERROR = "success", "error"
 HANDLED = "handled"  # the function reported the error itself
 KINDS = (HANDLED, FunctionError.kind, TimedOut.kind, OutOfMemory.kind, InitFailed.kind)
@@ -39,7 +40,11 @@ class RouteCounters:
 
     def __init__(self, metrics: Metrics, route: Route, trigger: Trigger) -> None:
         function, spec = route.label, route.revision.spec
-        self.tally = Tally()
+        self._tally = Tally()
+        self._succeeded = 0  # of the tally, and of the counter
+        self._at_once = AT_ONCE
+        self.running = self._shown = 0  # now, and of these in the gauge
+        self._ended: list[tuple[float, float, float]] = []  # not counted yet: queue, duration and total of each
         self._errors = {kind: metrics.errors.labels(function, kind) for kind in KINDS}
         self._throttles = partial(metrics.throttles.labels, function)
         for reason in (RESERVED if spec.scale.reserved else CONCURRENCY, BUDGET, NO_MEMORY):
@@ -50,7 +55,7 @@ class RouteCounters:
         self.duration = metrics.duration.labels(function)
         self.queue_wait = metrics.queue_wait.labels(function)
         self.overhead = metrics.overhead.labels(function)
-        self.concurrent = metrics.concurrent.labels(function)
+        self._concurrent = metrics.concurrent.labels(function)
         self.websockets = partial(metrics.websocket_connections.labels, function)
         if route.qualifier == LIVE:
             metrics.concurrency_limit.labels(function).set(spec.scale.limit * spec.concurrency)
@@ -59,20 +64,28 @@ class RouteCounters:
         """No slot was had. Throttled calls are not invocations; an init that failed is one."""
         if isinstance(error, Throttled | CircuitOpen):
             self._throttles(error.reason).inc()
-            self.tally.refused += 1
+            self._tally.refused += 1
         elif isinstance(error, InitFailed):
             self._failed()
             self._errors[error.kind].inc()
 
     def ended(self, error: BaseException | None, handled: bool, queue: float, duration: float, total: float) -> None:
-        """An invocation that had a slot is over. All in seconds.
+        """An invocation that had a slot, and was among those `running`, is over. All in seconds.
 
         A caller who went away is nobody's error. `handled`: the function answered with an error of its own.
         """
+        self.running -= 1
+        ended = self._ended
+        ended.append((queue, duration, total))
         if error is None and not handled:  # as nearly always
-            self.succeeded.inc()
-            self.tally.invocations += 1
-        elif isinstance(error, FunctionError):
+            self._succeeded += 1
+        else:
+            self._ended_otherwise(error, handled)
+        if len(ended) >= self._at_once:
+            self.count()
+
+    def _ended_otherwise(self, error: BaseException | None, handled: bool) -> None:
+        if isinstance(error, FunctionError):
             self._failed()
             self._errors[error.kind].inc()
         elif handled:
@@ -81,16 +94,37 @@ class RouteCounters:
         elif error is not None and isinstance(error, Exception) and not isinstance(error, ConnectionError):
             self._failed()  # our fault: the middleware logs it
         else:
-            self.succeeded.inc()
-            self.tally.invocations += 1
-        self.queue_wait.observe(queue)
-        self.duration.observe(duration)
-        self.overhead.observe(max(0.0, total - queue - duration))
+            self._succeeded += 1
 
     def _failed(self) -> None:
         self.failed.inc()
-        self.tally.invocations += 1
-        self.tally.errors += 1
+        self._tally.invocations += 1
+        self._tally.errors += 1
+
+    @property
+    def tally(self) -> Tally:
+        self.count()
+        return self._tally
+
+    def unknown(self) -> None:
+        """Nobody will ask for these any more; those of its calls that run yet are counted as they end."""
+        self._at_once = 1
+        self.count()
+
+    def count(self) -> None:
+        """What runs and what has ended. Called before anybody looks, and where there is much of it."""
+        running, self._shown = self.running - self._shown, self.running
+        self._concurrent.inc(running)
+        ended, self._ended = self._ended, []
+        if not ended:
+            return
+        succeeded, self._succeeded = self._succeeded, 0
+        self.succeeded.inc(succeeded)
+        self._tally.invocations += succeeded
+        queues, durations, _ = zip(*ended, strict=True)
+        self.queue_wait.observe_all(queues)
+        self.duration.observe_all(durations)
+        self.overhead.observe_all([max(0.0, total - queue - duration) for queue, duration, total in ended])
 
 
 class Counters:
@@ -98,6 +132,7 @@ class Counters:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        metrics.before_reading(self._count)
         self._known: WeakKeyDictionary[Route, dict[Trigger, RouteCounters]] = WeakKeyDictionary()
 
     def of(self, route: Route, trigger: Trigger) -> RouteCounters:
@@ -107,7 +142,13 @@ class Counters:
         counters = by_trigger.get(trigger)
         if counters is None:
             counters = by_trigger[trigger] = RouteCounters(self._metrics, route, trigger)
+            finalize(route, counters.unknown).atexit = False
         return counters
+
+    def _count(self) -> None:
+        for by_trigger in list(self._known.values()):
+            for counters in by_trigger.values():
+                counters.count()
 
     def tallies(self) -> dict[str, Tally]:
         """Of each function, by its label, since its last change."""
@@ -115,7 +156,8 @@ class Counters:
         for route, by_trigger in self._known.items():
             total = found.setdefault(route.label, Tally())
             for counters in by_trigger.values():
-                total.invocations += counters.tally.invocations
-                total.errors += counters.tally.errors
-                total.refused += counters.tally.refused
+                tally = counters.tally
+                total.invocations += tally.invocations
+                total.errors += tally.errors
+                total.refused += tally.refused
         return found

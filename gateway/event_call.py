@@ -46,7 +46,7 @@ class EventCall:
 
     async def __aenter__(self) -> InvocationResult | StreamedResult:
         self._began = _now()
-        self._invoker.http_began()
+        self._invoker.http_calls += 1
         try:
             self._lease = await self._activation.__aenter__()
         except BaseException as error:
@@ -54,7 +54,7 @@ class EventCall:
             self._counters.not_started(error)
             raise
         self._admitted = _now()
-        self._counters.concurrent.inc()
+        self._counters.running += 1
         self._invoker.keep(asyncio.get_running_loop().create_task(self._run()))
         try:
             return await self._answer
@@ -130,7 +130,6 @@ class EventCall:
         except Exception as failed:
             self._failure = self._failure or failed
         finally:
-            self._counters.concurrent.dec()
             self._invoker.http_ended()
             if self._lease.report is not None:
                 duration = self._lease.report.duration_seconds

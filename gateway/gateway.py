@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,15 @@ from faas.oci.changes import TagChanges
 from faas.oci.source import ImageSource
 from faas.protocol import RuntimeBase, Worker
 from faas.state.session import Database
+from gateway.audit_trail import AuditTrail
 from gateway.callback import Callbacks
 from gateway.ceiling import MAX_CONCURRENCY
 from gateway.credentials import TokenStore
 from gateway.data_path import DataPath
 from gateway.delivery import Delivery
 from gateway.deploy import Deployer
+from gateway.dev_images import DevImages
+from gateway.dev_sessions import DevSessions
 from gateway.discovery import store_interface
 from gateway.dispatcher import Dispatcher
 from gateway.edge.apis.apis import Apis
@@ -35,16 +38,21 @@ from gateway.edge.spans import Spans
 from gateway.events.file_event import FolderEvents
 from gateway.events.folder import FolderTriggers
 from gateway.events.roots import TriggerRoots
+from gateway.failed_deploys import FailedDeploys
 from gateway.follow import TagFollower
 from gateway.idle_patterns import PatternKeeper
 from gateway.image_upkeep import ImageUpkeep
+from gateway.images import Images
 from gateway.ledger import Ledger
 from gateway.prices import Prices
 from gateway.retries import RetryRules
 from gateway.router import Router
 from gateway.scaler import BURST, Scaler
 from gateway.scheduler import Scheduler
+from gateway.secret_store import SecretStore
 from gateway.spending import Spending
+from gateway.staleness import Staleness
+from gateway.vault import KEY_FILE
 
 
 class RuntimeBases(Protocol):
@@ -59,12 +67,26 @@ class RuntimeBases(Protocol):
 
     async def list(self) -> list[RuntimeBase]: ...
 
+    async def builder(self, name: str) -> str:
+        """The image (`repository@digest`) that wheels are built in for a Python, built where it is missing."""
+        ...
+
+    async def current(self, base: str) -> str:
+        """The reference that `base` (`runtime/python:3.11`) has now; "" where this machine has not built it yet, or
+        cannot any more. Raises FaasError."""
+        ...
+
+    async def rebase(self, image: str, base: str) -> str:
+        """`image` (`repository@digest`) on `base` as it is now; the new image. Raises Conflict, NotFound, FaasError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What `/v1/info` and `/v1/settings` tell. `registry` is host:port; `settings`: name → (value, source).
 
-    `named`: whether `public_url` is how others call it, and not only this machine.
+    `named`: whether `public_url` is how others call it, and not only this machine. `everywhere`: API and registry
+    answer by every name of this machine. `ca`: the certificate (PEM) of the CA behind the listeners' own, or "".
     """
 
     version: str
@@ -75,6 +97,8 @@ class ServerInfo:
     domain: str = ""
     named: bool = True
     settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    everywhere: bool = False
+    ca: Callable[[], str] = str
 
 
 @dataclass(slots=True)
@@ -92,6 +116,7 @@ class Gateway:
     folders: FolderTriggers
     callbacks: Callbacks
     deployer: Deployer
+    dev: DevSessions
     follower: TagFollower
     runtimes: RuntimeBases
     ledger: Ledger
@@ -99,11 +124,19 @@ class Gateway:
     patterns: PatternKeeper
     edge: Edge
     canaries: CanaryKeeper
+    secrets: SecretStore
+    images: Images
+    failed_deploys: FailedDeploys = field(init=False)
+    audit: AuditTrail = field(init=False)
     image_upkeep: ImageUpkeep = field(init=False)
+    staleness: Staleness = field(init=False)
     ready: bool = False
 
     def __post_init__(self) -> None:
         self.image_upkeep = ImageUpkeep(self.worker, self.held)
+        self.staleness = Staleness(self.images, self.runtimes)
+        self.failed_deploys = FailedDeploys(self.database)
+        self.audit = self.follower.trail = AuditTrail(self.database, self.tokens.is_known)
 
     @classmethod
     def create(
@@ -117,6 +150,7 @@ class Gateway:
         roots: TriggerRoots,
         changes: TagChanges,
         *,
+        dev_images: DevImages,
         allow_private_callbacks: bool = False,
         rules: RetryRules = RetryRules(),  # noqa: B008 - a frozen value
         prices: Prices = Prices(),  # noqa: B008 - a frozen value
@@ -127,8 +161,9 @@ class Gateway:
         access_log: AccessLog | None = None,
         spans: Spans | None = None,
     ) -> Gateway:
-        """Wire the parts; nothing runs yet. `key_sets`: the folder of files that `auth.jwt.jwks` may name."""
-        ledger = Ledger(database)
+        """Wire the parts; nothing runs yet. `dev_images`: what `worker` gets images from. `key_sets`: the folder of
+        files that `auth.jwt.jwks` may name."""
+        ledger = Ledger(database, settle=worker.settle)
         spending = Spending(database, ledger.month, prices, metrics)
         worker.report_to(ledger.add)
         path = DataPath.create(
@@ -147,6 +182,8 @@ class Gateway:
         own = (info.public_url, f"//{info.api}", f"//{info.registry}")
         names = [urlsplit(url).hostname or "" for url in own]
         apis = Apis(database, taken=names, named=info.named, domain=info.domain, changed=path.router.changed)
+        secrets = SecretStore(database, worker, path.router)
+        worker.reveal_with(secrets.reveal)
         deployer = Deployer(
             database,
             worker,
@@ -157,6 +194,7 @@ class Gateway:
             scheduler,
             folders,
             apis,
+            secrets,
             metrics,
             registry=info.registry,
         )
@@ -172,6 +210,16 @@ class Gateway:
             folders,
             callbacks,
             deployer,
+            DevSessions(
+                database,
+                worker,
+                path.router,
+                path.scaler,
+                Images(images, info.registry),
+                dev_images,
+                secrets,
+                metrics,
+            ),
             TagFollower(database, deployer, path.router, changes, rules=rules),
             runtimes,
             ledger,
@@ -187,13 +235,16 @@ class Gateway:
                 spans,
             ),
             CanaryKeeper(deployer, path.router, path.canaries, metrics),
+            secrets,
+            Images(images, info.registry),
         )
 
     async def held(self) -> dict[str, list[str]]:
         """Images that must not be deleted → who needs them. The registry's port `Holders`."""
         pending = await self.follower.held()  # first: what is deployed meanwhile is in the second answer
-        held = await self.deployer.held()
-        return {image: held.get(image, []) + pending.get(image, []) for image in {*held, *pending}}
+        held, dev = await self.deployer.held(), self.dev.held()
+        images = {*held, *pending, *dev}
+        return {image: [*held.get(image, ()), *pending.get(image, ()), *dev.get(image, ())] for image in images}
 
     @property
     def router(self) -> Router:
@@ -207,11 +258,15 @@ class Gateway:
         """Everything that was there is callable again before the first new event is taken."""
         await self.tokens.open()
         await self.tokens.ensure_admin(admin_token_file)
+        self.tokens.start()
+        self.audit.start()
         await self.ledger.start()
         await self.spending.start()
         await self.patterns.start()
         await self.path.start()
+        await self.secrets.start(admin_token_file.with_name(KEY_FILE))
         await self.deployer.load()
+        await self.failed_deploys.start()
         await self.canaries.start(admin_token_file.with_name("canary-key"))
         await self.edge.start()
         await self.callbacks.start()
@@ -219,6 +274,7 @@ class Gateway:
         await self.scheduler.start()
         await self.folders.start()
         await self.follower.start()
+        await self.dev.start()
         await self.image_upkeep.start()
         self.ready = True
 
@@ -229,6 +285,7 @@ class Gateway:
         """
         self.ready = False
         await self.image_upkeep.stop()
+        await self.dev.stop()
         await self.follower.stop()
         await self.folders.stop()
         await self.scheduler.stop()
@@ -238,9 +295,13 @@ class Gateway:
         await self.canaries.stop()
         await self.patterns.stop()
         await self.deployer.close(1.0)
+        await self.failed_deploys.stop(1.0)
+        await self.secrets.stop(1.0)
         await self.callbacks.stop()
         await self.spending.stop()
         await self.ledger.stop()
+        await self.tokens.stop()
+        await self.audit.stop()
 
     async def _finish(self, grace_seconds: float) -> None:
         """Connections first: their functions are told of their end."""

@@ -35,12 +35,12 @@ class Invoker:
     """Runs invocations. `close` ends them."""
 
     def __init__(self, activator: Activator, counters: Counters, discovery: Discovery) -> None:
-        self._activator = activator
+        self.activator = activator
         self._counters = counters
         self._discovery = discovery
         self._events: set[asyncio.Task[InvocationResult]] = set()
         self._streams: set[asyncio.Task[None]] = set()
-        self._http_calls = 0
+        self.http_calls = 0  # that run: whoever begins one counts it, and calls `http_ended`
         self._quiet = asyncio.Event()
         self.draining = False
 
@@ -135,7 +135,7 @@ class Invoker:
     @property
     def running(self) -> int:
         """Invocations in flight, waiting ones included."""
-        return len(self._events) + self._http_calls
+        return len(self._events) + self.http_calls
 
     async def close(self, grace_seconds: float) -> None:
         """Take no more; wait for what runs, `grace_seconds` at most, then cancel it."""
@@ -159,11 +159,11 @@ class Invoker:
         return self._counters.of(route, trigger)
 
     def lease(self, route: Route, invocation: Invocation) -> Activation:
-        return self._activator.lease(route.revision, invocation)
+        return self.activator.lease(route.revision, invocation)
 
     async def _event(self, route: Route, event: bytes, invocation: Invocation, flight: _Flight) -> InvocationResult:
         counters = self._counters.of(route, invocation.trigger)
-        activation = self._activator.lease(route.revision, invocation)
+        activation = self.activator.lease(route.revision, invocation)
         began = _now()
         try:
             lease = await activation.__aenter__()
@@ -175,7 +175,7 @@ class Invoker:
         failure: BaseException | None = None
         result: InvocationResult | None = None
         duration = 0.0
-        counters.concurrent.inc()
+        counters.running += 1
         try:
             try:
                 result = await lease.invoke(event)
@@ -190,7 +190,6 @@ class Invoker:
                 raise failure
             return result
         finally:
-            counters.concurrent.dec()
             if lease.report is not None:
                 duration = lease.report.duration_seconds
             handled = result is not None and result.error_type is not None
@@ -217,15 +216,12 @@ class Invoker:
         self.ended()
 
     def keep(self, task: asyncio.Task[None]) -> None:
-        """Have `close` wait for `task`, an invocation that counts as `http_began`, and cancel it in the end."""
+        """Have `close` wait for `task`, an invocation that counts among `http_calls`, and cancel it in the end."""
         self._streams.add(task)
         task.add_done_callback(self._streams.discard)
 
-    def http_began(self) -> None:
-        self._http_calls += 1
-
     def http_ended(self) -> None:
-        self._http_calls -= 1
+        self.http_calls -= 1
         if self.draining:
             self.ended()
 
@@ -257,7 +253,7 @@ class HttpCall:
 
     async def __aenter__(self) -> HttpResponse:
         self._began = _now()
-        self._invoker.http_began()
+        self._invoker.http_calls += 1
         try:
             self._lease = await self._activation.__aenter__()
         except BaseException as error:
@@ -265,7 +261,7 @@ class HttpCall:
             self._counters.not_started(error)
             raise
         self._admitted = _now()
-        self._counters.concurrent.inc()
+        self._counters.running += 1
         try:
             self._response = await self._lease.request(self._request)
         except BaseException as error:
@@ -288,7 +284,6 @@ class HttpCall:
             try:
                 await self._activation.__aexit__(type(error) if error else None, error, None)
             finally:
-                self._counters.concurrent.dec()
                 self._invoker.http_ended()
                 if self._lease.report is not None:
                     duration = self._lease.report.duration_seconds

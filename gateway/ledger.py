@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from faas.background import Background
@@ -24,6 +24,7 @@ from gateway.writing import Writing
 
 MEGABYTE = 1_048_576
 HOURS_KEPT_DAYS = 45  # then a day is one row
+AT_ONCE = 64  # or more of them, added up together: in a loop that is cheaper, and nobody looks sooner
 KEPT_MONTHS = 25  # beside the one that runs: two years of bills
 
 
@@ -38,7 +39,7 @@ class Tally:
         self.namespace = namespace
 
     def add(self, report: Report) -> None:
-        """On the path of every invocation. The very milliseconds and megabytes of its REPORT line."""
+        """The very milliseconds and megabytes of its REPORT line."""
         billed_ms = round(report.billed_seconds * 1000)
         mb_ms = billed_ms * (report.memory_bytes // MEGABYTE)
         figures, function, namespace = self.figures, self.function, self.namespace
@@ -64,12 +65,21 @@ def hours_from(now: float) -> int:
 
 
 class Ledger:
-    """`start`ed once. `clock` gives Unix seconds. `month`: what has been used in this one."""
+    """`start`ed once. `settle` has what ended just now told; `clock` gives Unix seconds. `month`: what has been used in
+    this one."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
-        self.month = MonthToDate()
+    def __init__(
+        self,
+        database: Database,
+        *,
+        settle: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.month = MonthToDate(self._bring_up_to_date)
+        self._settle = settle
         self._database = database
         self._clock = clock
+        self._ended: list[tuple[float, RevisionKey, Sequence[Report]]] = []  # not added up yet
         self._hour = self._hour_ends = 0
         self._tallies: dict[tuple[str, str], Tally] = {}  # of this hour, since the last write
         self._unwritten: dict[tuple[str, str, int], UsageRow] = {}
@@ -86,15 +96,12 @@ class Ledger:
         """Write what is there. Called again, it writes what has ended since."""
         await self._writing.stop()
 
-    def add(self, key: RevisionKey, report: Report) -> None:
-        """An invocation has ended. It counts where and when it ended."""
-        now = self._clock()
-        if not self._hour <= now < self._hour_ends:
-            self._begin_hour(now)
-        tally = self._tallies.get((key.namespace, key.function))
-        if tally is None:
-            tally = self._begin(key)
-        tally.add(report)
+    def add(self, key: RevisionKey, reports: Sequence[Report]) -> None:
+        """Invocations have ended. They count where and when they did."""
+        ended = self._ended
+        ended.append((self._clock(), key, reports))
+        if len(ended) >= AT_ONCE:
+            self._add_up()
 
     async def write(self) -> None:
         """Everything that has ended is in the database when this returns. Goes on where the caller is cancelled.
@@ -110,6 +117,21 @@ class Ledger:
 
     # Inside
 
+    def _bring_up_to_date(self) -> None:
+        self._settle()
+        self._add_up()
+
+    def _add_up(self) -> None:
+        ended, self._ended = self._ended, []
+        for now, key, reports in ended:
+            if not self._hour <= now < self._hour_ends:
+                self._begin_hour(now)
+            tally = self._tallies.get((key.namespace, key.function))
+            if tally is None:
+                tally = self._begin(key)
+            for report in reports:
+                tally.add(report)
+
     def _begin(self, key: RevisionKey) -> Tally:
         namespace, function = key.namespace, key.function
         tally = Tally(self.month.of(namespace, function), self.month.of(namespace))
@@ -118,12 +140,16 @@ class Ledger:
 
     def _begin_hour(self, now: float) -> None:
         """Also where the clock was set back: an hour that was begun once goes on then."""
-        self._drain()
+        self._take_down()
         self._hour = int(now) // HOUR * HOUR
         self._hour_ends = self._hour + HOUR
         self.month.turn(now)
 
     def _drain(self) -> None:
+        self._add_up()
+        self._take_down()
+
+    def _take_down(self) -> None:
         tallies, self._tallies = self._tallies, {}
         for (namespace, function), tally in tallies.items():
             row = self._unwritten.get((namespace, function, self._hour))
@@ -135,6 +161,7 @@ class Ledger:
 
     async def _write(self) -> None:
         async with self._turn:
+            self._bring_up_to_date()
             if self.month.unread:
                 await self._read_month()  # before anything of the new month is written, which would count twice
             self._drain()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -63,10 +63,12 @@ class MonthToDate:
     """What has been used since the month began, by function and by namespace.
 
     Its totals begin with what the database holds (`load`), once at the start and again where the month turns:
-    `unread` says that this is still to be done. `turn` is cheap while the month is the same.
+    `unread` says that this is still to be done. `turn` is cheap while the month is the same. `add_up` is called before
+    anybody looks: it adds what has ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, add_up: Callable[[], None] = lambda: None) -> None:
+        self._add_up = add_up
         self.start = self.end = 0.0
         self.unread = False
         self._spent: dict[tuple[str, str], Spent] = {}
@@ -96,4 +98,5 @@ class MonthToDate:
 
     def look(self, namespace: str, function: str = "") -> Spent:
         """As `of`, for those who only read."""
+        self._add_up()
         return self._spent.get((namespace, function)) or Spent()

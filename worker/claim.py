@@ -4,15 +4,17 @@ nothing goes wrong. What does go wrong is seen to in a task.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from faas.background import Background
 from faas.errors import TimedOut, Unavailable
 from faas.leases import Answering, Invocation, InvocationResult, StreamedResult, Trigger
+from faas.spec import Interface
 from worker.exchange import Exchange, Undelivered
 from worker.http_connection import BrokenConnection, HttpConnection
 from worker.instance import Instance
+from worker.known_heads import KnownHead
 from worker.revision_pool import RevisionPool
 from worker.slot import OFFERS, Slot
 
@@ -23,44 +25,30 @@ Streams = Callable[[StreamedResult], None]
 class PoolClaim(Slot):
     """Implements `faas.leases.Claim`, and is told of the answer as a `worker.http_connection.Sink`."""
 
-    __slots__ = (
-        "_answering",
-        "_background",
-        "_began",
-        "_client",
-        "_connection",
-        "_ended",
-        "_exchange",
-        "_has_head",
-        "_is_over",
-        "_method",
-        "_offers",
-        "_paused",
-        "_request",
-        "_reused",
-        "_streams",
-        "_trace_id",
-    )
+    _answering: Answering | None = None
+    _ended: Ended | None = None
+    _exchange: Exchange | None = None
+    _connection: HttpConnection | None = None
+    _is_over = _has_head = _paused = _reused = False
 
     def __init__(self, pool: RevisionPool, instance: Instance, request_id: str, background: Background) -> None:
-        super().__init__(pool, request_id)
+        self._pool = pool
+        self._instance = instance
+        self._request_id = request_id
         self._background = background
-        self._answering: Answering | None = None
-        self._ended: Ended | None = None
-        self._exchange: Exchange | None = None
-        self._connection: HttpConnection | None = None
-        self._is_over = self._has_head = self._paused = self._reused = False
-        self._holds(instance)
+        self._has_slot = True
 
     # Http functions
 
     def send(self, method: str, request: bytes, answering: Answering) -> None:
         """Send `request`, and have its answer told to `answering`."""
-        self._client = client = self._http_client()
+        instance = self._instance
+        client = instance.http if instance.interface is Interface.HTTP else None
+        self._client = client = client or self._http_client()
         self._method, self._request, self._answering = method, request, answering
-        self._began = now = time.perf_counter()
+        self._began = now = monotonic()
         self._pool.deadlines.add(self, now)
-        self._instance.begin(self._request_id)
+        instance.begin(self._request_id)
         if (connection := client.kept()) is not None:
             self._reused = connection.served > 0
             self._connection = connection
@@ -78,6 +66,23 @@ class PoolClaim(Slot):
             found.send(self._method, self._request, self)
             if self._paused:
                 found.pause()
+
+    def whole(self, head: KnownHead, body: bytes) -> None:
+        """The usual answer: all of it, over a connection that can be used again."""
+        if self._is_over:
+            return
+        self._is_over = True
+        connection, pool, instance, seconds = self._connection, self._pool, self._instance, monotonic() - self._began
+        assert connection is not None
+        pool.deadlines.discard(self)
+        self._client.keep(connection)
+        if self._failure is not None or not instance.ended_well(self._request_id, seconds):
+            self._account(seconds, self._failure, None)
+        self._has_slot = False
+        pool.release(instance)
+        if (answering := self._answering) is not None:
+            self._answering = None
+            answering.whole(head.status, head.fields, body, seconds)
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._has_head = True
@@ -139,7 +144,7 @@ class PoolClaim(Slot):
                 self._client.keep(connection)
             else:
                 self._client.drop(connection)
-        self._account(time.perf_counter() - self._began, self._failure or error, None)
+        self._account(monotonic() - self._began, self._failure or error, None)
         self._give_back()
         answering, self._answering = self._answering, None
         if answering is not None:

@@ -32,7 +32,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, limited: Limited, now: float) -> None:
-        """Its time runs from `now` (`time.perf_counter`), also where it ran before."""
+        """Its time runs from `now` (`time.monotonic`), also where it ran before."""
         self._begun.pop(limited, None)
         self._begun[limited] = now
         if self._timer is None:
@@ -51,10 +51,10 @@ class Deadlines:
 
     def _round(self) -> None:
         self._timer = None
-        due = time.perf_counter() - self.seconds
+        due = time.monotonic() - self.seconds
         for limited in [limited for limited, begun in self._begun.items() if begun <= due]:
             if self._begun.pop(limited, None) is not None:  # else the end of another one ended it too
                 limited.over_time(TimedOut(f"Task timed out after {self.seconds:.2f} seconds"))
         if self._timer is None and (oldest := next(iter(self._begun.values()), None)) is not None:
-            wait = max(GRAIN_SECONDS, oldest + self.seconds - time.perf_counter())
+            wait = max(GRAIN_SECONDS, oldest + self.seconds - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(wait, self._round)

@@ -83,14 +83,14 @@ class Exchange:
         self.on_ended = on_ended
         self.state = ExchangeState.OFFERED
         self.deliveries = 0
-        self.handed_at = self.ended_at = 0.0  # `time.perf_counter`
+        self.handed_at = self.ended_at = 0.0  # `time.monotonic`
         self.result: InvocationResult | None = None
         self.error: BaseException | None = None
         self.stream: AnswerStream | None = None  # of an answer that comes piece by piece
 
     def wait_for_poll(self) -> None:
         """Nobody polls yet: start the clock."""
-        self._deadlines.add(self, time.perf_counter())
+        self._deadlines.add(self, time.monotonic())
 
     def handed(self) -> None:
         """The event was written to a poll."""
@@ -98,7 +98,7 @@ class Exchange:
         if self.state is not ExchangeState.OFFERED:
             return
         self.state = ExchangeState.HANDED
-        self.handed_at = time.perf_counter()
+        self.handed_at = time.monotonic()
         self._deadlines.add(self, self.handed_at)
         self.on_handed(self)
 
@@ -121,7 +121,7 @@ class Exchange:
     def _end(self, result: InvocationResult | None, error: BaseException | None) -> None:
         if self.state is ExchangeState.ENDED:
             return
-        self.ended_at = time.perf_counter()
+        self.ended_at = time.monotonic()
         if self.state is ExchangeState.OFFERED:
             self.handed_at = self.ended_at
         self.state = ExchangeState.ENDED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from types import TracebackType
 
 from faas.background import Background
@@ -13,6 +14,7 @@ from faas.leases import HttpRequest, HttpResponse
 from worker.drivers.base import Sandbox
 from worker.http_connection import BrokenConnection, HttpConnection
 from worker.http_reader import HttpReader
+from worker.known_heads import KnownHeads
 
 ONE_WRITE_BYTES = 65_536  # a body up to this goes with its head: two small writes would meet Nagle
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
@@ -32,13 +34,15 @@ class HttpClient:
         self._idle: list[HttpConnection] = []
         self._all: set[HttpConnection] = set()
         self._opening = Background()
+        self._heads = KnownHeads()
         self._is_closed = False
 
     async def connect(self) -> HttpConnection:
         """Raises OSError where nothing listens."""
         endpoint = await self._sandbox.connect(self._port)
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(HttpConnection, sock=endpoint)
+            made = partial(HttpConnection, self._heads)
+            _, connection = await asyncio.get_running_loop().create_connection(made, sock=endpoint)
         except BaseException:
             endpoint.close()
             raise

@@ -13,10 +13,13 @@ from typing import Protocol, cast
 
 import httptools
 
+from worker.known_heads import KnownHead, KnownHeads
+
 HEAD_BYTES = 65_536
 FIELDS = 256
 OVERHEAD_BYTES = 65_536  # framing (chunk extensions, trailers) between two pieces of body
 INTERIM_RESPONSES = 8  # 1xx
+END = b"\r\n\r\n"
 
 
 class BrokenConnection(Exception):
@@ -33,6 +36,10 @@ class BrokenConnection(Exception):
 class Sink(Protocol):
     """Whose request it is. Called on the loop; it raises nothing."""
 
+    def whole(self, head: KnownHead, body: bytes) -> None:
+        """The whole answer at once, instead of the three below: the connection is reusable."""
+        ...
+
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None: ...
 
     def data(self, piece: bytes) -> None:
@@ -45,10 +52,12 @@ class Sink(Protocol):
 
 
 class HttpConnection(asyncio.Protocol):
-    """One request after the other: `send`, and the sink's `end`; `is_reusable` then."""
+    """One request after the other: `send`, and the sink's `end`; `is_reusable` then. `heads`: what the same function
+    has answered before."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: KnownHeads) -> None:
         self._loop = asyncio.get_running_loop()
+        self._heads = heads
         self._transport: asyncio.Transport | None = None
         self._liveness: select.poll | None = None
         self._parser: httptools.HttpResponseParser | None = None  # kept from one response to the next
@@ -57,10 +66,12 @@ class HttpConnection(asyncio.Protocol):
         self._paused = False
         self._lost = False
         self._error: BaseException | None = None
+        self.is_open = False  # as far as the loop has seen; `is_alive` asks the kernel
         self.served = 0
         self._expect(bodyless=False)
 
     def _expect(self, *, bodyless: bool) -> None:
+        self._begun = False  # the parser has had some of the answer
         self._bodyless = bodyless
         self._head_bytes = self._overhead = self._interim = self._header_bytes = self._status = 0
         self._touched = self._head_done = self._complete = False
@@ -72,9 +83,15 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._transport = transport
+        self.is_open = True
+
+    def eof_received(self) -> None:
+        """It is closed next."""
+        self.is_open = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self.is_open = False
         if self._sink is not None:
             until_end = self._head_done and not self._framed and self._status not in (101, 204, 304)
             if until_end and exc is None:
@@ -95,17 +112,35 @@ class HttpConnection(asyncio.Protocol):
         self._writable = None
 
     def data_received(self, data: bytes) -> None:
-        if self._sink is None or self._parser is None:
+        sink = self._sink
+        if sink is None:
             self.abort()  # nobody asked: what would come next cannot be trusted
             return
+        if not self._begun and not self._bodyless:
+            end = data.find(END) + len(END)
+            head = self._heads.get(data[:end])
+            if head is not None and len(data) == end + head.length:
+                self._sink = None
+                if self._paused:
+                    self.resume()
+                sink.whole(head, data[end:])
+                return
+        self._parse(data, sink)
+
+    def _parse(self, data: bytes, sink: Sink) -> None:
+        """What has not come like this before, or comes in pieces."""
         if self.upgraded:
-            self._sink.data(data)
+            sink.data(data)
             return
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = httptools.HttpResponseParser(self)
+        is_first, self._begun = not self._begun, True
         self._touched = True
         self._grew = False
         in_head = not self._head_done
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._upgrade(data[upgrade.args[0] :])
             return
@@ -115,6 +150,8 @@ class HttpConnection(asyncio.Protocol):
                 return
             self._beyond = True
         if self._complete:
+            if is_first and self.is_reusable and not self._bodyless and not self._interim:
+                self._heads.learn(data, self._status, self._headers)
             self._told(None)
         elif in_head:
             self._check_head(len(data))
@@ -215,12 +252,8 @@ class HttpConnection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Whether the next request may go over this connection: framed, complete, nothing beyond it."""
-        return self._complete and self._reusable and not (self._beyond or self._lost or self._error)
-
-    @property
-    def is_open(self) -> bool:
-        """As far as the loop has seen; `is_alive` asks the kernel."""
-        return not self._lost and self._transport is not None and not self._transport.is_closing()
+        whole = self._complete and self._reusable if self._begun else self._sink is None
+        return whole and not (self._beyond or self._lost or self._error)
 
     def is_alive(self) -> bool:
         """One system call: an idle connection that the function has closed must not get a request."""
@@ -234,9 +267,10 @@ class HttpConnection(asyncio.Protocol):
     def send(self, method: str, data: bytes, sink: Sink) -> None:
         """Begin a request: its head, with the body where that is small."""
         assert self._transport is not None
-        if self._bodyless or self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
-        self._expect(bodyless=method == "HEAD")
+        if self._begun or method == "HEAD":
+            if self._bodyless:
+                self._parser = None  # it still waits for the body
+            self._expect(bodyless=method == "HEAD")
         self._sink = sink
         self.served += 1
         self._transport.write(data)
@@ -277,6 +311,7 @@ class HttpConnection(asyncio.Protocol):
         self._told(self._error)
 
     def abort(self) -> None:
+        self.is_open = False
         if self._transport is not None:
             self._transport.abort()
 

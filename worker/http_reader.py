@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from worker.http_connection import HttpConnection
+from worker.known_heads import KnownHead
 
 HIGH_BYTES = 262_144  # read ahead of the reader
 
@@ -25,6 +26,12 @@ class HttpReader:
         self._error: BaseException | None = None
 
     # The connection's side
+
+    def whole(self, head: KnownHead, body: bytes) -> None:
+        self.head(head.status, head.fields)
+        if body:
+            self.data(body)
+        self.end(None)
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from faas.errors import FaasError, FunctionError, InstanceExited, OutOfMemory, TimedOut
@@ -23,6 +23,7 @@ from faas.spec import Interface
 from worker import diagnosis, metering
 from worker.drivers.base import Driver, Exit, Sandbox
 from worker.exchange import Exchange, ExchangeState, Undelivered
+from worker.failures import Failures
 from worker.http import HttpClient
 from worker.memory.charge import Charge
 from worker.metering import SAMPLE_SECONDS, Sampler
@@ -32,6 +33,11 @@ from worker.settling import Settling
 
 SETTLE_ITERATIONS = 3  # of the loop, until what was written before an answer has come through the pipes
 UNMEASURED_SECONDS = 0.001  # of running, in which a function cannot get many MB
+SHARED_SECONDS = 0.01  # so old a measurement may be that several at once share
+_report = tuple.__new__  # `Report` itself would call a function written in Python
+
+
+Account = Callable[[Sequence[Report]], None]
 
 
 class InstanceState(enum.StrEnum):
@@ -71,15 +77,20 @@ class Instance:
         self.http: HttpClient | None = None
         self.exchange: Exchange | None = None
         self.outcome: Exit | None = None
+        self.account: Account = lambda reports: None  # where reports go that are made later
+        self.failures: Failures | None = None  # where they are told
         self.charge: Charge | None = None  # of the memory ledger; none before there is a sandbox
         self.is_frozen = False
         self.freezing: asyncio.Task[None] | None = None  # on its way to that
         self.is_thawing = False  # on its way back, or left there by a caller who went
         self.can_freeze = True
+        self.is_outdated = False  # it goes when what runs in it has ended
+        self.when_ready: Callable[[], None] | None = None  # called once, before anybody has a slot of it
         self.grace_is_over = False  # it is frozen as soon as it asks for an event: somebody waits for its memory
         self._running = 0  # invocations that have begun and not ended, where it has several slots
         self.memory_bytes = 0  # the last sample
         self.oom_kills = 0
+        self._limit_bytes = revision.spec.memory_bytes
         self._peak_bytes = 0  # since the invocation began
         self._sampled_at = 0.0
         self._unmeasured = 0.0  # seconds that invocations have run since
@@ -88,6 +99,8 @@ class Instance:
         self._sampler = sampler
         self._settling = settling
         self._unsettled: list[tuple[str, Report | list[str]]] = []  # of ended invocations
+        self._begun: list[tuple[str, float]] = []  # of several at once: since when they run (Unix time)
+        self._ended: list[tuple[str, float]] = []  # and how many seconds those took that ended well
 
     # States
 
@@ -100,6 +113,9 @@ class Instance:
         self.interface = interface
         self.slots = slots
         self.idle_since = time.monotonic()
+        if (called := self.when_ready) is not None:
+            self.when_ready = None
+            called()
 
     def claim(self) -> None:
         """Take a slot."""
@@ -152,41 +168,89 @@ class Instance:
 
     def begin(self, request_id: str) -> None:
         """An invocation reaches the function."""
+        if self.slots > 1:
+            if not self._begun:
+                self._settling.add(self)
+            self._begun.append((request_id, time.time()))
+            self._running += 1
+            return
         if self._unsettled:
             self.settle()
-        self._running += 1
         # A sample from before says something only while it is fresh; else the one at the end will.
         fresh = time.monotonic() - self._sampled_at < SAMPLE_SECONDS
         self._peak_bytes = self.memory_bytes if fresh else 0
         self._oom_kills_before = self.oom_kills
         self._sampler.add(self)
-        self.output.begin(request_id if self.slots == 1 else "")
-        self.output.start(request_id)
+        self._running += 1
+        self.output.begin(request_id)
+
+    def ended_well(self, request_id: str, seconds: float) -> bool:
+        """It is over, and one of several: its report is made a moment later, with others'. Whether that will do."""
+        if self.slots == 1 or self.init_seconds is not None:
+            return False
+        self._running -= 1
+        if not self._ended:
+            self._settling.add(self)
+        self._ended.append((request_id, seconds))
+        return True
 
     def end(self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None) -> Report:
         """It is over, `error` being what the caller gets; the report is made and the log's lines are on their way."""
         self._running -= 1
-        self._measure(seconds)
-        if self.executing <= 1:
+        self._unmeasured += seconds
+        if self._unmeasured >= UNMEASURED_SECONDS or not self._peak_bytes:
+            # What it has at its end was never less in between; of many short ones the last measurement speaks.
+            self.sample(time.monotonic(), 0.0)
+        if not self._running:
             self._sampler.discard(self)
-        limit = self.revision.spec.memory_bytes
+        if error is not None or error_type or self.init_seconds is not None:
+            return self._end_otherwise(request_id, seconds, error, error_type)
+        limit, peak = self._limit_bytes, self._peak_bytes
+        billed_seconds = metering.billed(seconds)
+        report = _report(Report, (seconds, billed_seconds, limit, peak if peak < limit else limit, None, False))
+        self._unsettled.append((request_id, report))
+        self._settling.add(self)
+        return report
+
+    def settle_several(self) -> None:
+        """What has begun and ended well, of several at once, since the last time: all have the same memory."""
+        if not self._begun and not self._ended:
+            return
+        begun, self._begun = self._begun, []
+        if begun:
+            self.output.begin_several(begun)
+        self._oom_kills_before = self.oom_kills
+        if self._running:
+            self._sampler.add(self)
+        else:
+            self._sampler.discard(self)
+        ended, self._ended = self._ended, []
+        if ended:
+            self.sample(time.monotonic(), SHARED_SECONDS)
+            limit, billed = self._limit_bytes, metering.billed
+            peak = min(self._peak_bytes, limit)
+            self._peak_bytes = self.memory_bytes
+            reports = [_report(Report, (seconds, billed(seconds), limit, peak, None, False)) for _, seconds in ended]
+            self.account(reports)
+            self.output.end_several(ended, reports)
+
+    def _end_otherwise(
+        self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None
+    ) -> Report:
+        """The first invocation, or one that failed: there is more to say."""
+        limit = self._limit_bytes
         init, self.init_seconds = self.init_seconds, None  # billed once
         peak = limit if isinstance(error, OutOfMemory) else min(self._peak_bytes, limit)
         failed = isinstance(error, FaasError) or bool(error_type)
         report = Report(seconds, metering.billed(seconds, init), limit, peak, init, failed)
-        if failed or init is not None:
-            self._unsettled.append((request_id, self._last_lines(request_id, report, error, error_type)))
-        else:
-            self._unsettled.append((request_id, report))
+        if failed and self.failures is not None:
+            self.failures.invocation_failed(self.revision.key, self.id, request_id, error, error_type)
+        more = failed or init is not None
+        last = self._last_lines(request_id, report, error, error_type) if more else report
+        self._unsettled.append((request_id, last))
         if not isinstance(error, TimedOut | InstanceExited):  # else when it is dead and its pipes have ended
             self._settling.add(self)
         return report
-
-    def _measure(self, seconds: float) -> None:
-        """What it has at its end was never less in between; of many short ones the last measurement speaks."""
-        self._unmeasured += seconds
-        if self._unmeasured >= UNMEASURED_SECONDS or not self._peak_bytes:
-            self.sample(time.monotonic(), 0.0)
 
     def _last_lines(
         self, request_id: str, report: Report, error: BaseException | None, error_type: str | None
@@ -216,15 +280,16 @@ class Instance:
 
     def settle(self) -> None:
         """Write the last lines of ended invocations, after what the function wrote before its answer."""
+        self.settle_several()
         if not self._unsettled:
             return
         self.output.take_now(begun=self._is_alone)
         for request_id, last in self._unsettled:
             if isinstance(last, Report):
                 self.output.end(request_id, last)
-                continue
-            for line in last:
-                self.output.system(line, request_id)
+            else:
+                for line in last:
+                    self.output.system(line, request_id)
         self._unsettled.clear()
         if self.exchange is None or self.exchange.state is ExchangeState.ENDED:
             self.output.request_id = ""
@@ -236,7 +301,7 @@ class Instance:
 
     @property
     def is_settled(self) -> bool:
-        return not self._unsettled
+        return not (self._unsettled or self._begun or self._ended)
 
     # Memory
 

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from faas.background import Background
-from faas.errors import TimedOut, Unavailable
+from faas.errors import FaasError, ImageUnusable, InitFailed, TimedOut, Unavailable
 from faas.leases import ColdStart, HttpRequest, HttpResponse, Invocation, InvocationResult, StreamedResult, Trigger
+from faas.protocol import LogRecord
 from worker import http
 from worker.exchange import Exchange, ExchangeState, Undelivered
 from worker.http import HttpExchange
@@ -28,16 +29,6 @@ STORED = frozenset({Trigger.ASYNC, Trigger.SCHEDULE, Trigger.FOLDER})
 class PoolLease(Slot):
     """Implements `faas.leases.Lease`; its own context manager, as cheap as can be."""
 
-    __slots__ = (
-        "_background",
-        "_began",
-        "_exchange",
-        "_http",
-        "_invocation",
-        "cold_start",
-        "queue_seconds",
-    )
-
     def __init__(self, pool: RevisionPool, invocation: Invocation, background: Background) -> None:
         super().__init__(pool, invocation.request_id)
         self._invocation = invocation
@@ -52,12 +43,23 @@ class PoolLease(Slot):
         instance = self._pool.try_take()
         if instance is None:
             began = time.monotonic()
-            instance = await self._pool.take(self._invocation.wait_seconds)
+            try:
+                instance = await self._pool.take(self._invocation.wait_seconds)
+            except (InitFailed, ImageUnusable) as error:
+                self._not_started(error)
+                raise
             self.queue_seconds = time.monotonic() - began
         self._holds(instance)
         if instance.stands_still:
             await self._thaw(self._invocation.wait_seconds)
         return self
+
+    def _not_started(self, error: FaasError) -> None:
+        """Nothing else of this invocation is in its function's log, where its id is looked for."""
+        key, request_id = self._pool.revision.key, self._invocation.request_id
+        line = f"RequestId: {request_id} Error: {error.message}"
+        record = LogRecord(time.time(), line, "system", key.number, "", request_id)
+        self._pool.parts.logs.of(key.namespace, key.function).append(record)
 
     def _holds(self, instance: Instance) -> None:
         super()._holds(instance)
@@ -144,7 +146,7 @@ class PoolLease(Slot):
         """Send `request`; returns when the answer's head is there."""
         client = self._http_client()
         self._http = call = HttpExchange(client, self._request_ended)
-        self._began = time.perf_counter()
+        self._began = time.monotonic()
         self._pool.deadlines.add(self, self._began)
         self._instance.begin(self._request_id)
         try:
@@ -167,7 +169,7 @@ class PoolLease(Slot):
 
     def _request_ended(self) -> None:
         self._pool.deadlines.discard(self)
-        self._account(time.perf_counter() - self._began, self._failure, None)
+        self._account(time.monotonic() - self._began, self._failure, None)
 
     async def _see_out(self, call: HttpExchange) -> None:
         """The caller has gone, the function is at work: its one slot is free when it has answered."""

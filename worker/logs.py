@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -40,18 +40,23 @@ Batch = list[bytes | Mark]
 class FunctionLog:
     """One function's log."""
 
-    __slots__ = ("_store", "batches", "buffer", "buffered", "dropped", "dropped_at", "folder", "followers", "size")
+    __slots__ = ("_store", "batches", "buffer", "buffered", "dropped", "dropped_at", "folder", "followers", "sent")
 
     def __init__(self, store: LogStore, folder: Path) -> None:
         self._store = store
         self.folder = folder
         self.buffer: Batch = []
         self.buffered = 0  # bytes of that
-        self.size = 0  # of the buffer and of what is on its way
+        self.sent = 0  # bytes that are on their way
         self.batches = 0  # on their way
         self.dropped = 0
         self.dropped_at = 0.0
         self.followers: set[Follower] = set()
+
+    @property
+    def size(self) -> int:
+        """Bytes that are not written: of the buffer and of what is on its way."""
+        return self.buffered + self.sent
 
     def append(self, record: LogRecord) -> None:
         line = encode(record)
@@ -62,11 +67,27 @@ class FunctionLog:
 
     def mark(self, mark: Mark) -> None:
         """The platform's lines around an invocation."""
+        if self.buffer and not self.followers and self.buffered + self.sent < BUFFER_BYTES - MARK_BYTES:
+            self.buffer.append(mark)  # as nearly always; what is in the buffer, the store knows of
+            self.buffered += MARK_BYTES
+            return
         if not self._put(mark, MARK_BYTES, mark.time) or not self.followers:
             return
         for record in marks.records(mark):
             for follower in self.followers:
                 follower.put(record)
+
+    def mark_all(self, marked: Sequence[Mark]) -> None:
+        """`mark` each."""
+        size = len(marked) * MARK_BYTES
+        if not self.followers and self.size + size <= BUFFER_BYTES:
+            if not self.buffer:
+                self._store.changed(self)
+            self.buffer += marked
+            self.buffered += size
+            return
+        for mark in marked:
+            self.mark(mark)
 
     def _put(self, line: bytes | Mark, size: int, now: float) -> bool:
         if self.size + size > BUFFER_BYTES:
@@ -75,7 +96,6 @@ class FunctionLog:
             return False
         self.buffer.append(line)
         self.buffered += size
-        self.size += size
         self._store.changed(self)
         return True
 
@@ -151,6 +171,7 @@ class LogStore:
             function.dropped = 0
         batch, function.buffer = function.buffer, []
         size, function.buffered = function.buffered, 0
+        function.sent += size
         function.batches += 1
         writing = asyncio.get_running_loop().run_in_executor(self._writer, write, function.folder, batch)
         writing.add_done_callback(lambda done: self._written(function, size, done))
@@ -158,7 +179,7 @@ class LogStore:
 
     def _written(self, function: FunctionLog, size: int, done: asyncio.Future[T]) -> None:
         function.batches -= 1
-        function.size -= size
+        function.sent -= size
         if not done.cancelled() and (error := done.exception()) is not None:
             log.error("a function's log could not be written", exc_info=error)
         if function in self._changed:
@@ -168,7 +189,7 @@ class LogStore:
         """In the writer's thread."""
         if not lines:
             return
-        batch = b"".join([line if isinstance(line, bytes) else marks.encode(line).encode() for line in lines])
+        batch = b"".join([marks.encode(line) if type(line) is Mark else line for line in lines])  # type: ignore[misc]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             current = folder / CURRENT
@@ -260,11 +281,13 @@ def encode(record: LogRecord) -> bytes:
     ).encode()
 
 
-def decode(line: bytes) -> LogRecord | None:
-    """None for a line that a crash cut off."""
+def decode(line: bytes) -> Iterable[LogRecord]:
+    """None of a line that a crash cut off; of a mark all its lines."""
     try:
         value = json.loads(line)
-        return LogRecord(
+        if isinstance(value, list):
+            return list(marks.records(marks.decode(value)))
+        record = LogRecord(
             value["time"],
             value["message"],
             value["stream"],
@@ -273,7 +296,8 @@ def decode(line: bytes) -> LogRecord | None:
             value["request_id"],
         )
     except (ValueError, KeyError, TypeError):
-        return None
+        return ()
+    return (record,)
 
 
 def matches(record: LogRecord, query: LogQuery) -> bool:
@@ -303,8 +327,8 @@ def _newest(files: list[tuple[BinaryIO, int]], query: LogQuery) -> list[LogRecor
             stack.enter_context(file)
         for file, size in files:
             for line in _lines(file, size):
-                if wanted in line and (record := decode(line)) is not None and matches(record, query):
-                    found.append(record)
+                if wanted in line:
+                    found.extend(record for record in decode(line) if matches(record, query))
     return list(found)
 
 

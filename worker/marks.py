@@ -1,5 +1,5 @@
-"""`Mark`: the platform's lines around an invocation that ended well, as figures: they become text where they are
-written to the disk, many at a time, or where somebody follows the log.
+"""`Mark`: the platform's lines around an invocation that ended well, as figures: on the disk too. They become text
+where somebody reads the log.
 """
 
 from __future__ import annotations
@@ -7,13 +7,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from faas.leases import Report
 from faas.protocol import LogRecord
 
-MARK_BYTES = 600  # at least what two lines of a mark have
+MARK_BYTES = 600  # at least what one has in memory
 MEGABYTE = 1_048_576
+MICRO = 1_000_000
+_START = b'[%d,%d,"%b",%b]\n'  # time (µs, Unix), revision, instance, request id
+_END = b'[%d,%d,"%b",%b,%d,%d,%d,%d]\n'  # and duration (µs), billed (ms), memory, most memory (bytes)
 
 quoted = json.encoder.encode_basestring_ascii  # `json.dumps` of a text, at a fifth of its cost
 
@@ -34,18 +37,27 @@ class Mark(NamedTuple):
     report: Report | None
 
 
-def encode(mark: Mark) -> str:
-    """Its lines, as `worker.logs.encode` would have them."""
-    time, origin, request_id, report = mark
-    told = quoted(request_id)
-    head = (
-        f'{{"time":{time:.6f},"stream":"system","revision":{origin.revision},'
-        f'"instance":"{origin.instance}","request_id":{told},"message":"'
-    )
-    told = told[1:-1]
+def encode(mark: Mark) -> bytes:
+    """A line of JSON: a list of whole numbers, but for two texts. The lines of text, three for each invocation, would
+    take three times the bytes and the time."""
+    time, (revision, instance), request_id, report = mark
     if report is None:
-        return f'{head}START RequestId: {told} Version: {origin.revision}"}}\n'
-    return f'{head}END RequestId: {told}"}}\n{head}REPORT RequestId: {told}\\t{figures(report, chr(92) + "t")}"}}\n'
+        return _START % (time * MICRO, revision, instance.encode(), quoted(request_id).encode())
+    duration, billed, memory, peak, _, _ = report
+    return _END % (
+        time * MICRO, revision, instance.encode(), quoted(request_id).encode(),
+        duration * MICRO + 0.5, billed * 1000 + 0.5, memory, peak,
+    )  # fmt: skip
+
+
+def decode(values: list[Any]) -> Mark:
+    """Raises ValueError, TypeError for what is none."""
+    time, revision, instance, request_id, *figures = values
+    report = None
+    if figures:
+        duration, billed, memory, peak = figures
+        report = Report(duration / MICRO, billed / 1000, memory, peak)
+    return Mark(time / MICRO, Origin(revision, instance), request_id, report)
 
 
 def figures(report: Report, tab: str = "\t") -> str:

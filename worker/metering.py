@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
+from collections.abc import Sequence
+from math import ceil
 from typing import Protocol
 
 from faas.background import Background
 from faas.leases import ColdStart, Report
 from faas.metrics import Metrics
-from faas.protocol import Ended
+from faas.protocol import Ended, Revision
 from worker.marks import figures
+from worker.sandbox_spec import label
 
 log = logging.getLogger("worker.metering")
 
@@ -21,14 +23,11 @@ SAMPLE_BUDGET_SECONDS = 0.005  # per round: with very many instances each is sam
 GIGABYTE = 1_073_741_824
 
 
-def billed(duration_seconds: float, init_seconds: float | None) -> float:
+def billed(duration_seconds: float, init_seconds: float | None = None) -> float:
     """Duration and init, rounded up to 1 ms."""
-    total = (duration_seconds + (init_seconds or 0.0)) * 1000
-    return math.ceil(total - 1e-6) / 1000  # what is exact in ms must not be rounded up by float's last bit
-
-
-def gb_seconds(report: Report) -> float:
-    return report.memory_bytes / GIGABYTE * report.billed_seconds
+    if init_seconds is not None:
+        duration_seconds += init_seconds
+    return ceil(duration_seconds * 1000 - 1e-6) / 1000  # what is exact in ms must not be rounded up by float's last bit
 
 
 def report_line(request_id: str, report: Report, status: str = "", error_type: str = "", start: str = "") -> str:
@@ -58,7 +57,7 @@ class Reporting:
     """Where the figures of ended invocations go."""
 
     def __init__(self) -> None:
-        self.ended: Ended = lambda key, report: None  # nobody has asked for them
+        self.ended: Ended = lambda key, reports: None  # nobody has asked for them
 
 
 class Measured(Protocol):
@@ -114,6 +113,41 @@ class Sampler:
             if measured in self._busy:  # to the end: whoever was left out comes first in the next round
                 del self._busy[measured]
                 self._busy[measured] = None
+
+
+class Consumption:
+    """What the invocations of one revision use. The metrics have it when somebody looks: nobody does as often as they
+    end."""
+
+    __slots__ = ("_billed", "_billed_seconds", "_key", "_memory_gb", "_peak", "_recent", "_reporting")
+
+    def __init__(self, revision: Revision, metrics: Metrics, reporting: Reporting) -> None:
+        self._key = revision.key
+        self._reporting = reporting
+        self._billed = metrics.billed_gb_seconds.labels(label(revision))
+        self._memory_gb = revision.spec.memory_bytes / GIGABYTE
+        self._billed_seconds = 0.0
+        self._peak = 0
+        self._recent = RecentPeak()
+
+    def add(self, reports: Sequence[Report]) -> None:
+        """Of invocations that have ended."""
+        self._reporting.ended(self._key, reports)
+        for report in reports:
+            self._billed_seconds += report.billed_seconds
+        if report.max_memory_bytes > self._peak:  # those that are told together have the same
+            self._peak = report.max_memory_bytes
+
+    def count(self) -> None:
+        """Before the metrics are read, and when the revision has no instance any more."""
+        seconds, self._billed_seconds = self._billed_seconds, 0.0
+        self._billed.inc(seconds * self._memory_gb)
+
+    def recent_peak(self, now: float) -> int:
+        """Bytes: the most of the last window or two."""
+        peak, self._peak = self._peak, 0
+        self._recent.add(peak, now)
+        return self._recent.value(now)
 
 
 class RecentPeak:

@@ -8,8 +8,9 @@ logged in slices, between which others have their turn.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
+from collections.abc import Sequence
+from time import time
 
 from faas.leases import Report
 from faas.protocol import LogRecord
@@ -26,6 +27,7 @@ FLOOD_LINES = 4096  # of an invocation; more are taken slowly
 FLOOD_SECONDS = 0.005  # pause per slice of a flood, and per read of what is dropped: it must not cost the server a core
 TAIL_LINES = 50
 TAIL_CHARACTERS = 8192
+_mark = tuple.__new__  # `Mark` itself would call a function written in Python
 
 
 class Output:
@@ -50,19 +52,28 @@ class Output:
         self._tasks = [loop.create_task(pipe.pump(), name=f"log of {self._instance}") for pipe in self._pipes]
 
     def begin(self, request_id: str) -> None:
-        """An invocation begins: what may be logged starts anew. `request_id`: empty where others run beside it."""
+        """An invocation begins, with its START: what may be logged starts anew, and what is written is its own."""
         if self._cut:
             self._say_cut()
         self.request_id = request_id
         self._used = self._lines = 0
+        self._log.mark(_mark(Mark, (time(), self._origin, request_id, None)))
 
-    def start(self, request_id: str) -> None:
-        """Its START."""
-        self._log.mark(Mark(time.time(), self._origin, request_id, None))
+    def begin_several(self, begun: Sequence[tuple[str, float]]) -> None:
+        """The same of several at once (id, Unix time): nobody knows whose it is what is written."""
+        origin = self._origin
+        self._used = self._lines = 0
+        self._log.mark_all([_mark(Mark, (since, origin, request_id, None)) for request_id, since in begun])
+
+    def end_several(self, ended: Sequence[tuple[str, float]], reports: Sequence[Report]) -> None:
+        """Their END and REPORT."""
+        now, origin = time(), self._origin
+        together = zip(ended, reports, strict=True)
+        self._log.mark_all([_mark(Mark, (now, origin, one[0], report)) for one, report in together])
 
     def end(self, request_id: str, report: Report) -> None:
         """Its END and REPORT, where it ended well."""
-        self._log.mark(Mark(time.time(), self._origin, request_id, report))
+        self._log.mark(_mark(Mark, (time(), self._origin, request_id, report)))
 
     def take_slice(self, *, begun: bool = True) -> bool:
         """Log some of what has arrived by now, with `begun` the beginning of a line too; whether there is more."""
@@ -87,7 +98,7 @@ class Output:
 
     def system(self, message: str, request_id: str = "") -> None:
         """A line of the platform's own."""
-        self._log.append(LogRecord(time.time(), message, "system", self._revision, self._instance, request_id))
+        self._log.append(LogRecord(time(), message, "system", self._revision, self._instance, request_id))
 
     def tail(self) -> str:
         """The last lines, for a diagnosis."""
@@ -134,7 +145,7 @@ class Output:
     def line(self, line: bytes, stream: str, request_id: str) -> None:
         message = line.decode("utf-8", "replace")
         self._tail.append(message[:1024])
-        self._log.append(LogRecord(time.time(), message, stream, self._revision, self._instance, request_id))
+        self._log.append(LogRecord(time(), message, stream, self._revision, self._instance, request_id))
 
 
 class _Pipe:

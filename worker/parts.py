@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 from faas.metrics import Metrics
+from faas.protocol import Revision
 from worker.drivers.base import Driver
+from worker.failures import Failures
 from worker.freezer import Freezer
+from worker.instance import Account, Instance
 from worker.janitor import Janitor
 from worker.launch import Launches
 from worker.logs import LogStore
 from worker.memory.ledger import Ledger
 from worker.metering import Reporting, Sampler
+from worker.output import Output
 from worker.precreated import Precreator
 from worker.settling import Settling
 
@@ -32,3 +37,13 @@ class Parts:
     freezer: Freezer
     precreator: Precreator
     settling: Settling
+    failures: Failures = field(default_factory=Failures)
+
+    def instance(self, revision: Revision, account: Account) -> Instance:
+        """A new one, still empty; `account` is told of its invocations."""
+        key = revision.key
+        instance_id = self.precreator.take(revision) or secrets.token_hex(8)
+        output = Output(self.logs.of(key.namespace, key.function), key.number, instance_id)
+        made = Instance(instance_id, revision, self.driver, output, self.sampler, self.settling)
+        made.failures, made.account = self.failures, account
+        return made

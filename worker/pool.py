@@ -22,6 +22,7 @@ from faas.metrics import Metrics
 from faas.protocol import (
     CheckReport,
     Ended,
+    Health,
     InstanceStatus,
     Kind,
     LogQuery,
@@ -32,6 +33,7 @@ from faas.protocol import (
     Running,
     WorkerUsage,
 )
+from faas.secret import Reveal
 from worker import sandbox_spec
 from worker.claim import PoolClaim
 from worker.drivers.base import Driver
@@ -47,6 +49,7 @@ from worker.memory.spares import Spares
 from worker.metering import Reporting, Sampler
 from worker.parts import Parts
 from worker.precreated import Precreator
+from worker.replacing import replaced
 from worker.revision_pool import RevisionPool
 from worker.run import running
 from worker.settling import Settling
@@ -108,6 +111,7 @@ class Pool:
             self._settling,
         )
         self._pools: dict[RevisionKey, RevisionPool] = {}
+        metrics.before_reading(self._consumed)
         self._closing = False
 
     def push_to(self, connections: Connections) -> None:
@@ -148,7 +152,7 @@ class Pool:
         """The image's layers, unpacked, and whether it can ever run. Raises SpecError, ImageUnusable, Unavailable."""
         self._check_memory(revision)
         image = await self._parts.launches.prepare(revision.image)
-        sandbox_spec.sandbox_spec(revision, image, "check", now=time.time())
+        self._parts.launches.spec(revision, image, "check")
 
     async def collect(self, held: Collection[str]) -> int:
         self._parts.launches.forget(held)
@@ -200,10 +204,8 @@ class Pool:
         return PoolLease(self._of(revision), invocation, self._background)
 
     def claim(self, revision: Revision, request_id: str) -> Claim | None:
-        if self._closing:
-            return None
         pool = self._pools.get(revision.key)
-        if pool is None or (instance := pool.try_take_ready()) is None:
+        if pool is None or self._closing or (instance := pool.try_take_ready()) is None:
             return None
         return PoolClaim(pool, instance, request_id, self._background)
 
@@ -221,14 +223,27 @@ class Pool:
         if (pool := self._pools.get(key)) is not None:
             pool.retire()
 
+    def reveal_with(self, reveal: Reveal) -> None:
+        self._parts.launches.reveal = reveal
+
+    async def renew(self, revision: Revision, *, running: bool) -> int:
+        self._precreator.outdated(revision)
+        pool = self._pools.get(revision.key)
+        return await replaced(pool) if running and pool is not None and not self._closing else 0
+
     def report_to(self, ended: Ended) -> None:
         self._reporting.ended = ended
 
+    def settle(self) -> None:
+        self._settling.settle_several()
+
     @contextlib.asynccontextmanager
-    async def run(self, revision: Revision, kind: Kind, *, wait_seconds: float) -> AsyncIterator[Running]:
+    async def run(
+        self, revision: Revision, kind: Kind, *, wait_seconds: float, terminal: bool = False
+    ) -> AsyncIterator[Running]:
         if self._closing:
             raise ShuttingDown
-        async with running(self._parts, self._background, revision, kind, wait_seconds) as started:
+        async with running(self._parts, self._background, revision, kind, wait_seconds, terminal) as started:
             yield started
 
     async def usage(self) -> WorkerUsage:
@@ -242,6 +257,10 @@ class Pool:
     def instances(self, key: RevisionKey) -> list[InstanceStatus]:
         pool, now = self._pools.get(key), time.monotonic()
         return [instance.status(now) for instance in pool.every_instance] if pool is not None else []
+
+    def health(self, key: RevisionKey) -> Health:
+        pool = self._pools.get(key)
+        return self._parts.failures.health(key, self._ledger.stuck(pool) if pool is not None else 0)
 
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogRecord, None]:
         for _ in range(SETTLE_LOOKS):
@@ -267,8 +286,13 @@ class Pool:
         return pool
 
     def _empty(self, pool: RevisionPool) -> None:
+        pool.consumption.count()
         if self._pools.get(pool.revision.key) is pool:
             del self._pools[pool.revision.key]
+
+    def _consumed(self) -> None:
+        for pool in self._pools.values():
+            pool.consumption.count()
 
     def _is_settled(self, namespace: str, function: str) -> bool:
         return all(
@@ -289,5 +313,5 @@ class Pool:
 
     def _recent_peak(self, label: str) -> int:
         now = time.monotonic()
-        peaks = (pool.recent_peak.value(now) for pool in self._pools.values() if pool.label == label)
+        peaks = (pool.consumption.recent_peak(now) for pool in self._pools.values() if pool.label == label)
         return max(peaks, default=0)

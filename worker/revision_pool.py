@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Callable
 
@@ -18,8 +17,7 @@ from worker.leaving import Leaving
 from worker.memory.charge import Charge
 from worker.memory.revision_memory import RevisionMemory
 from worker.memory.still import Still
-from worker.metering import RecentPeak, count_start
-from worker.output import Output
+from worker.metering import Consumption, count_start
 from worker.parts import Parts
 from worker.sandbox_spec import label
 from worker.waiters import Waiters
@@ -33,12 +31,9 @@ class RevisionPool:
     def __init__(self, revision: Revision, parts: Parts, on_empty: Callable[[RevisionPool], None]) -> None:
         self.revision = revision
         self.label = label(revision)
-        self.moved_at = 0.0
-        self.desired = 0
-        self.retired = False
-        self.recent_peak = RecentPeak()
+        self.moved_at, self.desired, self.retired = 0.0, 0, False
         self.deadlines = Deadlines(revision.spec.timeout)
-        self.billed = parts.metrics.billed_gb_seconds.labels(self.label)
+        self.consumption = Consumption(revision, parts.metrics, parts.reporting)
         self.parts = parts
         self._on_empty = on_empty
         self._starting: dict[Instance, asyncio.Future[None]] = {}  # resolves when it is ready
@@ -67,10 +62,17 @@ class RevisionPool:
 
     def try_take_ready(self) -> Instance | None:
         """The same, where that instance is ready to run this moment: it does not stand still."""
-        instance = next(reversed(self._free), None)
-        if instance is None or instance.stands_still or instance.outcome is not None or len(self._waiters):
+        if not self._free or self._waiters.queue:
             return None
-        return self._claim(instance)
+        instance = next(reversed(self._free))
+        if instance.outcome is not None:
+            return None
+        if 0 < (executing := instance.executing) < instance.slots - 1:  # one more of several, and not the last
+            instance.executing = executing + 1
+            instance.invocations += 1
+            self._executing += 1
+            return instance
+        return None if instance.stands_still else self._claim(instance)
 
     async def take(self, wait_seconds: float) -> Instance:
         """A slot, waited for. Raises Throttled, InitFailed, what else a launch failed with, NotFound."""
@@ -103,21 +105,24 @@ class RevisionPool:
         return going_on
 
     def _claim(self, instance: Instance) -> Instance:
-        if instance.state is InstanceState.IDLE:
+        if not instance.executing:
             self._busy += 1
             self.parts.freezer.discard(instance)
         instance.claim()
         self._executing += 1
-        if not instance.free_slots:
+        if instance.executing == instance.slots:
             del self._free[instance]
         return instance
 
     def release(self, instance: Instance) -> None:
         """Give a slot back; it goes to the oldest waiter, if there is one."""
+        self._executing -= 1
+        if instance.executing > 1 and instance in self._free and not self._waiters.queue:
+            instance.executing -= 1  # one of several: it was not full, and does not become idle
+            return
         ledger = self.parts.ledger
         owed = bool(ledger.waiting) and ledger.is_owed(self)
         instance.release(0 if owed or self.provisioned else self._still.yields(instance))
-        self._executing -= 1
         self.moved_at = instance.idle_since
         if not self._executing and self._quiet is not None:
             self._quiet.set()
@@ -254,20 +259,15 @@ class RevisionPool:
 
     def start(self, charge: Charge | None = None, *, checking: bool = False) -> tuple[Instance, asyncio.Future[None]]:
         """Launch one more, with memory or to wait for it; the future resolves when it is ready, or with its failure."""
-        parts, revision = self.parts, self.revision
-        instance_id = parts.precreator.take(revision) or secrets.token_hex(8)
-        output = Output(
-            self.parts.logs.of(revision.key.namespace, revision.key.function), revision.key.number, instance_id
-        )
-        instance = Instance(instance_id, revision, parts.driver, output, parts.sampler, parts.settling)
+        instance = self.parts.instance(self.revision, self.consumption.add)
         instance.charge = charge
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._starting[instance] = ready
         if checking:
             self._checking.add(instance)
-        parts.janitor.know(instance_id)
+        self.parts.janitor.know(instance.id)
         self._queued.add(instance)
-        task = asyncio.get_running_loop().create_task(self._launch(instance), name=f"launch of {instance_id}")
+        task = asyncio.get_running_loop().create_task(self._launch(instance), name=f"launch of {instance.id}")
         self._launches[instance] = task
         task.add_done_callback(lambda done: self._launched(instance, ready, done))
         return instance, ready
@@ -313,6 +313,7 @@ class RevisionPool:
         cold = instance.cold_start
         assert cold is not None
         count_start(self.parts.metrics, self.label, cold)
+        self.parts.failures.started(self.revision.key)
         self.parts.precreator.started(self, cold.path)
         if checked and not self.retired:
             self.desired = max(self.desired, 1)  # kept, until somebody says otherwise
@@ -328,6 +329,7 @@ class RevisionPool:
     def _failed(self, instance: Instance, failure: FaasError, *, checked: bool) -> None:
         self._leaving.stop(instance)
         self.backoff.failed()
+        self.parts.failures.start_failed(self.revision.key, instance.id, failure)
         told = len(self._waiters) > 0
         if isinstance(failure, InitFailed) or self._ready:
             self._waiters.fail_oldest(failure)
@@ -351,8 +353,7 @@ class RevisionPool:
         self.destroy(instance)
 
     def destroy(self, instance: Instance, *, reconcile: bool = True) -> None:
-        """Take it out of use: killed at once, or, where other invocations run in it, when they have ended or their
-        time is over."""
+        """Take it out of use: killed at once, or when what else runs in it has ended or its time is over."""
         if instance not in self._ready:
             return
         del self._ready[instance]
@@ -388,9 +389,8 @@ class RevisionPool:
     # What is observed
 
     def stats(self) -> RevisionStats:
-        return RevisionStats(
-            len(self._starting), len(self._ready) - self._busy, self._busy, self._executing, len(self._waiters)
-        )
+        idle = len(self._ready) - self._busy
+        return RevisionStats(len(self._starting), idle, self._busy, self._executing, len(self._waiters))
 
     @property
     def every_instance(self) -> tuple[Instance, ...]:

@@ -18,6 +18,10 @@ class Settled(Protocol):
         """Write some of what stands before the last lines; seconds until the next slice, None where all is written."""
         ...
 
+    def settle_several(self) -> None:
+        """Make the reports that are put off, where several ran at once."""
+        ...
+
     def settle(self) -> None:
         """Write the last lines, whatever stands before them."""
         ...
@@ -35,6 +39,11 @@ class Settling:
         self._ended[ended] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._round)
+
+    def settle_several(self) -> None:
+        """Have the reports made that are put off."""
+        for one in list(self._ended):
+            one.settle_several()
 
     def close(self) -> None:
         """Write all that is left, now."""

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
 from faas.errors import BadFunctionResponse, FaasError, OutOfMemory, TimedOut, Unavailable
 from faas.leases import Report
 from faas.spec import Interface
-from worker import metering
 from worker.exchange import EXIT_SECONDS, Exchange
 from worker.http import HttpClient
 from worker.http_connection import BrokenConnection
@@ -27,17 +25,17 @@ OFFERS = 3  # instances that may end before they take one event
 class Slot:
     """`report` is set once the invocation has ended."""
 
-    __slots__ = ("_failure", "_has_slot", "_instance", "_pool", "_request_id", "instance_id", "interface", "report")
+    # Defaults of the class: one is made for each invocation, and most of them stay as they are.
+    _instance: Instance
+    _has_slot = False
+    instance_id = ""
+    interface = Interface.AUTO
+    _failure: BaseException | None = None  # of an HTTP request: what its caller is told
+    report: Report | None = None
 
     def __init__(self, pool: RevisionPool, request_id: str) -> None:
         self._pool = pool
         self._request_id = request_id
-        self._instance: Instance
-        self._has_slot = False
-        self._failure: BaseException | None = None  # of an HTTP request: what its caller is told
-        self.instance_id = ""
-        self.interface = Interface.AUTO
-        self.report: Report | None = None
 
     def _holds(self, instance: Instance) -> None:
         self._instance = instance
@@ -140,6 +138,4 @@ class Slot:
         self.report = report = instance.end(self._request_id, seconds, error, error_type)
         if error is None:
             pool.backoff.succeeded()
-        pool.recent_peak.add(report.max_memory_bytes, time.monotonic())
-        pool.billed.inc(metering.gb_seconds(report))
-        pool.parts.reporting.ended(instance.revision.key, report)
+        pool.consumption.add((report,))

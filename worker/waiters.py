@@ -32,31 +32,31 @@ class Waiters:
     """`coming` says how many slots are on their way, `refusal` what is said after a wait of so many seconds."""
 
     def __init__(self, coming: Callable[[], int], refusal: Callable[[float], Throttled]) -> None:
-        self._queue: deque[Waiter] = deque()
+        self.queue: deque[Waiter] = deque()
         self._coming = coming
         self._refusal = refusal
         self._timer: asyncio.TimerHandle | None = None  # one for all: it looks when the first wait may be over
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self.queue)
 
     def add(self, wait_seconds: float) -> Waiter:
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop, wait_seconds)
-        self._queue.append(waiter)
+        self.queue.append(waiter)
         if self._timer is None or waiter.due < self._timer.when():
             self._look_at(waiter.due)
         return waiter
 
     def remove(self, waiter: Waiter) -> None:
         """It went away."""
-        if waiter in self._queue:
-            self._queue.remove(waiter)
+        if waiter in self.queue:
+            self.queue.remove(waiter)
 
     def pop(self) -> Waiter | None:
         """The oldest that still waits."""
-        while self._queue:
-            waiter = self._queue.popleft()
+        while self.queue:
+            waiter = self.queue.popleft()
             if not waiter.future.done():
                 return waiter
         return None
@@ -75,9 +75,9 @@ class Waiters:
     def expire(self) -> None:
         """Throttle those whose wait is over and whom no starting instance will serve. After each change of that."""
         coming = self._coming()
-        for position, waiter in enumerate(list(self._queue)):
+        for position, waiter in enumerate(list(self.queue)):
             if waiter.overdue and position >= coming:
-                self._queue.remove(waiter)
+                self.queue.remove(waiter)
                 if not waiter.future.done():
                     waiter.future.set_exception(self._refusal(waiter.wait_seconds))
 
@@ -90,8 +90,8 @@ class Waiters:
         """Some wait may be over. Nobody pays for this who is served in time."""
         self._timer = None
         now = asyncio.get_running_loop().time() + GRAIN_SECONDS
-        for waiter in self._queue:
+        for waiter in self.queue:
             waiter.overdue = waiter.overdue or waiter.due <= now
         self.expire()
-        if coming := [waiter.due for waiter in self._queue if not waiter.overdue]:
+        if coming := [waiter.due for waiter in self.queue if not waiter.overdue]:
             self._look_at(min(coming))

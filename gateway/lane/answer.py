@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from time import time
 from typing import Protocol
 
 from faas.errors import BadFunctionResponse, FaasError, FunctionError
@@ -62,12 +63,14 @@ class Answer:
     _has_begun = False  # its head has gone out, before its end was known
     _keeps = False
 
-    def __init__(self, kit: Kit, client: Client, plan: Plan) -> None:
+    def __init__(self, kit: Kit, client: Client, plan: Plan, body: bytes) -> None:
+        """`body`: the request's."""
         self.kit = kit
         self._client = client
         self.plan = plan
-        self.request_id = request_id = kit.ids.next()
-        self.id = request_id.encode()
+        self.body = body
+        self.id = kit.ids.next()
+        self.request_id = self.id.decode()
 
     def begin(self, shape: Shape) -> None:
         """The head of an http function's answer."""
@@ -106,6 +109,19 @@ class Answer:
         if shape is None or (not shape.bodiless and shape.length not in (None, self._size)):
             raise BadFunctionResponse("the function's answer is not as long as it says")
 
+    def write_whole(self, shape: Shape, body: bytes) -> None:
+        """An answer that goes out in one piece."""
+        client, plan = self._client, self.plan
+        keeps = plan.keeps and client.stays
+        if keeps and plan.version_1_1 and not shape.has_date:
+            stamps = self.kit.stamps
+            if time() >= stamps.until:
+                stamps.look()
+            client.write(b"%b%b%b%b" % (shape.head, self.id, stamps.tail, body))
+        else:
+            client.write(self._head(shape, b"", keeps) + body)
+        client.answered(keeps)
+
     def finish(self) -> None:
         """It is whole."""
         shape = self.shape
@@ -116,9 +132,7 @@ class Answer:
                 client.write(b"0\r\n\r\n")
             client.answered(self._keeps)
             return
-        keeps = self.plan.keeps and client.stays
-        client.write(self._head(shape, b"", keeps) + self._body)
-        client.answered(keeps)
+        self.write_whole(shape, bytes(self._body))
 
     def result(self, result: InvocationResult) -> None:
         """A Lambda function's answer, as a whole."""

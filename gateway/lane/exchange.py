@@ -7,46 +7,39 @@ What is counted, and when, is as in `gateway.invoke`.
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import abstractmethod
 from collections.abc import Sequence
 
 from faas.errors import BadFunctionResponse, FaasError, Throttled
 from faas.leases import Claim, InvocationResult, StreamedResult, Trigger
 from faas.trace_id import new_trace_id
-from gateway import place
 from gateway.event import streamed_head
 from gateway.invoke import SYNC_PAYLOAD_BYTES, closed, too_large
-from gateway.lane.answer import Answer, Client
-from gateway.lane.kit import Kit
-from gateway.lane.plan import Plan
-from gateway.place import Place, Turn
-
-_now = time.perf_counter
+from gateway.lane.answer import Answer
+from gateway.place import Guest, Turn
 
 
-class Exchange(Answer):
+class Exchange(Answer, Guest):
     """`start`ed once; `gone` once its client is not there any more, unless it has answered."""
 
-    _place: Place | None = None
     _claim: Claim | None = None
     _turn: Turn | None = None
     _timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
     _began = _admitted = 0.0
 
-    def __init__(self, kit: Kit, client: Client, plan: Plan, body: bytes) -> None:
-        super().__init__(kit, client, plan)
-        self.body = body
-
     def start(self) -> None:
-        self._began = _now()
-        found = place.enter(self.kit.activator, self.plan.revision, self.request_id)
-        if found is None:
+        self._began = began = self.kit.clock()
+        plan = self.plan
+        claim = self.enter(plan.gate, self.request_id, began)
+        if claim is None:
             self._line_up()
-        else:
-            self.kit.invoker.http_began()
-            self._admit(found, self._began)
+            return
+        self.kit.invoker.http_calls += 1
+        self._claim = claim
+        self._admitted = began
+        plan.counters.running += 1
+        self._go(claim)
 
     def pause(self) -> None:
         """The client does not read."""
@@ -63,13 +56,13 @@ class Exchange(Answer):
             self.kit.invoker.http_ended()
         elif self._task is not None:
             self._task.cancel()
-        elif self._place is not None:
+        elif self._claim is not None:
             self._client_left()
 
     def crash(self, error: Exception) -> None:
         """Our own fault, on the way in: nothing may stay taken."""
-        if self._place is not None:
-            self._place.claim.abandon()
+        if self._claim is not None:
+            self._claim.abandon()
             self._over(error, False)
         self.fail(_ours(error, self.request_id))
 
@@ -78,7 +71,7 @@ class Exchange(Answer):
     def _line_up(self) -> None:
         plan = self.plan
         try:
-            turn = place.line_up(self.kit.activator, plan.revision, plan.wait_seconds, self._on_turn)
+            turn = self.line_up(plan.gate, plan.wait_seconds, self._on_turn)
         except Throttled as error:
             self._refused(error)
             return
@@ -87,7 +80,7 @@ class Exchange(Answer):
             return
         self._turn = turn
         self._timer = asyncio.get_running_loop().call_later(plan.wait_seconds, self._too_late)
-        self.kit.invoker.http_began()
+        self.kit.invoker.http_calls += 1
 
     def _on_turn(self) -> None:
         turn, timer = self._turn, self._timer
@@ -95,12 +88,12 @@ class Exchange(Answer):
         assert timer is not None
         timer.cancel()
         self._turn = self._timer = None
-        found = turn.claim(self.request_id)
-        if found is not None:
-            self._admit(found, _now())
+        claim, now = self.take_turn(turn, self.request_id), self.kit.clock()
+        if claim is not None:
+            self._admit(claim, now)
             return
         self.kit.invoker.http_ended()
-        self._task = self.kit.run(self._slowly(max(0.0, self.plan.wait_seconds - (_now() - self._began))))
+        self._task = self.kit.run(self._slowly(max(0.0, self.plan.wait_seconds - (now - self._began))))
 
     def _too_late(self) -> None:
         turn = self._turn
@@ -119,12 +112,11 @@ class Exchange(Answer):
         self.plan.counters.not_started(error)
         self.fail(error)
 
-    def _admit(self, found: Place, admitted: float) -> None:
-        self._place = found
-        self._claim = found.claim
+    def _admit(self, claim: Claim, admitted: float) -> None:
+        self._claim = claim
         self._admitted = admitted
-        self.plan.counters.concurrent.inc()
-        self._go(found.claim)
+        self.plan.counters.running += 1
+        self._go(claim)
 
     @abstractmethod
     def _go(self, claim: Claim) -> None:
@@ -150,18 +142,20 @@ class Exchange(Answer):
 
     # The way out
 
-    def _over(self, error: BaseException | None, handled: bool) -> None:
-        """Once, after the claim's end: give the place back, and count."""
-        found, ended = self._place, _now()
-        assert found is not None
-        self._place = self._claim = None
-        report = found.claim.report
-        found.leave()
-        counters, admitted = self.plan.counters, self._admitted
-        counters.concurrent.dec()
-        duration = report.duration_seconds if report is not None else ended - admitted
-        counters.ended(error, handled, admitted - self._began, duration, ended - self._began)
-        self.kit.invoker.http_ended()
+    def _over(self, error: BaseException | None, handled: bool, seconds: float | None = None) -> None:
+        """Once, after the claim's end: give the place back, and count. `seconds`: in the function, where that is not in
+        the claim's report."""
+        claim, plan, kit, ended = self._claim, self.plan, self.kit, self.kit.clock()
+        assert claim is not None
+        self._claim = None
+        self.leave(plan.gate, ended)
+        began, admitted = self._began, self._admitted
+        if seconds is None:
+            seconds = claim.report.duration_seconds if claim.report is not None else ended - admitted
+        plan.counters.ended(error, handled, admitted - began, seconds, ended - began)
+        kit.invoker.http_calls -= 1
+        if kit.invoker.draining:
+            kit.invoker.ended()
 
 
 class HttpExchange(Exchange):
@@ -171,6 +165,23 @@ class HttpExchange(Exchange):
         plan = self.plan
         claim.send(plan.method, self._client.template(plan).filled((self.id,)) + self.body, self)
 
+    def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
+        """The usual answer."""
+        try:
+            shape = self.kit.shapes.of(status, headers, self.plan.is_head)
+            if shape.whole:
+                self.write_whole(shape, body)
+            else:
+                self.begin(shape)
+                if body:
+                    self.more(body)
+                self.finish()
+        except BadFunctionResponse as error:
+            self.fail(error)
+            self._over(error, False, seconds)
+        else:
+            self._over(None, shape.handled, seconds)
+
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         try:
             self.begin(self.kit.shapes.of(status, headers, self.plan.is_head))
@@ -178,7 +189,7 @@ class HttpExchange(Exchange):
             self._broken(error)
 
     def data(self, piece: bytes) -> None:
-        if self._place is None:
+        if self._claim is None:
             return  # the rest of what was broken
         try:
             self.more(piece)
@@ -186,7 +197,7 @@ class HttpExchange(Exchange):
             self._broken(error)
 
     def end(self, error: BaseException | None) -> None:
-        if self._place is None:
+        if self._claim is None:
             return
         try:
             if error is not None:

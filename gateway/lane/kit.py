@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ class Kit:
     shapes: Shapes = field(default_factory=Shapes)
     stamps: Stamps = field(default_factory=Stamps)
     ids: RequestIds = field(default_factory=RequestIds)
+    clock: Callable[[], float] = time.monotonic
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multidict import CIMultiDict
 
@@ -17,6 +18,7 @@ from gateway.edge.entry import Target
 from gateway.headers import told
 from gateway.lane.head import Head
 from gateway.lane.template import Template, mark
+from gateway.place import Gate
 from gateway.router import Route
 
 ID, TIME, EPOCH, BASE64, TRACE, ADDRESS = range(6)  # values of the templates
@@ -44,6 +46,14 @@ class Told:
         return cls(fields, marked(asks.address))
 
 
+class Destination(NamedTuple):
+    """What a function's name leads to, with what its calls need."""
+
+    route: Route
+    counters: RouteCounters
+    gate: Gate
+
+
 class Plan:
     """`sent`: the request of an http function as it goes over the wire, or a Lambda function's event, without the body.
 
@@ -51,15 +61,14 @@ class Plan:
     """
 
     __slots__ = (
-        "body_headers", "counters", "fields", "is_event", "is_head", "keeps", "length", "method", "revision", "route",
+        "body_headers", "counters", "fields", "gate", "is_event", "is_head", "keeps", "length", "method", "route",
         "sent", "target", "trace_id", "version_1_1", "wait_seconds",
     )  # fmt: skip
 
-    def __init__(self, head: Head, target: Target, route: Route, counters: RouteCounters, told: Told) -> None:
+    def __init__(self, head: Head, target: Target, destination: Destination, told: Told) -> None:
         self.target = target
-        self.route = route
-        self.revision = route.revision
-        self.counters = counters
+        self.route, self.counters, self.gate = destination
+        route = self.route
         self.wait_seconds = route.revision.spec.queue_timeout
         self.method = head.method
         self.is_head = head.method == "HEAD"

@@ -14,13 +14,12 @@ from faas.errors import NotFound
 from faas.leases import Trigger
 from faas.proxies import Client, TrustedProxies
 from faas.spec import Interface
-from gateway.counters import RouteCounters
 from gateway.edge.apis.arrivals import host_name
 from gateway.edge.entry import PREFIX, Target, host_target
 from gateway.edge.passage import Passage
 from gateway.lane import head
-from gateway.lane.plan import ADDRESS_V4, ADDRESS_V6, Plan, Told
-from gateway.router import Route
+from gateway.lane.plan import ADDRESS_V4, ADDRESS_V6, Destination, Plan, Told
+from gateway.place import Gate
 
 MOST_KEPT = 1_024  # of each kind
 MOST_PLAN_BYTES = 2_048  # of a head whose plan is kept
@@ -59,7 +58,7 @@ class Plans:
         self._address = ADDRESS_V6 if v6 else ADDRESS_V4
         self._proxies = proxies
         self._told: dict[str, Told] = {}  # by Host
-        self._functions: dict[str, tuple[Route, RouteCounters]] = {}
+        self._functions: dict[str, Destination] = {}
         self.kept: dict[bytes, Plan] = {}
 
     def forget(self) -> None:
@@ -80,19 +79,18 @@ class Plans:
         if found is None or self._place.taken(host_name(found.host)):
             return None
         target = _target(found, self._place.domain)
-        function = self._function(target.name) if target is not None else None
-        if target is None or function is None:
+        destination = self._function(target.name) if target is not None else None
+        if target is None or destination is None:
             return None
-        route, counters = function
         if self._peer:
-            return Plan(found, target, route, counters, Told.of(self._asks(found), found.host))
+            return Plan(found, target, destination, Told.of(self._asks(found), found.host))
         told = self._told.get(found.host)
         if told is None:
             told = self._told[found.host] = Told.of(self._asks(found), found.host)
             _bound(self._told)
-        return Plan(found, target, route, counters, told)
+        return Plan(found, target, destination, told)
 
-    def _function(self, name: str) -> tuple[Route, RouteCounters] | None:
+    def _function(self, name: str) -> Destination | None:
         """What `name` means; None where requests to it are not plain, or nothing has it."""
         known = self._functions.get(name)
         if known is None:
@@ -103,7 +101,9 @@ class Plans:
                 return None
             if entry.route.revision.interface is Interface.AUTO or not passage.plain(entry):
                 return None
-            known = self._functions[name] = entry.route, passage.invoker.counters(entry.route, Trigger.HTTP)
+            invoker, route = passage.invoker, entry.route
+            gate = Gate(invoker.activator, route.revision)
+            known = self._functions[name] = Destination(route, invoker.counters(route, Trigger.HTTP), gate)
             _bound(self._functions)
         return known
 

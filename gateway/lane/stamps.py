@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import secrets
+import struct
 import time
 from email.utils import formatdate
 
 from gateway.event import clock_time
 
 _BATCH = 256
+_PARTS = struct.Struct("8s 4s x3s x3s 12s")  # of 32 hexadecimal digits
 
 
 class Stamps:
     """`look` brings all of them up to date. `now` is Unix time."""
 
-    __slots__ = ("_second", "date", "event_time", "now", "tail")
+    __slots__ = ("_second", "date", "event_time", "now", "tail", "until")
 
     def __init__(self) -> None:
         self._second = 0
-        self.now = 0.0
+        self.now = self.until = 0.0  # until then, all but `now` are up to date
         self.date = b""  # of an answer's head: `Date: …`, with its line end
         self.tail = b""  # the same between the line before it and the body
         self.event_time = b""
@@ -28,6 +30,7 @@ class Stamps:
         second = int(now)
         if second != self._second:
             self._second = second
+            self.until = second + 1.0
             self.date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
             self.tail = b"\r\n" + self.date + b"\r\n"
             self.event_time = clock_time(second).encode()
@@ -40,12 +43,10 @@ class RequestIds:
     __slots__ = ("_ready",)
 
     def __init__(self) -> None:
-        self._ready: list[str] = []
+        self._ready: list[bytes] = []
 
-    def next(self) -> str:
+    def next(self) -> bytes:
         if not self._ready:
-            digits = secrets.token_hex(16 * _BATCH)
-            for at in range(0, 32 * _BATCH, 32):
-                h = digits[at : at + 32]
-                self._ready.append(f"{h[:8]}-{h[8:12]}-4{h[13:16]}-8{h[17:20]}-{h[20:]}")
+            digits = secrets.token_hex(16 * _BATCH).encode()
+            self._ready += [b"%b-%b-4%b-8%b-%b" % parts for parts in _PARTS.iter_unpack(digits)]
         return self._ready.pop()

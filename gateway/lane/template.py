@@ -19,7 +19,7 @@ def mark(number: int) -> str:
 class Template:
     """Made of bytes with marks in them; `filled` puts values in their places."""
 
-    __slots__ = ("_pieces", "_places")
+    __slots__ = ("_one", "_pieces", "_places")
 
     def __init__(self, text: bytes) -> None:
         first, *others = text.split(_BYTES)
@@ -28,6 +28,7 @@ class Template:
         for other in others:
             self._places.append((len(self._pieces), other[0] - 48))
             self._pieces += (b"", other[1:])
+        self._one = self._only_place()
 
     def with_values(self, values: Mapping[int, bytes]) -> Self:
         """The same with these in their places for good."""
@@ -39,9 +40,20 @@ class Template:
                 made._pieces[piece] = values[value]
             else:
                 made._places.append((piece, value))
+        made._one = made._only_place()
         return made
 
+    def _only_place(self) -> tuple[bytes, int, bytes] | None:
+        """What stands before it, which value it is of, and what stands behind it."""
+        if len(self._places) != 1:
+            return None
+        [(at, value)] = self._places
+        return b"".join(self._pieces[:at]), value, b"".join(self._pieces[at + 1 :])
+
     def filled(self, values: Sequence[bytes]) -> bytes:
+        if self._one is not None:
+            before, value, behind = self._one
+            return b"%b%b%b" % (before, values[value], behind)
         pieces = self._pieces.copy()
         for piece, value in self._places:
             pieces[piece] = values[value]

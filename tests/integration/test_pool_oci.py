@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from faas.build.base import recipe
+from faas.build.recipe import recipe
 from faas.build.layer import pack
 from faas.errors import FunctionError, InitFailed, InstanceExited, OutOfMemory, TimedOut
 from faas.leases import HttpRequest, Invocation, InvocationResult, StreamedResult, Trigger
@@ -381,6 +381,11 @@ class Ended:
     def __call__(self, result: InvocationResult | None, error: BaseException | None) -> None:
         self.body = result.payload if result is not None else b""
         self.end(error)
+
+    def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
+        self.head(status, headers)
+        self.data(body)
+        self.end(None)
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         assert status == 200

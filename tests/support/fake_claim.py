@@ -122,7 +122,7 @@ class FakeClaim:
         self._worker._give_back(self._revision)
         seconds, memory = asyncio.get_running_loop().time() - self._began, self._revision.spec.memory_bytes
         self.report = Report(seconds, seconds, memory, memory // 2, failed=isinstance(error, FunctionError))
-        self._worker.ended(self._revision.key, self.report)
+        self._worker.ended(self._revision.key, (self.report,))
 
 
 def parse(request: bytes) -> HttpRequest:

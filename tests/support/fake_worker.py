@@ -11,7 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -29,6 +29,7 @@ from faas.leases import (
 from faas.protocol import (
     CheckReport,
     Ended,
+    Health,
     InstanceStatus,
     Kind,
     LogQuery,
@@ -40,6 +41,7 @@ from faas.protocol import (
     Running,
     WorkerUsage,
 )
+from faas.secret import Reveal
 from faas.spec import Interface
 from tests.support.fake_claim import FakeClaim
 
@@ -47,6 +49,7 @@ MB = 1_048_576
 OnInvoke = Callable[[Revision, bytes], Awaitable[InvocationResult]]
 OnRequest = Callable[[Revision, HttpRequest], Awaitable[HttpResponse]]
 OnStream = Callable[[Revision, bytes], Awaitable[StreamedResult]]
+OnRun = Callable[[Revision, bool], AbstractAsyncContextManager[Running]]
 
 
 async def echo(revision: Revision, event: bytes) -> InvocationResult:
@@ -87,6 +90,8 @@ class FakeWorker:
         self.on_invoke = on_invoke
         self.on_request = on_request
         self.on_stream: OnStream | None = None  # for Lambda functions that stream
+        self.on_run: OnRun | None = None  # for jobs
+        self.healths: dict[RevisionKey, Health] = {}
         self.start_seconds = start_seconds
         self.fails = fails
         self.found = Interface.LAMBDA
@@ -98,12 +103,14 @@ class FakeWorker:
         self.reserved: dict[tuple[str, str], int] = {}
         self.reservable = 10_000 * MB
         self.forgotten: list[tuple[str, str]] = []
+        self.reveal: Reveal | None = None
+        self.renewed: list[tuple[RevisionKey, bool]] = []
         self.records: list[LogRecord] = []
         self.invocations: list[Invocation] = []
         self.looks = 0  # at the usage
         self.claims = True
         self.claimed = 0
-        self.ended: Ended = lambda key, report: None
+        self.ended: Ended = lambda key, reports: None
         self._slots: dict[RevisionKey, _Slots] = {}
 
     # The port
@@ -161,8 +168,20 @@ class FakeWorker:
             slots.desired = 0
             slots.ready = min(slots.ready, slots.executing)
 
+    def reveal_with(self, reveal: Reveal) -> None:
+        self.reveal = reveal
+
+    async def renew(self, revision: Revision, *, running: bool) -> int:
+        self.renewed.append((revision.key, running))
+        if running and self.fails:
+            raise InitFailed(self.fails, log_tail=self.fails)
+        return self._of(revision.key).ready if running else 0
+
     def report_to(self, ended: Ended) -> None:
         self.ended = ended
+
+    def settle(self) -> None:
+        """Nothing is put off."""
 
     def stats(self, key: RevisionKey) -> RevisionStats:
         slots = self._slots.get(key)
@@ -183,9 +202,16 @@ class FakeWorker:
         return WorkerUsage(time.time(), 1024 * MB, charged, 0, 3, revisions)
 
     @asynccontextmanager
-    async def run(self, revision: Revision, kind: Kind, *, wait_seconds: float) -> AsyncIterator[Running]:
-        raise NotOffered("the gateway runs no jobs yet")
-        yield
+    async def run(
+        self, revision: Revision, kind: Kind, *, wait_seconds: float, terminal: bool = False
+    ) -> AsyncIterator[Running]:
+        if self.on_run is None:
+            raise NotOffered("the gateway runs no jobs yet")
+        async with self.on_run(revision, terminal) as running:
+            yield running
+
+    def health(self, key: RevisionKey) -> Health:
+        return self.healths.get(key, Health())
 
     def instances(self, key: RevisionKey) -> list[InstanceStatus]:
         stats = self.stats(key)
@@ -284,7 +310,7 @@ class FakeLease:
         memory = self._revision.spec.memory_bytes
         failed = isinstance(error, FunctionError)
         self.report = Report(self._duration, self._duration, memory, memory // 2, failed=failed)
-        self._worker.ended(self._revision.key, self.report)
+        self._worker.ended(self._revision.key, (self.report,))
 
     async def invoke_streaming(self, event: bytes) -> InvocationResult | StreamedResult:
         if self._worker.on_stream is None:

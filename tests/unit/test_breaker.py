@@ -96,15 +96,24 @@ async def test_the_cancelled_of_a_long_queue_lose_no_slot() -> None:
     assert (breaker.inside, breaker.waiting) == (2, 0)
 
 
-def test_a_revisions_limit_is_its_instances_times_their_concurrency_and_unused_breakers_are_dropped() -> None:
+def test_a_revisions_limit_is_its_instances_times_their_concurrency() -> None:
     breakers = Breakers()
     http = revision(interface=Interface.HTTP, concurrency=20, scale={"max": 3})
     breaker = breakers.of(http)
     assert breaker.limit == 60
     assert breaker.try_enter()
     assert breakers.of(http) is breaker
-    breakers.leave(breaker)
-    assert len(breakers) == 0
+
+
+def test_breakers_that_nobody_is_in_do_not_pile_up_and_one_that_is_used_stays() -> None:
+    breakers = Breakers()
+    used = breakers.of(revision())
+    assert used.try_enter()
+    for number in range(2, 1000):
+        breakers.of(revision(number=number))
+        assert len(breakers) <= 64
+    assert breakers.of(revision()) is used
+    assert breakers.version > 0
 
 
 async def test_a_reserved_breaker_is_one_for_all_revisions_and_follows_the_number() -> None:
@@ -128,6 +137,5 @@ async def test_a_reserved_breaker_is_one_for_all_revisions_and_follows_the_numbe
     await asyncio.gather(*waiting)
     assert breakers.of(old).limit == 50
     for _ in range(3):
-        breakers.leave(shared)
-    breakers.forget_unused(breakers.of(old))
-    assert len(breakers) == 0
+        shared.leave()
+    assert shared.unused

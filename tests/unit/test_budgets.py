@@ -88,7 +88,7 @@ async def test_a_functions_budget_refuses_that_function_until_the_month_ends(dat
     await spending.put(budget(Unit.REQUESTS, "2", function="hello"))
     for _ in range(2):
         spending.admit(HELLO)
-        ledger.add(HELLO, ONE)
+        ledger.add(HELLO, [ONE])
     with pytest.raises(Throttled) as refused:
         spending.admit(HELLO)
     assert (refused.value.reason, refused.value.retry_after) == ("budget", 3600)
@@ -96,7 +96,7 @@ async def test_a_functions_budget_refuses_that_function_until_the_month_ends(dat
     spending.admit(OTHER)
     clock.now = Month.at(LAST_HOUR).start + 5
     for _ in range(2):
-        ledger.add(HELLO, ONE)
+        ledger.add(HELLO, [ONE])
     with pytest.raises(Throttled) as refused:  # a month ahead: ask again tomorrow, it may have been raised
         spending.admit(HELLO)
     assert refused.value.retry_after == 86_400
@@ -112,13 +112,13 @@ async def test_a_namespaces_budget_counts_all_its_functions_and_what_was_before_
     ledger, spending = parts(database, clock)
     await ledger.start()
     await spending.put(budget(Unit.GB_SECONDS, "0.0025"))
-    ledger.add(HELLO, ONE)
+    ledger.add(HELLO, [ONE])
     await ledger.stop()
     ledger, spending = parts(database, clock)
     await ledger.start()
     await spending.start()
     spending.admit(OTHER)
-    ledger.add(OTHER, ONE)
+    ledger.add(OTHER, [ONE])
     for key in (HELLO, OTHER):
         with pytest.raises(Throttled):
             spending.admit(key)
@@ -137,7 +137,7 @@ async def test_a_warning_is_logged_once(database: Database, caplog: pytest.LogCa
     await spending.put(budget(Unit.REQUESTS, "10"))
     with caplog.at_level(logging.WARNING, "faas.budgets"):
         for _ in range(12):
-            ledger.add(HELLO, ONE)
+            ledger.add(HELLO, [ONE])
             spending.look()
         assert [r.message for r in caplog.records] == [
             "budget most: 80 % of this month's 10 requests are used",
@@ -146,7 +146,7 @@ async def test_a_warning_is_logged_once(database: Database, caplog: pytest.LogCa
         clock.now = Month.at(LAST_HOUR).end  # the next month may warn again
         spending.look()
         for _ in range(8):
-            ledger.add(HELLO, ONE)
+            ledger.add(HELLO, [ONE])
         spending.look()
     assert len(caplog.records) == 3
 

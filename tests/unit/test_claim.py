@@ -16,7 +16,9 @@ from faas.metrics import Metrics
 from faas.protocol import LogQuery, Revision, RevisionKey
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, OutOfMemoryKill, Program, eventually, lambda_program
+from worker.claim import PoolClaim
 from worker.drivers.base import Exit
+from worker.instance import Instance
 from worker.pool import Pool
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -30,11 +32,18 @@ class Answer:
     def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
         self.status = 0
         self.headers: Sequence[tuple[bytes, bytes]] = ()
-        self.body = b""
+        self.body = bytearray()
         self.error: BaseException | None = None
         self.ends = 0
+        self.seconds = 0.0  # where it came at once
         self._on_end = on_end
         self._over = asyncio.Event()
+
+    def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
+        self.head(status, headers)
+        self.data(body)
+        self.seconds = seconds
+        self.end(None)
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.status, self.headers = status, tuple(headers)
@@ -55,6 +64,11 @@ class Answer:
         return self
 
 
+def instance_of(claim: Claim) -> Instance:
+    assert isinstance(claim, PoolClaim)
+    return claim._instance
+
+
 class World:
     """A pool with one function, made of `program` or of a server's `handle`."""
 
@@ -71,7 +85,7 @@ class World:
         spec = parse({"name": "it", "entrypoint": ["it"], **keys})
         self.revision = Revision(RevisionKey("default", "it", 1), spec, "it@sha256:" + "0" * 64, interface)
         self.reports: list[Report] = []
-        self.pool.report_to(lambda key, report: self.reports.append(report))
+        self.pool.report_to(lambda key, reports: self.reports.extend(reports))
 
     async def __aenter__(self) -> World:
         await self.pool.open()
@@ -143,8 +157,7 @@ async def test_an_answer_comes_piece_by_piece_and_the_slot_is_back_at_its_end(tm
     async with World(tmp_path, handle=answering(OK)) as world:
         free_at_end: list[int] = []
         claim, answer = world.claim(), Answer(lambda: free_at_end.append(world.stats.executing))
-        assert claim.instance_id == world.driver.created[0].id
-        assert claim.interface is Interface.HTTP
+        assert instance_of(claim).id == world.driver.created[0].id
         claim.send("GET", GET, answer)
         assert world.stats.executing == 1
         await answer.over()
@@ -451,14 +464,14 @@ async def test_an_event_that_was_never_taken_goes_to_another_instance(tmp_path: 
         await world.fresh()
         claim = world.claim()
         got: list[Any] = []
-        chosen = world.driver.sandboxes[claim.instance_id]
+        chosen = world.driver.sandboxes[instance_of(claim).id]
         for writer in chosen.writers:
             writer.transport.abort()
         chosen.exited.set_result(Exit(137, 9))
         claim.invoke(b'"again"', lambda result, error: got.append((result, error)))
         await eventually(lambda: bool(got))
         assert got == [(InvocationResult(b'"again"'), None)]
-        assert claim.instance_id != chosen.id
+        assert instance_of(claim).id != chosen.id
 
 
 async def test_who_abandons_an_event_hears_nothing_and_the_function_works_on(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from faas.leases import Report
+from faas.metrics import Metrics
+from tests.support.data_path import revision
 from worker.marks import MEGABYTE
-from worker.metering import RecentPeak, Sampler, billed, gb_seconds, report_line
+from worker.metering import Consumption, RecentPeak, Reporting, Sampler, billed, report_line
 
 
 @pytest.mark.parametrize(
@@ -42,8 +44,18 @@ def test_the_report_line_is_lambdas() -> None:
     assert report_line("id", warm, "error", "ValueError").endswith("Status: error\tError Type: ValueError")
 
 
-def test_gigabyte_seconds_are_size_times_billed_time() -> None:
-    assert gb_seconds(Report(1.9, 2.0, 512 * MEGABYTE, 0)) == 1.0
+def test_gigabyte_seconds_are_size_times_billed_time_and_told_when_somebody_looks() -> None:
+    metrics = Metrics("test")
+    reporting, told = Reporting(), list[Report]()
+    reporting.ended = lambda key, reports: told.extend(reports)
+    consumption = Consumption(revision(memory=512), metrics, reporting)
+    metrics.before_reading(consumption.count)
+    for _ in range(2):
+        consumption.add([Report(1.9, 2.0, 512 * MEGABYTE, 7 * MEGABYTE)])
+    assert b'faas_billed_gb_seconds_total{function="hello"} 2.0' in metrics.render()
+    assert b'faas_billed_gb_seconds_total{function="hello"} 2.0' in metrics.render()
+    assert consumption.recent_peak(0.0) == 7 * MEGABYTE
+    assert len(told) == 2
 
 
 def test_the_recent_peak_forgets() -> None:

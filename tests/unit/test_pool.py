@@ -419,7 +419,7 @@ async def test_a_caller_that_goes_keeps_the_slot_until_the_function_has_answered
 
     pool, hello = make(held=lambda_program(handler)), revision("held")
     reported: list[tuple[RevisionKey, bool]] = []
-    pool.report_to(lambda key, report: reported.append((key, report.failed)))
+    pool.report_to(lambda key, reports: reported.extend((key, report.failed) for report in reports))
     await pool.open()
     await pool.scale(hello, 1)
     call = asyncio.create_task(invoke(pool, hello, "held", "gone"))

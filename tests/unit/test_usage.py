@@ -73,9 +73,9 @@ async def test_figures_are_added_up_by_function_in_whole_units(database: Databas
     ledger = Ledger(database, clock=Clock())
     await ledger.start()
     for _ in range(3):
-        ledger.add(HELLO, report(101, 128))
-    ledger.add(RevisionKey("default", "hello", 2), report(7, 1769, failed=True, cold=True))  # another size since
-    ledger.add(RevisionKey("team", "hello", 1), report(1, 10_240))
+        ledger.add(HELLO, [report(101, 128)])
+    ledger.add(RevisionKey("default", "hello", 2), [report(7, 1769, failed=True, cold=True)])  # another size since
+    ledger.add(RevisionKey("team", "hello", 1), [report(1, 10_240)])
     await ledger.write()
     mine, theirs = await rows(database)
     assert (mine.namespace, mine.function, theirs.namespace) == ("default", "hello", "team")
@@ -87,11 +87,11 @@ async def test_figures_are_added_up_by_function_in_whole_units(database: Databas
 async def test_the_loop_writes_within_seconds_and_a_stop_writes_the_rest(database: Database) -> None:
     ledger = Ledger(database)
     await ledger.start()
-    ledger.add(HELLO, report())
+    ledger.add(HELLO, [report()])
     await until(lambda: rows(database), 5)
-    ledger.add(HELLO, report())
+    ledger.add(HELLO, [report()])
     await ledger.stop()
-    ledger.add(HELLO, report())  # what the worker's end has ended
+    ledger.add(HELLO, [report()])  # what the worker's end has ended
     await ledger.stop()
     (row,) = await rows(database)
     assert row.figures.requests == 3
@@ -104,7 +104,7 @@ async def test_an_invocation_counts_in_the_hour_in_which_it_ended_whichever_way_
     ledger = Ledger(database, clock=clock)
     for step in (0, HOUR, -HOUR, 40 * DAY, -40 * DAY):
         clock.now += step
-        ledger.add(HELLO, report())
+        ledger.add(HELLO, [report()])
     await ledger.write()
     this = int(NOON) // HOUR * HOUR
     assert await hours(database) == {this: 3, this + HOUR: 1, this + 40 * DAY: 1}
@@ -114,17 +114,17 @@ async def test_what_could_not_be_written_is_kept_and_written_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(database, clock=Clock())
-    ledger.add(HELLO, report())
+    ledger.add(HELLO, [report()])
 
     async def full(work: object) -> None:
-        ledger.add(HELLO, report())  # ends meanwhile
+        ledger.add(HELLO, [report()])  # ends meanwhile
         raise Unavailable("the disk is full")
 
     with monkeypatch.context() as broken:
         await ledger.write()
         broken.setattr(database, "change", full)
         for _ in range(3):
-            ledger.add(HELLO, report())
+            ledger.add(HELLO, [report()])
             with pytest.raises(Unavailable):
                 await ledger.write()
     await ledger.write()
@@ -136,7 +136,7 @@ async def test_what_could_not_be_written_is_kept_and_written_once(
 async def test_a_caller_who_goes_away_makes_nothing_count_twice(database: Database) -> None:
     ledger = Ledger(database, clock=Clock())
     for delay in (0, 0.0005, 0.001, 0.002, 0.004):
-        ledger.add(HELLO, report())
+        ledger.add(HELLO, [report()])
         asking = asyncio.create_task(ledger.write())
         await asyncio.sleep(delay)
         asking.cancel()
@@ -153,7 +153,7 @@ async def test_hours_become_days_after_45_days_and_go_after_25_months(database: 
     kept = midnight - HOURS_KEPT_DAYS * DAY
     for moment in (kept - DAY, kept - DAY + HOUR, kept - 1, kept, kept + HOUR, NOON - 650 * DAY, NOON - 900 * DAY):
         clock.now = moment
-        ledger.add(HELLO, report(100, failed=True))
+        ledger.add(HELLO, [report(100, failed=True)])
     clock.now = NOON
     await ledger.write()
     before = await rows(database, kept - DAY, kept)
@@ -170,20 +170,20 @@ async def test_the_months_totals_survive_a_restart_and_begin_anew_with_the_month
     clock = Clock()
     first = Ledger(database, clock=clock)
     await first.start()
-    first.add(HELLO, report(10, 100))
+    first.add(HELLO, [report(10, 100)])
     await first.stop()
     second = Ledger(database, clock=clock)
     await second.start()
-    second.add(HELLO, report(5, 100))
+    second.add(HELLO, [report(5, 100)])
     for spent in (second.month.look("default", "hello"), second.month.look("default")):
         assert (spent.requests, spent.mb_ms) == (2, 1500)
     clock.now = Month.at(NOON).end
-    second.add(HELLO, report(1, 100))
+    second.add(HELLO, [report(1, 100)])
     await second.write()
     spent = second.month.look("default")
     assert (spent.requests, spent.mb_ms) == (1, 100)
     clock.now = NOON  # set back: that month's totals are read again
-    second.add(HELLO, report(1, 100))
+    second.add(HELLO, [report(1, 100)])
     await second.write()
     assert second.month.look("default").requests == 3
     await second.stop()
