@@ -4,11 +4,11 @@
 # left NAME: what the server left there. Never what a link leads to, and no waiting for what is no file.
 left() { dd if="$data/$1" iflag=nofollow,nonblock bs=64K count=1 status=none 2>/dev/null; }
 
-# told KEY, of server.json: a number, or an address without a path; of anything else nothing.
+# told KEY, of server.json: a number, an address without a path, or the hash of a key; of anything else nothing.
 told() {
     local value
     value=$(left server.json | sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p") || true
-    if [[ $value =~ ^([0-9]{1,10}|https?://[][0-9A-Za-z.:-]+)$ ]]; then printf '%s\n' "$value"; fi
+    if [[ $value =~ ^([0-9]{1,10}|https?://[][0-9A-Za-z.:-]+|sha256//[0-9A-Za-z+/=]{44})$ ]]; then printf '%s\n' "$value"; fi
 }
 
 token() { left admin-token; }

@@ -7,6 +7,12 @@ export PATH="$PATH:/usr/sbin:/sbin" # su without - leaves them out
 say() { printf '%4ds  %s\n' $(($(date +%s) - began)) "$*" >&2; }
 fail() { printf 'error: %s\n' "$1" >&2; [ $# -lt 2 ] || printf '  try: %s\n' "$2" >&2; exit 1; }
 
+# What a server needs of the system.
+server_needs=(runc=runc nft=nftables ip=iproute2 mkfs.ext4=e2fsprogs /etc/ssl/certs/ca-certificates.crt=ca-certificates
+    /usr/share/zoneinfo/UTC=tzdata strip=binutils curl=curl node=nodejs)
+# Options and variables that say where packages come from, and the pip of a new environment. None: as this machine has it.
+apt_from=() pip_env=() pip_wheel=
+
 # need COMMAND=PACKAGE … : installs through apt the packages whose command (or file, with a /) is missing.
 # A package that would start a service on install is kept from it: this machine decides what it runs.
 need() {
@@ -37,8 +43,8 @@ apt_install() ( # in a shell of its own, so that its trap undoes the guard howev
         chmod +x $guard
     fi
     wait=-oDPkg::Lock::Timeout=300 # a new machine may just be updating itself
-    [ -n "${apt_updated:-}" ] || apt-get update -qq $wait || exit
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wait "$@"
+    [ -n "${apt_updated:-}" ] || apt-get update -qq $wait "${apt_from[@]}" || exit
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wait "${apt_from[@]}" "$@"
 )
 
 # Prints the first interpreter that is new enough.
@@ -57,11 +63,13 @@ find_python() {
 make_venv() {
     [ -x "$1/bin/pip" ] && return
     local python; python=$(find_python) || exit 1
-    if ! "$python" -I -c 'import ensurepip' 2>/dev/null; then
+    if [ -z "$pip_wheel" ] && ! "$python" -I -c 'import ensurepip' 2>/dev/null; then
         need "/nonexistent=$("$python" -I -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
     fi
     say "making a virtual environment in $1 with $("$python" --version)"
-    "$python" -I -m venv --clear "$1" || fail "python -m venv $1 failed"
+    "$python" -I -m venv --clear ${pip_wheel:+--without-pip} "$1" || fail "python -m venv $1 failed"
+    [ -z "$pip_wheel" ] || env "${pip_env[@]}" "$1/bin/python" -I "$pip_wheel/pip" install -q "$pip_wheel" ||
+        fail "pip cannot be installed from $pip_wheel"
 }
 
 # The checkout's own environment, for tests and linters.

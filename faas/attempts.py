@@ -29,6 +29,8 @@ KEPT = 4096  # names, addresses and known names, each; the longest untouched are
 USER_LENGTH = 128  # of a name, as it is kept
 REASON = "TooManyFailedLogins"
 
+Told = Callable[[str, str], None]  # hears of each failed login: from which address, by what name
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -61,9 +63,10 @@ class _Recent(OrderedDict[K, V], Generic[K, V]):
 
 
 class Attempts:
-    """One for each door that checks credentials."""
+    """One for each door that checks credentials. `told` hears what has failed, though not what a lock refused."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, told: Told | None = None) -> None:
+        self.told = told
         self._clock = clock
         self._names: _Recent[tuple[str, str], Record] = _Recent()
         self._addresses: _Recent[str, Record] = _Recent()
@@ -76,13 +79,13 @@ class Attempts:
         """Who these credentials belong to. Raises Unauthenticated (with `hint`), or Throttled during a lock."""
         if not authenticator.takes_password(user):
             if (found := await authenticator.authenticate(token, user)) is None:
-                self._refuse(network_of(address), _kept(user), hint)
+                self._refuse(network_of(address), _kept(user), hint, address)
             return found
         place, name = network_of(address), _kept(user)
         async with self._turns.of((place, name)):  # many at once are counted one after another
             self._check(place, name)
             if (found := await authenticator.authenticate(token, user)) is None:
-                self._refuse(place, name, hint)
+                self._refuse(place, name, hint, address)
             self.succeeded(place, name)
             return found
 
@@ -91,10 +94,14 @@ class Attempts:
         place = network_of(address)
         self._check(place, kind)
         self.failed(place, kind)
+        if self.told is not None:
+            self.told(address or "", "")
 
-    def _refuse(self, address: str, user: str, hint: str) -> NoReturn:
-        self._check(address, user)
-        self.failed(address, user)
+    def _refuse(self, place: str, user: str, hint: str, address: str | None) -> NoReturn:
+        self._check(place, user)
+        self.failed(place, user)
+        if self.told is not None:
+            self.told(address or "", user)
         raise Unauthenticated("unknown user or token", hint=hint)
 
     def _check(self, address: str, user: str) -> None:

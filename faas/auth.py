@@ -1,6 +1,7 @@
 """Who may do what: roles, permissions and the port that checks credentials.
 
-A *principal* is who the credentials belong to; it has one role, for one namespace or for all.
+A *principal* is who the credentials belong to. A token that stands alone has one role, for one namespace or for all; a
+user's token has what its user holds now, in each namespace, and of that no more than the token itself says.
 Every route declares the `Permission` that it needs; one middleware (`faas.web`) compares.
 """
 
@@ -10,6 +11,7 @@ import enum
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +24,15 @@ from faas.oci.reference import BASES, namespace_of
 ALL_NAMESPACES = "*"
 REPOSITORIES = 32  # patterns that may narrow one principal: each request compares with them
 REPOSITORIES_LENGTH = 2048  # letters of all of them
+FUNCTIONS = 100  # that may narrow one principal
+FUNCTION_PATTERN = re.compile(r"[a-z0-9*]([a-z0-9*-]{0,61}[a-z0-9*])?")
 
 
 class Permission(enum.Enum):
     """What a route may ask of a caller."""
 
     NOTHING = "nothing"  # health
+    SELF = "self"  # who one is, and one's own tokens
     INVOKE = "invoke"
     METRICS = "metrics"
     READ = "read"  # list, describe (environment values hidden), logs
@@ -52,13 +57,14 @@ class Role(enum.Enum):
         return permission in GRANTS[self]
 
 
-_VIEWER = frozenset({Permission.NOTHING, Permission.METRICS, Permission.READ, Permission.PULL})
+_KNOWN = frozenset({Permission.NOTHING, Permission.SELF})
+_VIEWER = _KNOWN | {Permission.METRICS, Permission.READ, Permission.PULL}
 _DEPLOYER = _VIEWER | {Permission.INVOKE, Permission.CHANGE, Permission.PUSH, Permission.DELETE_IMAGE}
 
 GRANTS: dict[Role, frozenset[Permission]] = {
     Role.ANONYMOUS: frozenset({Permission.NOTHING}),
-    Role.CALLER: frozenset({Permission.NOTHING, Permission.INVOKE}),
-    Role.SCRAPER: frozenset({Permission.NOTHING, Permission.METRICS}),
+    Role.CALLER: _KNOWN | {Permission.INVOKE},
+    Role.SCRAPER: _KNOWN | {Permission.METRICS},
     Role.VIEWER: _VIEWER,
     Role.DEPLOYER: _DEPLOYER,
     Role.ADMIN: frozenset(Permission),
@@ -69,8 +75,10 @@ GRANTS: dict[Role, frozenset[Permission]] = {
 class Principal:
     """Who a request comes from.
 
-    `functions` narrows a caller's key to the names it holds, `repositories` what a viewer or a deployer may do with
-    images to the patterns it holds (`faas.patterns`); empty = all.
+    `functions` narrows it to functions, `repositories` what it may do with images (`faas.patterns`); empty = all. What
+    is of a namespace and of none of its functions is not for who is narrowed to some.
+    `grants`: (namespace, role) pairs, what its user holds now; None: it stands alone. `token`: the name of the user's
+    token, where `name` is the user's.
     """
 
     name: str
@@ -78,14 +86,47 @@ class Principal:
     namespace: str = ALL_NAMESPACES
     functions: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
+    grants: tuple[tuple[str, Role], ...] | None = None
+    token: str = ""
+
+    @property
+    def credential(self) -> str:
+        """By what name `Accounts` finds it again."""
+        return self.token or self.name
+
+    @property
+    def title(self) -> str:
+        """Who that is, in an error's words."""
+        return f"the {self.role.value} {self.name}" if self.grants is None else self.name
 
     def may(self, permission: Permission, namespace: str | None = None, function: str | None = None) -> bool:
         """Whether this principal holds `permission`, in `namespace` and on `function` where given."""
+        if not self.may_in(permission, namespace):
+            return False
+        if namespace is None or not self.functions:
+            return True
+        return function is not None and any(patterns.fits(pattern, function) for pattern in self.functions)
+
+    def may_in(self, permission: Permission, namespace: str | None) -> bool:
+        """Whether it holds `permission` on anything at all there (None: anywhere)."""
         if not self.role.may(permission):
             return False
         if namespace is not None and self.namespace not in (ALL_NAMESPACES, namespace):
             return False
-        return not (function is not None and self.functions and function not in self.functions)
+        if self.grants is None or permission in _KNOWN:
+            return True
+        wanted = self.namespace if namespace is None else namespace
+        anywhere = namespace is None and wanted == ALL_NAMESPACES
+        return any(role.may(permission) and (anywhere or of in (ALL_NAMESPACES, wanted)) for of, role in self.grants)
+
+    def where(self, permission: Permission) -> frozenset[str] | None:
+        """The namespaces in which it holds `permission`; None: in all."""
+        if not self.role.may(permission):
+            return frozenset()
+        held = {ALL_NAMESPACES} if self.grants is None else {of for of, role in self.grants if role.may(permission)}
+        if ALL_NAMESPACES in held:
+            return None if self.namespace == ALL_NAMESPACES else frozenset({self.namespace})
+        return frozenset(held if self.namespace == ALL_NAMESPACES else held & {self.namespace})
 
     def may_use(self, permission: Permission, repository: str) -> bool:
         """Whether this principal may do that (pull, push, delete) with the images of `repository`.
@@ -95,16 +136,21 @@ class Principal:
         """
         if repository.startswith(BASES):
             return self.may(permission) if permission is Permission.PULL else self.may(Permission.ADMIN, ALL_NAMESPACES)
-        return self.reaches(repository) and self.may(permission, namespace_of(repository))
+        namespace = namespace_of(repository)
+        return self.reaches(repository) and self.may(permission, namespace, repository.removeprefix(f"{namespace}/"))
 
     def reaches(self, repository: str) -> bool:
         """Whether no pattern keeps it out, whatever the role may."""
         return not self.repositories or any(patterns.fits(pattern, repository) for pattern in self.repositories)
 
-    def check_repositories(self) -> None:
+    def check_patterns(self) -> None:
         """Raises InvalidInput where the patterns narrow nothing, reach nothing, or are too many."""
         if self.repositories and self.role not in (Role.VIEWER, Role.DEPLOYER):
             raise InvalidInput("repositories narrow a viewer's or a deployer's token only")
+        if self.functions and self.role in (Role.SCRAPER, Role.ADMIN):
+            raise InvalidInput("functions narrow a caller's, a viewer's or a deployer's token only")
+        if len(self.functions) > FUNCTIONS or not all(FUNCTION_PATTERN.fullmatch(one) for one in self.functions):
+            raise InvalidInput(f"functions must be at most {FUNCTIONS} names, or patterns such as api-*")
         if len(self.repositories) > REPOSITORIES or sum(map(len, self.repositories)) > REPOSITORIES_LENGTH:
             raise InvalidInput(
                 f"repositories must be at most {REPOSITORIES} patterns with {REPOSITORIES_LENGTH} letters in all"

@@ -7,10 +7,8 @@ Values go in and out as plain data with the API's own names. Every answer that i
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,22 +17,10 @@ from urllib.parse import quote
 
 import aiohttp
 
+from faas.client_errors import ERROR_BYTES, LOG_HEADER, NoAnswer, Unreachable, decoded, error_of
 from faas.client_nouns import NounCalls
-from faas.errors import (
-    Conflict,
-    FaasError,
-    Forbidden,
-    FunctionError,
-    InitFailed,
-    InvalidInput,
-    NotFound,
-    NotOffered,
-    PayloadTooLarge,
-    Throttled,
-    TimedOut,
-    Unauthenticated,
-    Unavailable,
-)
+from faas.errors import FaasError, InvalidInput
+from faas.trust import Trust, untrusted
 
 Json = dict[str, Any]
 
@@ -42,34 +28,6 @@ CONNECT_SECONDS = 5.0
 CALL_SECONDS = 30.0
 DEPLOY_SECONDS = 1200.0  # unpacking a large image, and an init of up to 900 s
 INVOKE_SECONDS = 2700.0  # queue_timeout, init_timeout and timeout may be 900 s each
-ERROR_BYTES = 1_048_576
-LOG_HEADER = "X-Faas-Log-Result"  # base64 of an invocation's last 4 KB
-
-
-class Unreachable(Unavailable):
-    """The server cannot be reached."""
-
-    code = "Unreachable"
-
-
-class NoAnswer(FaasError):
-    """The server did not answer in time."""
-
-    code = "NoAnswer"
-
-
-class Refusal(Exception):
-    """What the server answered, beyond code and message: the cause of the error that a `Client` raises.
-
-    `function` is the name that the call was about, or ""; `log_tail` the last lines of an instance that did not start.
-    """
-
-    def __init__(self, status: int, request_id: str, function: str = "", log_tail: str = "") -> None:
-        super().__init__(f"HTTP {status}, request id {request_id or 'unknown'}")
-        self.status = status
-        self.request_id = request_id
-        self.function = function
-        self.log_tail = log_tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,52 +45,6 @@ class Answer:
     log_tail: str = ""
 
 
-def _tree(root: type[FaasError]) -> Iterator[type[FaasError]]:
-    yield root
-    for kind in root.__subclasses__():
-        yield from _tree(kind)
-
-
-_BY_STATUS: dict[int, type[FaasError]] = {
-    400: InvalidInput, 401: Unauthenticated, 403: Forbidden, 404: NotFound, 409: Conflict, 413: PayloadTooLarge,
-    429: Throttled, 501: NotOffered, 502: FunctionError, 503: Unavailable, 504: TimedOut,
-}  # fmt: skip
-
-
-def _error(status: int, headers: Mapping[str, str], body: bytes, url: str, function: str) -> FaasError:
-    """The exception for an error answer, ready to be raised, with its `Refusal` as cause."""
-    try:
-        written = json.loads(body)["error"]
-        code, message = str(written["code"]), str(written["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        error = _BY_STATUS.get(status, FaasError)(f"{url} answered {status}", hint="is this the API's address?")
-        error.__cause__ = Refusal(status, headers.get("X-Request-Id", ""), function)
-        return error
-    kind = next((kind for kind in _tree(FaasError) if kind.code == code), None) or _BY_STATUS.get(status, FaasError)
-    hint = str(written.get("hint") or "")
-    tail = str(written.get("log_tail") or "") or _decoded(headers.get(LOG_HEADER, ""))
-    if issubclass(kind, FunctionError):
-        kind_of_error = headers.get("X-Error-Type")
-        error = (
-            kind(message, error_type=kind_of_error, hint=hint, log_tail=tail)
-            if issubclass(kind, InitFailed)
-            else kind(message, error_type=kind_of_error, hint=hint)
-        )
-    elif issubclass(kind, Throttled):
-        retry_after = headers.get("Retry-After", "1")
-        error = kind(
-            message,
-            reason=headers.get("Reason", ""),
-            retry_after=int(retry_after) if retry_after.isdigit() else 1,
-            hint=hint,
-        )
-    else:
-        error = kind(message, hint=hint)
-    request_id = str(written.get("request_id") or headers.get("X-Request-Id", ""))
-    error.__cause__ = Refusal(status, request_id, function, tail)
-    return error
-
-
 def _is_refusal(response: aiohttp.ClientResponse, body: bytes) -> bool:
     """Whether an invocation's error answer is the API's own, and not what an http function answered."""
     if response.content_type != "application/json":
@@ -144,13 +56,6 @@ def _is_refusal(response: aiohttp.ClientResponse, body: bytes) -> bool:
         return False
 
 
-def _decoded(text: str) -> str:
-    try:
-        return base64.b64decode(text).decode(errors="replace")
-    except (binascii.Error, ValueError):
-        return ""
-
-
 class Client(NounCalls):
     """One connection pool to the API at `url`. Use it as an async context manager.
 
@@ -158,14 +63,23 @@ class Client(NounCalls):
     `name.namespace`.
     """
 
-    def __init__(self, url: str, token: str = "", *, call_seconds: float = CALL_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str = "",
+        *,
+        trust: Trust = Trust(),  # noqa: B008 - a frozen value
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._trust = trust
         self._call_seconds = call_seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(headers=self._headers, raise_for_status=False)
+        connector = aiohttp.TCPConnector(ssl=self._trust.context())
+        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, raise_for_status=False)
         return self
 
     async def __aexit__(
@@ -245,7 +159,7 @@ class Client(NounCalls):
         path = _function(name) + "/logs"
         async with self._request("GET", path, params=params, seconds=None if follow else 300) as response:
             if response.status >= 400:
-                raise _error(response.status, response.headers, await response.content.read(ERROR_BYTES), path, name)
+                raise error_of(response.status, response.headers, await response.content.read(ERROR_BYTES), path, name)
             rest = b""
             async for chunk in response.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -268,7 +182,7 @@ class Client(NounCalls):
         async with self._request("POST", path, data=payload, headers=headers, seconds=INVOKE_SECONDS) as response:
             body = await response.read()
             if response.status >= 400 and _is_refusal(response, body):
-                raise _error(response.status, response.headers, body, self.url + path, name)
+                raise error_of(response.status, response.headers, body, self.url + path, name)
             error_type = response.headers.get("X-Error-Type", "")
             if response.status >= 400 and not error_type:
                 error_type = f"HTTP {response.status}"
@@ -278,8 +192,12 @@ class Client(NounCalls):
                 response.content_type,
                 response.headers.get("X-Request-Id", ""),
                 error_type,
-                _decoded(response.headers.get(LOG_HEADER, "")),
+                decoded(response.headers.get(LOG_HEADER, "")),
             )
+
+    async def invocation(self, invocation: str) -> Json:
+        """What became of an asynchronous one so far; `status` is pending | running | success | error."""
+        return await self._object("GET", f"/v1/invocations/{quote(invocation, safe='')}")
 
     # Events
 
@@ -305,18 +223,7 @@ class Client(NounCalls):
     async def delete_dead_letter(self, letter: str) -> None:
         await self._json("DELETE", f"/v1/dead-letters/{quote(letter, safe='')}")
 
-    # Tokens and runtimes
-
-    async def tokens(self) -> list[Json]:
-        return await self._list("/v1/tokens", "tokens")
-
-    async def create_token(self, name: str, role: str, namespace: str = "*", **narrowed: tuple[str, ...]) -> str:
-        """The new token, `narrowed` to `functions` or `repositories`; the server keeps only its hash."""
-        body = {"name": name, "role": role, "namespace": namespace, **{k: v for k, v in narrowed.items() if v}}
-        return str((await self._object("POST", "/v1/tokens", body=body))["token"])
-
-    async def revoke_token(self, name: str) -> None:
-        await self._json("DELETE", f"/v1/tokens/{quote(name, safe='')}")
+    # Runtimes
 
     async def ensure_runtime(self, name: str) -> Json:
         """`{"name", "reference", "version", "architecture", "platforms"}`; built on the server where missing."""
@@ -345,6 +252,8 @@ class Client(NounCalls):
                 yield response
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise InvalidInput(f"not a URL: {self.url}", hint="like http://127.0.0.1:8081") from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise untrusted(self.url, error) from error
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectionError) as error:
             if isinstance(error, aiohttp.SocketTimeoutError):
                 raise NoAnswer(f"{self.url} did not answer in time") from error
@@ -373,7 +282,7 @@ class Client(NounCalls):
         async with self._request(method, path, params=params, seconds=seconds, **options) as response:
             raw = await response.read()
             if response.status >= 300:
-                raise _error(response.status, response.headers, raw, self.url + path, function)
+                raise error_of(response.status, response.headers, raw, self.url + path, function)
         if not raw:
             return None
         try:

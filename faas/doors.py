@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
 import socket
 import ssl
@@ -19,12 +20,15 @@ from faas.listener import BACKLOG, end
 from faas.proxies import NO_PROXIES, TrustedProxies
 from faas.runner import Runner
 from faas.tls import HANDSHAKE_SECONDS
-from faas.web import RUNNER_OPTIONS
+from faas.web import REQUEST_ID_HEADER, RUNNER_OPTIONS, SERVER, new_request_id
+
+log = logging.getLogger("faas.web")
 
 CONNECTIONS_SHARE = 0.2  # of our descriptors, for each listener: instances and files need the rest
 LEAST_CONNECTIONS = 64
 PLAIN = ("private", "redirect")
 SETTLE_SECONDS = 0.1  # in which who has just connected sends a request
+TELL_SECONDS = 1.0  # between two lines of the log about connections too many
 CUT_SECONDS = 0.5  # after that: for handlers to notice that they are cancelled
 
 
@@ -87,6 +91,7 @@ class Doors:
         self._tls = tls
         self._fronts = fronts
         self._crowds = {name: Crowd(per_address, proxies) for name in apps}
+        self._overflow = Overflow()
         self._listening: list[asyncio.Server] = []
         self._sockets: list[tuple[socket.socket, Callable[[], asyncio.Protocol], ssl.SSLContext | None]] = []
         self._most = max(LEAST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * CONNECTIONS_SHARE))
@@ -117,16 +122,18 @@ class Doors:
     def _accept(self, server: web.Server, front: Front | None, crowd: Crowd | None) -> asyncio.Protocol:
         taken = len(server.connections) + (len(front.connections) if front is not None else 0)
         if taken >= self._most:
-            return Full()
+            return self._overflow.full()
         then = server if front is None else front.accept
-        return then() if crowd is None else Gate(crowd, then, Full)
+        return then() if crowd is None else Gate(crowd, then, self._overflow.full)
 
-    async def refuse(self) -> None:
+    async def refuse(self, *, hand_over: bool = False) -> None:
         """No new connection from here on. Those that are open get the answer that is on its way, and end.
 
-        Whoever connected before sees no reset: its request has a moment to come in.
+        Whoever connected before sees no reset: its request has a moment to come in. `hand_over`: the sockets go on
+        listening, for another process that has them too; who waits in their queues is its client.
         """
-        last = [(queued, accept, tls) for listener, accept, tls in self._sockets for queued in end(listener)]
+        ended = [] if hand_over else self._sockets
+        last = [(queued, accept, tls) for listener, accept, tls in ended for queued in end(listener)]
         for listening in self._listening:
             listening.close()
         self._sockets.clear()
@@ -163,6 +170,7 @@ class Doors:
 
     async def close(self) -> None:
         """Cut what is still connected."""
+        self._overflow.tell()
         for crowd in self._crowds.values():
             crowd.close()
         for front in self._fronts.values():
@@ -170,11 +178,43 @@ class Doors:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners.values()))
 
 
+class Overflow:
+    """Refuses connections; the log has a line a second of it, with the last one's request id."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._request_id = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def full(self) -> Full:
+        return Full(self._refused)
+
+    def _refused(self, request_id: str) -> None:
+        self._count += 1
+        self._request_id = request_id
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self.tell)
+
+    def tell(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._count:
+            told = {"request_id": self._request_id}
+            log.warning("%d connections too many heard 503, the last with this id", self._count, extra=told)
+        self._count = 0
+
+
 class Full(asyncio.Protocol):
     """A connection too many."""
 
+    def __init__(self, refused: Callable[[str], None]) -> None:
+        self._refused = refused
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.WriteTransport", transport)
-        head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-        transport.write(head + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
+        request_id = new_request_id()
+        head = f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n{REQUEST_ID_HEADER}: {request_id}\r\n"
+        transport.write(f"{head}Server: {SERVER}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
         transport.close()
+        self._refused(request_id)

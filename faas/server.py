@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -23,23 +22,29 @@ from faas.access_log import AccessLog
 from faas.build.base import Bases
 from faas.doors import Doors, raise_file_limit
 from faas.errors import InvalidInput, Unavailable
+from faas.handover import Successor, listening
 from faas.listener import bound, listen
 from faas.metrics import Metrics
 from faas.oci.client import RegistryClient
 from faas.oci.source import ImageSource
 from faas.redirect import redirect_app
 from faas.remote import PROXIES
+from faas.server_file import Addresses
 from faas.settings import Address, Settings
 from faas.state.session import Database
 from faas.tls import Certificates
 from gateway import prices
 from gateway.app import api_app, public_app, public_lane
+from gateway.backup import Backups
+from gateway.backups import BACKUPS
+from gateway.dev_images import DevImages
 from gateway.edge.spans import Spans
 from gateway.edge.spans import check as check_spans
 from gateway.edge.websocket.pushes import Pushes
 from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
 from registry.app import create_app as registry_app
+from registry.backup import BackupSource
 from registry.outbox import Outbox
 from registry.service import Registry
 from registry.source import LocalImageSource
@@ -51,6 +56,7 @@ from worker.launcher import privileges, view
 from worker.launcher import process as launcher
 from worker.launcher.client import LaunchedDriver
 from worker.launcher.process import Launched
+from worker.launcher.renewal import Renewal
 from worker.memory.budget import budget, machine_memory
 from worker.pool import Pool
 
@@ -58,7 +64,6 @@ logger = logging.getLogger("faas.server")
 
 LOST_SECONDS = 5.0  # to the end without the launcher
 GRACE_SECONDS = 30.0  # what runs at SIGTERM may finish within this, all of it together
-LISTENERS = ("public", "api", "registry")
 
 
 def serve(settings: Settings) -> int:
@@ -70,8 +75,9 @@ def serve(settings: Settings) -> int:
     tls = Certificates(settings.tls_cert, settings.tls_key, settings.tls_certs) if settings.tls else None
     if settings.otlp_endpoint:
         check_spans()
-    with _held(settings.data), _listening(settings) as sockets, _confined(settings) as launched:
-        return uvloop.run(_run(Start(settings, sockets, upstreams, tls, launched)))
+    successor = Successor()
+    with _held(settings.data), listening(settings) as sockets, _confined(settings) as launched:
+        return uvloop.run(_run(Start(settings, sockets, successor, upstreams, tls, launched)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,7 @@ class Start:
 
     settings: Settings
     sockets: dict[str, socket.socket]
+    successor: Successor
     upstreams: upstream.Upstreams
     tls: Certificates | None
     launched: Launched | None  # None: the driver runs in this process
@@ -95,17 +102,6 @@ def _held(data: Path) -> Iterator[None]:
         except BlockingIOError:
             raise InvalidInput(f"another server runs on {data}", hint="stop it, or pass another --data") from None
         yield
-
-
-@contextlib.contextmanager
-def _listening(settings: Settings) -> Iterator[dict[str, socket.socket]]:
-    """All sockets, bound before anything is started: a taken port costs nothing."""
-    with contextlib.ExitStack() as stack:
-        addresses = zip(LISTENERS, (settings.listen, settings.api_listen, settings.registry_listen), strict=True)
-        sockets = {name: stack.enter_context(listen(address)) for name, address in addresses}
-        if settings.redirect_listen is not None:
-            sockets["redirect"] = stack.enter_context(listen(settings.redirect_listen))
-        yield sockets
 
 
 def _oci_options(settings: Settings) -> dict[str, Any]:
@@ -199,34 +195,6 @@ def choose_driver(start: Start, source: ImageSource, metrics: Metrics, on_lost: 
     )
 
 
-class Addresses:
-    """The real addresses of the listeners, as URLs: what `server.json` and `/v1/info` tell."""
-
-    def __init__(self, settings: Settings, sockets: dict[str, socket.socket]) -> None:
-        scheme = "https" if settings.tls else "http"
-        self.bound = {name: bound(listener) for name, listener in sockets.items()}
-        self.urls = {name: f"{scheme}://{_reachable(address)}" for name, address in self.bound.items()}
-        if "redirect" in self.bound:
-            self.urls["redirect"] = f"http://{_reachable(self.bound['redirect'])}"
-        self.public = settings.public_url.rstrip("/") or self.urls["public"]
-        self.registry = str(_reachable(self.bound["registry"]))
-
-    def write(self, file: Path, data: Path) -> None:
-        """For the command line on this host; whole or not there."""
-        told = {**self.urls, "pid": os.getpid(), "version": __version__, "data": str(data)}
-        temporary = file.with_suffix(".new")
-        temporary.unlink(missing_ok=True)  # a link there must not be followed by a server that keeps root
-        with temporary.open("x") as written:
-            written.write(json.dumps(told) + "\n")
-        temporary.rename(file)
-
-
-def _reachable(address: Address) -> Address:
-    """An address that a client on this host can use: "all interfaces" is none."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
-    return Address(host, address.port)
-
-
 def _shown(settings: Settings) -> dict[str, tuple[Any, str]]:
     """Every setting with where it came from; none of them is a secret."""
     values = {name: getattr(settings, name) for name in settings.sources}
@@ -239,7 +207,8 @@ async def _run(start: Start) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    addresses = Addresses(settings, sockets)
+    start.successor.listen(sockets, stopping.set)
+    addresses = Addresses(settings, sockets, start.tls)
     price_list = prices.load(settings.data / "prices.toml")
     async with contextlib.AsyncExitStack() as stack:
         metrics = Metrics(__version__)
@@ -255,18 +224,21 @@ async def _run(start: Start) -> int:
         )
         stack.push_async_callback(registry.close)
         images = LocalImageSource(registry)
-        driver = choose_driver(start, images, metrics, lambda: loss.happened(stopping))
+        dev_images = DevImages(images, settings.data / "dev")
+        driver = choose_driver(start, dev_images, metrics, lambda: loss.happened(stopping))
         memory = budget(settings.memory_budget, machine_memory())
         pool = Pool(driver, settings.data / "logs", metrics, memory_bytes=memory, precreated=settings.precreated)
         info = ServerInfo(
             __version__,
             addresses.public,
-            addresses.urls["api"],
+            addresses.api,
             addresses.registry,
             driver.name,
             settings.domain,
             bool(settings.public_url) or settings.listen.is_loopback,
             _shown(settings),
+            everywhere=addresses.everywhere,
+            ca=lambda: start.tls.shown.ca if start.tls else "",
         )
         private = listen(Address("127.0.0.1", 0))  # the build's own way to the registry: plain, whatever others use
         stack.callback(private.close)
@@ -282,6 +254,7 @@ async def _run(start: Start) -> int:
             info,
             roots,
             changes,
+            dev_images=dev_images,
             prices=price_list,
             max_concurrency=settings.max_concurrency,
             burst=settings.burst,
@@ -292,6 +265,8 @@ async def _run(start: Start) -> int:
         )
         if settings.registry_auth != "none":
             registry.access.accounts = gateway.tokens
+        registry.access.attempts.told = gateway.audit.login_refused("registry")
+        registry.trail = gateway.audit
         registry.holders = gateway
         pool.push_to(Pushes(gateway.edge.websockets))
         grace = Grace()
@@ -306,6 +281,10 @@ async def _run(start: Start) -> int:
         }
         for app in apps.values():
             app[PROXIES] = settings.proxies
+        backups = Backups(database, BackupSource(registry), settings.data, __version__)
+        stack.push_async_callback(backups.close)
+        await backups.open()
+        apps["api"][BACKUPS] = backups
         lane = public_lane(gateway, gateway.tokens, scheme="https" if start.tls else "http", proxies=settings.proxies)
         per_address = settings.connections_per_address
         if "redirect" in sockets:
@@ -314,18 +293,20 @@ async def _run(start: Start) -> int:
         doors = Doors(apps, shown, {"public": lane}, per_address=per_address, proxies=settings.proxies)
         stack.push_async_callback(doors.close)
         await doors.open({**sockets, "private": private})
-        if start.tls is not None:
-            await start.tls.start()
-            stack.push_async_callback(start.tls.stop)
-            loop.add_signal_handler(signal.SIGHUP, start.tls.hurry)
         addresses.write(settings.server_file, settings.data)
         stack.callback(settings.server_file.unlink, missing_ok=True)
+        if start.tls is not None:
+            await _keep_certificates(start.tls, addresses, settings, metrics, stack)
+            if start.launched is None:  # else the launcher does it: it has the CA's key
+                renewal = Renewal(settings.data)
+                renewal.start()
+                stack.push_async_callback(renewal.stop)
         logger.info("ready", extra={**addresses.urls, "driver": driver.name})
         await stopping.wait()
         logger.info("stopping")
         if not loss.is_one:
             grace.begin()
-        await doors.refuse()
+        await doors.refuse(hand_over=start.successor.comes)
         await asyncio.gather(gateway.stop(grace.left), doors.finish("registry", grace.left))
     return loss.exit_code
 
@@ -337,6 +318,24 @@ async def _access_log(settings: Settings, metrics: Metrics, stack: contextlib.As
     made.start()
     stack.push_async_callback(asyncio.to_thread, made.close)
     return made
+
+
+async def _keep_certificates(
+    tls: Certificates, addresses: Addresses, settings: Settings, metrics: Metrics, stack: contextlib.AsyncExitStack
+) -> None:
+    """Take new ones when they come, and tell of them."""
+
+    def changed() -> None:
+        metrics.show_certificates(tls.ends)
+        try:
+            addresses.write(settings.server_file, settings.data)
+        except OSError as error:
+            logger.error("this host's command line will not trust us: %s: %s", settings.server_file, error)
+
+    metrics.show_certificates(tls.ends)
+    await tls.start(changed)
+    stack.push_async_callback(tls.stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tls.hurry)
 
 
 async def _spans(settings: Settings, stack: contextlib.AsyncExitStack) -> Spans | None:

@@ -370,13 +370,15 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """How the command line finds the server: FAAS_URL, FAAS_TOKEN, else what `faas login` or the server left."""
+    """How the command line finds the server: FAAS_URL, FAAS_TOKEN, FAAS_CA, else what login or the server left."""
 
     url: str = ""
     token: str = field(default="", repr=False)
+    ca: str = ""
     config_home: Path = Path()
     data: Path = Path()
     no_color: bool = False
+    term: str = ""
 
 
 def load_client(environ: Mapping[str, str] = os.environ) -> ClientSettings:
@@ -384,9 +386,11 @@ def load_client(environ: Mapping[str, str] = os.environ) -> ClientSettings:
     return ClientSettings(
         url=environ.get("FAAS_URL", ""),
         token=environ.get("FAAS_TOKEN", ""),
+        ca=environ.get("FAAS_CA", ""),
         config_home=home,
         data=Path(environ.get("FAAS_DATA") or default_data(environ)),
         no_color=bool(environ.get("NO_COLOR")),
+        term=environ.get("TERM", ""),
     )
 
 

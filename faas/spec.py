@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
-from faas import checks, routes
+from faas import checks, routes, secret
 from faas.checks import Check
 from faas.errors import SpecError
 from faas.oci.reference import BASES, TAG_PATTERN
@@ -27,9 +27,6 @@ from faas.spec_table import table, tables
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 RUNTIME_PATTERN = re.compile(r"(python|node)(\d+(\.\d+)?)?|provided")
 MEMORY_MB_PER_CPU = 1769  # Lambda's: 1,769 MB give one vCPU
-NOT_OFFERED = {
-    "secrets": "secrets are not offered yet; use [env] for what is not secret",
-}
 
 
 def is_namespace(text: str) -> bool:
@@ -153,6 +150,7 @@ class FunctionSpec:
     scale: ScaleSpec = ScaleSpec()
     asynchronous: AsyncSpec = AsyncSpec()
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)  # variable → name of a stored secret
     schedules: tuple[ScheduleSpec, ...] = ()
     triggers: tuple[TriggerSpec, ...] = ()
     routes: tuple[RouteSpec, ...] = ()
@@ -221,6 +219,7 @@ _FUNCTION: dict[str, Check] = {
     "entrypoint": checks.texts,
     "workdir": checks.workdir,
     "env": checks.env,
+    "secrets": secret.names,
 }
 _OPTIONAL_TEXT = {"runtime", "image", "handler", "app", "health", "follow", "workdir"}
 
@@ -228,7 +227,7 @@ _OPTIONAL_TEXT = {"runtime", "image", "handler", "app", "health", "follow", "wor
 def parse(data: Mapping[str, Any]) -> FunctionSpec:
     """Plain data with `faas.toml`'s keys → a valid spec. Raises SpecError."""
     nested = ("scale", "async", "schedule", "trigger", "route", *rules.KEYS)
-    values = table("", data, _FUNCTION, nested, not_offered=NOT_OFFERED, optional=_OPTIONAL_TEXT)
+    values = table("", data, _FUNCTION, nested, optional=_OPTIONAL_TEXT)
     if "name" not in values:
         raise SpecError("a function needs a name", key="name", hint='write name = "…" or pass --name')
     spec = FunctionSpec(
@@ -278,9 +277,17 @@ def _check_auth(spec: FunctionSpec) -> None:
         raise SpecError("auth.authorizer.function must not be the function itself", key="auth.authorizer")
 
 
+def _check_secrets(spec: FunctionSpec) -> None:
+    if both := sorted(spec.secrets.keys() & spec.env.keys()):
+        raise SpecError(
+            f"{both[0]} stands in env and in secrets", key=f"secrets.{both[0]}", hint="drop one of the two"
+        )
+
+
 def _check_together(spec: FunctionSpec) -> None:
     """Rules between keys."""
     _check_scale(spec)
+    _check_secrets(spec)
     if spec.handler and spec.app:
         raise SpecError(
             "handler and app exclude each other", key="app", hint="handler is Lambda style, app is ASGI or WSGI"

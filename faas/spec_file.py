@@ -104,6 +104,8 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def flag_name(key: str) -> str:
     """The flag of a dotted key: `scale.max` → `--scale-max`."""
+    if key == "secrets":
+        return "--secret"  # each names one
     return "--" + key.replace(".", "-").replace("_", "-")
 
 
@@ -113,7 +115,7 @@ def _flag(key: str, given: Mapping[str, Any]) -> str:
     top = top.partition("[")[0]
     if top not in given:
         return ""
-    if isinstance(given[top], Mapping) and top != "env" and top not in TABLES:
+    if isinstance(given[top], Mapping) and top not in ("env", "secrets", *TABLES):
         return flag_name(key) if rest in given[top] else ""
     return flag_name(top)
 

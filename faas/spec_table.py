@@ -1,4 +1,4 @@
-"""Reads one table of plain data (from TOML, JSON or flags) key by key: what is unknown, not offered or out of range is
+"""Reads one table of plain data (from TOML, JSON or flags) key by key: what is unknown or out of range is
 a `SpecError` that names the key, what is allowed, and the nearest known key."""
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from faas.checks import Check
 from faas.errors import SpecError
 
 SHOWN = 200  # characters of a wrong value
-NOTHING: Mapping[str, str] = {}
 
 
 def table(
@@ -20,20 +19,15 @@ def table(
     checks: Mapping[str, Check],
     nested: Collection[str] = (),
     *,
-    not_offered: Mapping[str, str] = NOTHING,
     optional: Collection[str] = (),
 ) -> dict[str, Any]:
     """The checked values of the table at `where` ("" is the whole). `nested`: keys that the caller reads by itself;
-    `not_offered`: key → why; `optional`: texts that may be left empty. Raises SpecError."""
+    `optional`: texts that may be left empty. Raises SpecError."""
     if not isinstance(value, Mapping):
         raise SpecError(f"{where or 'the specification'} must be a table", key=where)
     prefix = f"{where}." if where else ""
     checked = {}
     for key, written in value.items():
-        if key in not_offered:
-            if written in ("", 0, {}, []):
-                continue
-            raise SpecError(f"{prefix}{key}: {not_offered[key]}", key=prefix + key)
         if key in nested:
             continue
         if key not in checks:

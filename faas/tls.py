@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
 from faas.background import Background
+from faas.certificate import Certificate
 from faas.errors import InvalidInput
 
 log = logging.getLogger("faas.tls")
@@ -28,6 +29,7 @@ MOST = 1000  # pairs
 WILD = "*."
 
 State = tuple[tuple[int, int, int], ...]  # of a pair's files: mtime, size, inode
+Read = tuple[ssl.SSLContext, Certificate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,17 @@ class Pair:
             return None
         return tuple((one.st_mtime_ns, one.st_size, one.st_ino) for one in found)
 
-    def context(self) -> ssl.SSLContext:
+    def read(self) -> Read:
         """Blocking. Raises ValueError that says what is wrong with it."""
         context = server_context()
         try:
             context.load_cert_chain(self.cert, self.key, password=_no_password)
+            pem = self.cert.read_bytes()
         except (OSError, ssl.SSLError, ValueError) as error:
             raise ValueError(str(error)) from None
-        if self.name and not any(covers(name, self.name) for name in names(self.cert.read_bytes())):
+        if self.name and not any(covers(name, self.name) for name in names(pem)):
             raise ValueError(f"the certificate is not {self.name}'s")
-        return context
+        return context, Certificate.read(pem)
 
 
 def _no_password() -> str:
@@ -96,12 +99,14 @@ class Certificates:
         self._look_seconds = look_seconds
         self._states: dict[Pair, State | None] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self._shown: dict[str, Certificate] = {}
+        self._on_change: Callable[[], None] = lambda: None
         self._looked: dict[Pair, State | None] = {}
         self._background = Background()
         self._now = asyncio.Lock()
         for pair, state in self._look().items():
             try:
-                self._contexts[pair.name] = pair.context()
+                self._contexts[pair.name], self._shown[pair.name] = pair.read()
             except ValueError as error:
                 hint = "--tls-certs" if pair.name else "--tls-cert and --tls-key"
                 raise InvalidInput(f"the certificate cannot be used: {error}: {pair.cert}", hint=hint) from None
@@ -115,7 +120,19 @@ class Certificates:
         """Those that have a certificate of their own."""
         return sorted(name for name in self._contexts if name)
 
-    async def start(self) -> None:
+    @property
+    def shown(self) -> Certificate:
+        """What whoever asks for no other name is shown."""
+        return self._shown[""]
+
+    @property
+    def ends(self) -> dict[str, float]:
+        """Name ("" for everybody else's) → Unix seconds."""
+        return {name: certificate.until for name, certificate in self._shown.items()}
+
+    async def start(self, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change` hears of every certificate that came or went."""
+        self._on_change = on_change
         self._background.start(self._run(), "certificates")
 
     async def stop(self) -> None:
@@ -152,34 +169,38 @@ class Certificates:
             found += [Pair(_name(file), file, file.with_suffix(".key")) for file in files]
         return {pair: pair.state() for pair in found}
 
-    def _changed(self, rested: bool) -> tuple[dict[Pair, State | None], dict[Pair, ssl.SSLContext | ValueError]]:
+    def _changed(self, rested: bool) -> tuple[dict[Pair, State | None], dict[Pair, Read | ValueError]]:
         """Blocking. What is there now, and what came of the pairs that are not as they were. `rested`: only those that
         look as they did the last time: who writes two files is not read between them."""
         now = self._look()
-        read: dict[Pair, ssl.SSLContext | ValueError] = {}
+        read: dict[Pair, Read | ValueError] = {}
         for pair, state in now.items():
             if self._states.get(pair, ()) == state or (rested and self._looked.get(pair, ()) != state):
                 continue
             try:
-                read[pair] = pair.context()
+                read[pair] = pair.read()
             except (ValueError, OSError) as error:
                 read[pair] = ValueError(str(error))
         self._looked = now
         return now, read
 
-    def _take(self, now: Mapping[Pair, State | None], read: Mapping[Pair, ssl.SSLContext | ValueError]) -> None:
+    def _take(self, now: Mapping[Pair, State | None], read: Mapping[Pair, Read | ValueError]) -> None:
+        gone = self._states.keys() - now.keys()
         for pair, found in read.items():
             self._states[pair] = now[pair]
             if isinstance(found, ValueError):
                 old = "the old one stays" if pair.name in self._contexts else "it is not shown"
                 log.error("the certificate %s cannot be used: %s; %s", pair.cert, found, old)
                 continue
-            self._contexts[pair.name] = found
+            self._contexts[pair.name], self._shown[pair.name] = found
             log.info("the certificate %s was read anew", pair.cert)
-        for pair in self._states.keys() - now.keys():
+        for pair in gone:
             del self._states[pair]
+            self._shown.pop(pair.name, None)
             if self._contexts.pop(pair.name, None) is not None:
                 log.info("the certificate %s is gone", pair.cert)
+        if read or gone:
+            self._on_change()
 
     def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
         """OpenSSL's question, for each handshake: `name` is None where the client names no host."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import copy
 import json
 import logging
 import re
@@ -15,7 +16,9 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from faas.attempts import Attempts
+from faas.attempts import Attempts, Told
+from faas.audit import Trail
+from faas.audited import DRAFT, Draft, changes, recorded
 from faas.auth import ANONYMOUS, Authenticator, Permission, Principal
 from faas.bodies import BODIES, BodyLimit, Share
 from faas.errors import (
@@ -28,6 +31,7 @@ from faas.errors import (
     RequestTimeout,
     Throttled,
     Unauthenticated,
+    Unavailable,
 )
 from faas.remote import client_address
 
@@ -38,6 +42,7 @@ REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
 BODY_LIMIT = web.RequestKey("body_limit", BodyLimit)  # a narrower one than its reader's
 REQUEST_ID_HEADER = "X-Request-Id"
+SHOWN = 200  # characters of a path in the log
 SERVER = "faas"  # what the field Server says, where a function says nothing else
 LOGIN_HINT = "log in again: faas login"  # where credentials are unknown
 PROGRESS_SECONDS = 60.0  # a body of which nothing comes for this long is given up
@@ -98,8 +103,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except FaasError as error:
-        if error.status == 500:
-            log.exception("request failed", extra={"request_id": request_id})
+        _log(request, error, request_id)
         response = error_response(error, request_id)
         if isinstance(error, RequestTimeout):
             response.force_close()  # the rest of the body may still come, some day
@@ -114,6 +118,26 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         response.headers[REQUEST_ID_HEADER] = request_id
         response.headers.setdefault(hdrs.SERVER, SERVER)
     return response
+
+
+def _log(request: web.Request, error: FaasError, request_id: str) -> None:
+    """What is ours to mend, and what the machine lacks, is in the log by its id. What a caller did wrong, or came too
+    much of, is in the access log: here it would be theirs to fill the disk with."""
+    extra = {"request_id": request_id}
+    if error.status == FaasError.status:
+        log.error("request failed", exc_info=error, extra=extra)
+        return
+    ours = isinstance(error, Unavailable) and not isinstance(error, Paused)
+    level = logging.WARNING if ours else logging.DEBUG
+    words = (request.method, request.path[:SHOWN], error.status, error.code, error.message)
+    log.log(level, "%s %s: %d %s: %s", *words, extra=extra)
+
+
+def with_command(error: FunctionError, function: str, request_id: str) -> FunctionError:
+    """`error` for somebody who may read the log of `function`, with the command that shows what it wrote."""
+    shown = copy.copy(error)
+    shown.hint = "\n".join(filter(None, (error.hint, f"faas logs {function} --request-id {request_id}")))
+    return shown
 
 
 def _translated(error: web.HTTPException, request_id: str) -> web.StreamResponse:
@@ -169,9 +193,14 @@ def credentials(request: web.Request) -> tuple[str, str | None] | None:
     raise Unauthenticated("the Authorization header is neither Bearer nor Basic")
 
 
-def authorization(authenticator: Authenticator) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-    """The middleware that compares who asks with what the route needs. Failed logins are slowed down."""
-    attempts = Attempts()
+def authorization(
+    authenticator: Authenticator, trail: Trail | None = None, told: Told | None = None
+) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """The middleware that compares who asks with what the route needs. Failed logins are slowed down, and `told`.
+
+    What changes anything is recorded on `trail` (`faas.audited`), refusals too.
+    """
+    attempts = Attempts(told=told)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -179,11 +208,21 @@ def authorization(authenticator: Authenticator) -> Callable[[web.Request, Handle
         if (given := credentials(request)) is not None:
             principal = await attempts.admit(authenticator, *given, client_address(request), hint=LOGIN_HINT)
         request[PRINCIPAL] = principal
-        if request.match_info.http_exception is None:
-            require(principal, needed(request.match_info.handler))
-        elif principal is ANONYMOUS:
-            raise Unauthenticated("credentials are needed here", hint="set FAAS_TOKEN or run faas login")
-        return await handler(request)
+        if request.match_info.http_exception is not None:
+            if principal is ANONYMOUS:
+                raise Unauthenticated("credentials are needed here", hint="set FAAS_TOKEN or run faas login")
+            return await handler(request)
+        permission = needed(request.match_info.handler)
+
+        async def answered() -> web.StreamResponse:
+            require(principal, permission)
+            return await handler(request)
+
+        if trail is None or principal is ANONYMOUS or not changes(request.method, permission):
+            return await answered()
+        trail.check()  # what cannot be recorded is not begun, nor is that recorded
+        request[DRAFT] = Draft(trail, request, principal, request.get(REQUEST_ID, ""))
+        return await recorded(request[DRAFT], answered)
 
     return check
 
@@ -212,7 +251,8 @@ def require(
     if principal is ANONYMOUS:
         raise Unauthenticated("credentials are needed here", hint="set FAAS_TOKEN or run faas login")
     where = f" in {namespace}" if namespace else ""
-    raise Forbidden(f"the role {principal.role.value} may not {permission.value}{where}")
+    who = principal.name if principal.grants is not None else f"the role {principal.role.value}"
+    raise Forbidden(f"{who} may not {permission.value}{where}")
 
 
 async def json_body(request: web.Request, limit: int = 1_048_576) -> dict[str, Any]:

@@ -7,15 +7,23 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from faas.audited import before_a_stream
 from faas.auth import Authenticator, Permission
+from faas.logins import LOGINS
 from faas.proxies import NO_PROXIES, TrustedProxies
 from faas.web import access, authorization, errors
 from gateway import (
     aliases,
     api_documents,
     apis,
+    audit,
+    backups,
     budgets,
+    builds,
     dead_letters,
+    debug,
+    dev,
+    doctor,
     functions,
     info,
     instances,
@@ -26,17 +34,21 @@ from gateway import (
     not_offered,
     openapi,
     plans,
+    rebase,
     revisions,
     routes,
     runtimes,
     schedules,
+    secrets,
     tokens,
     top,
     triggers,
     usage,
+    users,
     websockets,
 )
 from gateway.asynchronous import async_routes
+from gateway.builds import BUILDS, Builds
 from gateway.edge.apis.arrivals import Arrivals
 from gateway.edge.doorman import Doorman
 from gateway.edge.observing import observing
@@ -50,9 +62,11 @@ from gateway.public import by_api_host, function_routes, strict
 from gateway.top import TOP, Top
 
 NOUNS = (
-    functions, revisions, aliases, instances, logs, invocations, schedules, triggers, dead_letters, tokens, runtimes,
+    builds, functions, revisions, aliases, instances, logs, invocations, schedules, triggers, dead_letters, tokens, runtimes,
     usage, budgets, top, keys, apis, routes, api_documents,
-    websockets, websocket_routes, plans, maintenance,
+    websockets, websocket_routes, plans, maintenance, backups, rebase, debug, doctor,
+    users, audit,
+    dev, secrets,
 )  # fmt: skip
 
 
@@ -66,7 +80,9 @@ def public_app(gateway: Gateway, authenticator: Authenticator) -> web.Applicatio
     """8080: `/function`, `/async-function`, functions by host, and APIs."""
     app = web.Application(middlewares=[_observing(gateway, "public"), errors, strict])
     app[GATEWAY] = gateway
+    app[LOGINS] = gateway.tokens.logins
     doorman, arrivals = gateway.edge.doorman(authenticator), gateway.edge.arrivals()
+    doorman.attempts.told = gateway.audit.login_refused("public")
     passage = gateway.edge.passage(doorman)
     app.middlewares.append(by_api_host(passage, arrivals))
     app.add_routes(websocket_routes.public_routes(passage, gateway.edge.websockets, gateway.info.domain))
@@ -78,7 +94,9 @@ def public_lane(
     gateway: Gateway, authenticator: Authenticator, *, scheme: str, proxies: TrustedProxies = NO_PROXIES
 ) -> Lane:
     """The short way of plain requests, in front of `public_app`."""
-    passage = gateway.edge.passage(gateway.edge.doorman(authenticator))
+    doorman = gateway.edge.doorman(authenticator)
+    doorman.attempts.told = gateway.audit.login_refused("public")
+    passage = gateway.edge.passage(doorman)
     place = Place(passage, gateway.info.domain, gateway.edge.arrivals().has_host)
     return Lane(gateway.path, place, scheme=scheme, proxies=proxies)
 
@@ -86,10 +104,20 @@ def public_lane(
 def api_app(gateway: Gateway, authenticator: Authenticator, *, open_metrics: bool = False) -> web.Application:
     """8081: the control API, and functions with credentials always. `open_metrics`: it is bound to loopback."""
     app = web.Application(
-        middlewares=[_observing(gateway, "api"), errors, strict, cast("Middleware", authorization(authenticator))]
+        middlewares=[
+            _observing(gateway, "api"),
+            errors,
+            strict,
+            cast("Middleware", authorization(authenticator, gateway.audit, gateway.audit.login_refused("api"))),
+        ]
     )
+    app.on_response_prepare.append(before_a_stream)
     app[GATEWAY] = gateway
+    app[LOGINS] = gateway.tokens.logins
     app[TOP] = Top(gateway)
+    app[BUILDS] = Builds(gateway)
+    app[debug.SESSIONS] = debug.Sessions()
+    app[doctor.DOCTOR] = doctor.Doctor()
     table = operations(open_metrics=open_metrics)
 
     @access(Permission.READ)

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from faas.auth import ALL_NAMESPACES, Permission
+from faas.auth import Permission
 from faas.errors import InvalidInput, NotFound
 from faas.spec import NAME_PATTERN, is_namespace
 from faas.state.session import Tx
@@ -70,10 +70,12 @@ async def listed(request: web.Request) -> web.Response:
         if not NAME_PATTERN.fullmatch(function) or not is_namespace(namespace):
             raise InvalidInput("function must be a function's name")
         allow(request, Permission.READ, namespace, function)
-    if not namespace and (own := request[PRINCIPAL].namespace) != ALL_NAMESPACES:
-        namespace = own  # asked of the database: behind others' newest the caller's own would not be found
+    own = request[PRINCIPAL].where(Permission.READ)
+    # Asked of the database: behind others' newest the caller's own would not be found.
+    asked = [""] if own is None else sorted(own)
     async with request.app[GATEWAY].database.read() as tx:
-        letters = await tx.run_sync(dead_letters.every, namespace, function)
+        found = [await tx.run_sync(dead_letters.every, of, function) for of in ([namespace] if namespace else asked)]
+    letters = sorted((letter for some in found for letter in some), key=lambda letter: -letter.died_at)
     visible = [x for x in letters if may(request, Permission.READ, x.event.namespace, x.event.function)]
     return answer({"dead_letters": [_shown(letter) for letter in visible]})
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from faas.auth import Principal
 from faas.background import Background
+from faas.dev import MARK, is_dev
 from faas.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from faas.metrics import Metrics
 from faas.oci.source import ImageSource
@@ -33,6 +34,7 @@ from gateway.reservations import Reservations
 from gateway.router import LIVE, FunctionState, Router, function_label, repository_of
 from gateway.scaler import Scaler
 from gateway.scheduler import Scheduler
+from gateway.secret_store import SecretStore
 from gateway.store import aliases, canaries, dead_letters, functions, invocations, revisions, schedules, triggers
 from gateway.store.revisions import RevisionRow
 from gateway.store.triggers import SeenFile
@@ -73,6 +75,7 @@ class Deployer:
         scheduler: Scheduler,
         folders: FolderTriggers,
         apis: Apis,
+        secrets: SecretStore,
         metrics: Metrics,
         *,
         registry: str = "",
@@ -87,6 +90,7 @@ class Deployer:
         self._scheduler = scheduler
         self._folders = folders
         self._apis = apis
+        self._secrets = secrets
         self._metrics = metrics
         self._clock = clock
         self._turns: Turns[tuple[str, str]] = Turns()  # one change of a function at a time
@@ -139,6 +143,8 @@ class Deployer:
         spec = parse(spec_data)
         if spec.name != name:
             raise InvalidInput(f"the specification's name is {spec.name}, the URL's is {name}")
+        if is_dev(name):
+            raise InvalidInput(f"names with {MARK} are for faas dev alone", hint="take another name")
         if spec.follow and not self._images.may_pull(by, repository_of(namespace, name)):
             raise Forbidden(f"{by.name} may not pull {repository_of(namespace, name)}, and so not follow it")
         image = await self._images.pinned(image or spec.image, by)
@@ -209,11 +215,11 @@ class Deployer:
 
     @contextmanager
     def _reserving(self, namespace: str, spec: FunctionSpec) -> Iterator[None]:
-        """What `spec` reserves, and its routes, are held beside what is held already; at the end what is live decides.
+        """What `spec` reserves, and its routes and secrets, are held beside what is held already; at the end what is live decides.
         Raises SpecError, Conflict where they cannot be had."""
         self._reservations.widen(namespace, spec.name, spec)
         try:
-            with self._apis.reserving(namespace, spec.name, spec.routes):
+            with self._secrets.needed(namespace, spec), self._apis.reserving(namespace, spec.name, spec.routes):
                 yield
         finally:
             live = self._live(namespace, spec.name)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from faas.audit import Entry, Trail, new_entry
 from faas.auth import Principal, Role
 from faas.background import Background
 from faas.errors import FaasError, FunctionError, NotFound, Throttled
@@ -63,6 +64,19 @@ def newest(
     return wanted, spare
 
 
+def _entry(where: Where, change: TagChange) -> Entry:
+    """Nobody has asked for this deploy: who pushed is in the record of the push."""
+    return new_entry(
+        by=f"follow {change.tag}",
+        token="",
+        address="",
+        action="functions.follow",
+        object_=f"functions/{function_label(*where)}",
+        status=200,
+        namespace=where[0],
+    )
+
+
 def is_final(error: Exception) -> bool:
     """Whether another try would fail the same way: the image's fault, not want of a part or of room."""
     if not isinstance(error, FaasError) or isinstance(error, Throttled):
@@ -106,6 +120,7 @@ class TagFollower:
         self._deployer = deployer
         self._router = router
         self._changes = changes
+        self.trail: Trail | None = None  # hears of each deploy
         self._rules = rules
         self._clock = clock
         self._attempts: dict[Where, Attempt] = {}
@@ -223,6 +238,8 @@ class TagFollower:
             await self._record(where, self._outcome(change, FollowState.SKIPPED, "live was moved by hand meanwhile"))
         elif done.changed:
             log.info("%s is v%d now: %s moved to %s", label, done.revision.key.number, change.tag, change.digest)
+            if self.trail is not None:
+                await self.trail.record(_entry(where, change))
         return True
 
     async def _failed(self, where: Where, attempt: Attempt, error: Exception, again: bool) -> None:

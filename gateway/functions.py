@@ -7,9 +7,10 @@ from typing import Any
 from aiohttp import web
 
 from faas.auth import Permission
-from faas.errors import InitFailed, InvalidInput
+from faas.errors import InitFailed, InvalidInput, NotFound
 from faas.protocol import RevisionStats
 from faas.web import PRINCIPAL, REQUEST_ID, access, error_body, error_headers, json_body
+from gateway import diagnosis
 from gateway.edge.canary.shown import shown as canary_shown
 from gateway.gateway import GATEWAY, Gateway
 from gateway.operations import (
@@ -45,7 +46,9 @@ FUNCTION = an_object(
     revision=WHOLE,
     state={"type": "string", "enum": ["ready", "unchecked"]},
     reason=TEXT,
+    **diagnosis.PROPERTIES,
     image=TEXT,
+    stale=TEXT,
     interface={"type": "string", "enum": ["lambda", "http", "auto"]},
     memory=WHOLE,
     timeout=WHOLE,
@@ -90,7 +93,7 @@ def shown(gateway: Gateway, state: FunctionState, row: FunctionRow) -> dict[str,
         "namespace": state.namespace,
         "revision": revision.key.number,
         "state": "unchecked" if revision.interface.value == "auto" else "ready",
-        "reason": "; ".join(gateway.folders.problems(state.namespace, state.name)),
+        **diagnosis.summary(diagnosis.observed(gateway, state, row.updated_at)),
         "image": revision.image,
         "interface": revision.interface.value,
         "memory": spec.memory,
@@ -133,16 +136,34 @@ async def listed(request: web.Request) -> web.Response:
         state = gateway.router.state(row.namespace, row.name)
         wanted = namespace in ("", row.namespace) and may(request, Permission.READ, row.namespace, row.name)
         if wanted and state is not None and state.aliases.get(LIVE) in state.revisions:
-            found.append(shown(gateway, state, row))
+            stale = await gateway.staleness.of(state.revisions[state.aliases[LIVE]])
+            found.append(shown(gateway, state, row) | {"stale": stale})
     return answer({"functions": found})
+
+
+def _known(gateway: Gateway, namespace: str, name: str) -> FunctionState:
+    """Raises NotFound, with why its first deploy failed where there was one."""
+    try:
+        return gateway.deployer.known(namespace, name)
+    except NotFound as error:
+        if (failed := gateway.failed_deploys.of(namespace, name)) is None:
+            raise
+        words = f"its first deploy failed: {failed.message}"
+        raise NotFound(error.message, hint=f"{words}\n{failed.hint}".rstrip()) from None
 
 
 @access(Permission.READ)
 async def described(request: web.Request) -> web.Response:
     gateway, where = request.app[GATEWAY], function_name(request, Permission.READ)
-    function = await one(request, where.namespace, where.name)
-    state = gateway.deployer.known(where.namespace, where.name)
+    state = _known(gateway, where.namespace, where.name)
     revision = state.revisions[state.aliases[LIVE]]
+    async with gateway.database.read() as tx:
+        row = await functions.get(tx, where.namespace, where.name)
+        outcome = await follows.get(tx, where.namespace, where.name)
+    row = row or FunctionRow(where.namespace, where.name, 0.0, 0.0)
+    function = shown(gateway, state, row)
+    seen = await diagnosis.looked_into(gateway, diagnosis.observed(gateway, state, row.updated_at), outcome)
+    function |= diagnosis.summary(seen) | diagnosis.page(seen)
     spec = revision.spec.to_dict()
     if not may(request, Permission.ADMIN, where.namespace, where.name):
         spec["env"] = dict.fromkeys(spec["env"], HIDDEN)
@@ -152,6 +173,7 @@ async def described(request: web.Request) -> web.Response:
         "canaries": {alias: canary_shown(canary) for alias, canary in sorted(state.canaries.items())},
         "instances_list": [instance_shown(i) for i in gateway.worker.instances(revision.key)],
         "revisions": len(state.revisions),
+        "stale": await gateway.staleness.of(revision),
     }
     scale = revision.spec.scale
     if scale.learns and (learned := gateway.path.patterns.shown(revision.key, scale.idle_seconds)) is not None:
@@ -159,8 +181,6 @@ async def described(request: web.Request) -> web.Response:
     if (circuit := gateway.edge.guards.circuits.state(revision.key)) is not None:
         function["circuit"] = circuit.name.lower().replace("_", "-")
     if revision.spec.follow:
-        async with gateway.database.read() as tx:
-            outcome = await follows.get(tx, where.namespace, where.name)
         function["follow"] = followed(revision.spec.follow, outcome)
     return answer(function)
 
@@ -176,6 +196,12 @@ def instance_shown(instance: Any) -> dict[str, Any]:
     }
 
 
+def _live(gateway: Gateway, namespace: str, name: str) -> int:
+    """The number of the revision that is live; 0 where none is."""
+    state = gateway.router.state(namespace, name)
+    return state.live.key.number if state is not None and state.live is not None else 0
+
+
 @access(Permission.CHANGE)
 async def deployed(request: web.Request) -> web.Response:
     gateway, where = request.app[GATEWAY], function_name(request, Permission.CHANGE)
@@ -184,9 +210,16 @@ async def deployed(request: web.Request) -> web.Response:
     spec, check = body.get("spec"), body.get("check", True)
     if not isinstance(spec, dict) or not isinstance(check, bool):
         raise InvalidInput("a deploy needs spec (an object); check is true or false")
+    image, by = a_text(body, "image", ""), request[PRINCIPAL]
     try:
-        done = await gateway.deployer.deploy(
-            where.namespace, where.name, spec, a_text(body, "image", ""), check=check, by=request[PRINCIPAL]
+        done = await gateway.failed_deploys.noted(
+            where.namespace,
+            where.name,
+            gateway.deployer.deploy(where.namespace, where.name, spec, image, check=check, by=by),
+            live=lambda: _live(gateway, where.namespace, where.name),
+            image=image,
+            by=by.name,
+            request_id=request[REQUEST_ID],
         )
     except InitFailed as error:
         refusal = error_body(error, request[REQUEST_ID])

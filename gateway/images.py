@@ -6,7 +6,7 @@ import asyncio
 
 from faas.auth import Permission, Principal
 from faas.errors import Forbidden, ImageUnusable, InvalidInput, NotFound, Unavailable
-from faas.oci.manifest import Manifest
+from faas.oci.manifest import CONFIG_BYTES, ImageConfig, Manifest
 from faas.oci.platform import architecture
 from faas.oci.reference import Reference
 from faas.oci.source import ImageSource
@@ -35,15 +35,16 @@ class Images:
             reference = Reference.parse(image)
         except ValueError as error:
             raise InvalidInput(f"the image's name is not valid: {error}") from None
-        if reference.host and not reference.is_at(self._registry):
+        local = f"localhost:{self._registry.rpartition(':')[2]}"  # others may know it by a name
+        if reference.host and not (reference.is_at(self._registry) or reference.is_at(local)):
             raise InvalidInput(
                 f"images are taken from this server's registry only, not from {reference.host}",
                 hint=f"push it here: faas push --image {image}",
             )
         if not self.may_pull(by, reference.repository):
             raise Forbidden(f"{by.name} may not pull {reference.repository}")
-        local = Reference("", reference.repository, reference.tag, reference.digest)
-        return f"{reference.repository}@{(await self.find(str(local))).digest}"
+        bare = Reference("", reference.repository, reference.tag, reference.digest)
+        return f"{reference.repository}@{(await self.find(str(bare))).digest}"
 
     async def find(self, image: str) -> Manifest:
         """By its name in this registry, without a host. Raises ImageUnusable where it is not there, Unavailable."""
@@ -54,3 +55,15 @@ class Images:
             raise ImageUnusable(f"there is no image {image} in the registry", hint="push it first") from None
         except TimeoutError:
             raise Unavailable("the registry does not answer") from None
+
+    async def config(self, image: str) -> ImageConfig | None:
+        """Of `repository@digest`; None where it has none that can be read. Raises ImageUnusable, Unavailable."""
+        manifest = await self.find(image)
+        if manifest.config is None or manifest.config.size > CONFIG_BYTES:
+            return None
+        blob = await self._source.open_blob(Reference.parse(image).repository, manifest.config)
+        try:
+            with blob:
+                return ImageConfig.parse(await asyncio.to_thread(blob.read, CONFIG_BYTES))
+        except ValueError:
+            return None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from aiohttp import web
 
 from faas.auth import ALL_NAMESPACES, Permission
-from faas.errors import ShuttingDown
+from faas.errors import NotFound, ShuttingDown
 from faas.metrics import CONTENT_TYPE
+from faas.settings import Address
 from faas.web import PRINCIPAL, access
-from gateway.gateway import GATEWAY
+from gateway.gateway import GATEWAY, ServerInfo
 from gateway.operations import TEXT, Operation, allow, an_object, answer
+
+PEM = "application/x-pem-file"
 
 
 @access(Permission.NOTHING)
@@ -31,12 +36,33 @@ async def info(request: web.Request) -> web.Response:
         {
             "version": told.version,
             "public_url": told.public_url,
-            "registry": told.registry,
-            "api": told.api,
+            "registry": _by_its_name(request, told, told.registry),
+            "api": _by_its_name(request, told, told.api),
             "driver": told.driver,
             "user": request[PRINCIPAL].name,  # what to log in to the registry with
         }
     )
+
+
+def _by_its_name(request: web.Request, told: ServerInfo, address: str) -> str:
+    """An address of ours with the host that the client reached us by, where we answer by every name."""
+    if not told.everywhere:
+        return address
+    try:
+        host = urlsplit(f"//{request.host}").hostname
+    except ValueError:
+        host = None
+    scheme, slashes, place = address.rpartition("://")
+    return f"{scheme}{slashes}{Address(host, Address.parse(place).port)}" if host else address
+
+
+@access(Permission.NOTHING)
+async def ca(request: web.Request) -> web.Response:
+    """Not secret, and worth nothing until its fingerprint was compared: whoever asks cannot know yet who answers."""
+    pem = request.app[GATEWAY].info.ca()
+    if not pem:
+        raise NotFound("this server has no CA of its own")
+    return web.Response(text=pem, headers={"Content-Type": PEM})
 
 
 @access(Permission.METRICS)
@@ -67,6 +93,7 @@ _INFO = an_object(("version", "public_url", "registry", "api", "driver", "user")
 OPERATIONS = (
     Operation("GET", "/healthz", healthy, "Whether the process lives", {200: TEXT}, media_type="text/plain"),
     Operation("GET", "/readyz", ready, "Whether it takes work", {200: TEXT}, media_type="text/plain"),
+    Operation("GET", "/v1/ca", ca, "The CA behind the listeners' certificate", {200: TEXT}, media_type=PEM),
     Operation("GET", "/v1/info", info, "Version and addresses", {200: _INFO}),
     Operation("GET", "/v1/settings", settings, "Each setting with value and source", {200: an_object(more=True)}),
 )

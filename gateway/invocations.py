@@ -17,7 +17,7 @@ from faas.protocol import (
     LogQuery,
 )
 from faas.spec import Interface
-from faas.web import PRINCIPAL, REQUEST_ID, access, error_response, read_body
+from faas.web import PRINCIPAL, REQUEST_ID, access, error_response, read_body, with_command
 from gateway import trace
 from gateway.edge.caller import Caller
 from gateway.flight import FLIGHT
@@ -112,7 +112,7 @@ async def _result(gateway: Gateway, route: Route, event: bytes, request: web.Req
             route, event, trigger=Trigger.API, request_id=request_id, trace_id=trace_id
         )
     except FunctionError as error:
-        response = error_response(error, request_id)
+        response = error_response(with_command(error, route.label, request_id), request_id)
     else:
         response = web.Response(body=result.payload, headers={"Content-Type": result.content_type})
         if result.error_type is not None:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from faas.auth import Permission
 from faas.errors import InvalidInput
+from faas.logins import Ended, while_allowed
 from faas.protocol import LogQuery, LogRecord
 from faas.web import REQUEST_ID, REQUEST_ID_HEADER, access
 from gateway.gateway import GATEWAY
@@ -65,16 +66,24 @@ async def read(request: web.Request) -> web.StreamResponse:
     # Streamed, so its head is gone before the middleware could add the id.
     response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE, REQUEST_ID_HEADER: request[REQUEST_ID]})
     records = cast("AsyncGenerator[LogRecord, None]", gateway.worker.logs(query))
+    await response.prepare(request)
+    # Who may not read it any more hears its end, and nothing of why: the answer has begun.
+    with contextlib.suppress(Ended):
+        async with while_allowed(request, Permission.READ, where.namespace, where.name):
+            await _written(response, records, follow=query.follow)
+    await response.write_eof()
+    return response
+
+
+async def _written(response: web.StreamResponse, records: AsyncGenerator[LogRecord, None], *, follow: bool) -> None:
     async with contextlib.aclosing(records):
-        await response.prepare(request)
         waiting = bytearray()
         async for record in records:
             waiting += json.dumps(asdict(record), ensure_ascii=False).encode(errors="replace") + b"\n"
-            if query.follow or len(waiting) >= CHUNK_BYTES:
+            if follow or len(waiting) >= CHUNK_BYTES:
                 await response.write(bytes(waiting))
                 waiting.clear()
-        await response.write_eof(bytes(waiting))
-    return response
+        await response.write(bytes(waiting))
 
 
 _NUMBER = {"type": "number"}

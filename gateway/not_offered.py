@@ -8,7 +8,7 @@ from faas.auth import Permission
 from faas.errors import NotOffered
 from faas.web import access
 
-NOUNS = ("secrets", "users", "backup", "restore")
+NOUNS = ("restore",)
 
 
 @access(Permission.READ)

@@ -13,7 +13,9 @@ from typing import Any
 
 from aiohttp import web
 
+from faas.audited import within
 from faas.auth import Permission
+from faas.dev import is_dev
 from faas.errors import InvalidInput, NotFound
 from faas.spec import NAME_PATTERN, is_namespace
 from faas.web import PRINCIPAL, Handler, require
@@ -66,8 +68,11 @@ class FunctionName:
     qualifier: str = ""
 
 
-def function_name(request: web.Request, permission: Permission, *, qualified: bool = False) -> FunctionName:
-    """The function that the path names, once the caller is seen to hold `permission` on it.
+def function_name(
+    request: web.Request, permission: Permission, *, qualified: bool = False, dev: bool = False
+) -> FunctionName:
+    """The function that the path names, once the caller is seen to hold `permission` on it. What a `faas dev` keeps is
+    changed by that alone (`dev`).
 
     Raises Unauthenticated, Forbidden, InvalidInput.
     """
@@ -77,11 +82,14 @@ def function_name(request: web.Request, permission: Permission, *, qualified: bo
             f"not a function's name: {request.match_info['name'][:160]!r}", hint="name, or name.namespace"
         )
     allow(request, permission, namespace, name)
+    if permission is Permission.CHANGE and is_dev(name) and not dev:
+        raise InvalidInput(f"{name} can only be a faas dev's, which alone changes it", hint="it ends with that command")
     return FunctionName(namespace, name, qualifier)
 
 
 def allow(request: web.Request, permission: Permission, namespace: str, function: str | None = None) -> None:
     """Raise Forbidden unless the caller holds `permission` there. What is checked is the use, not the creation."""
+    within(request, namespace)
     require(request[PRINCIPAL], permission, namespace, function)
 
 
@@ -95,7 +103,8 @@ def namespace_asked(request: web.Request) -> str:
     if namespace:
         if not is_namespace(namespace):
             raise InvalidInput("namespace must be a name")
-        allow(request, Permission.READ, namespace)
+        if not request[PRINCIPAL].may_in(Permission.READ, namespace):
+            allow(request, Permission.READ, namespace)
     return namespace
 
 

@@ -52,7 +52,7 @@ async def proxy(
         async with invoker.invoke_http(route, call, trigger=Trigger.HTTP, request_id=request_id) as response:
             if upgrade and response.status == 101 and response.tunnel is not None:
                 with invoker.counters(route, Trigger.HTTP).websockets().track_inprogress():
-                    return await carry(request, response, response.tunnel, request_id, rule)
+                    return await carry(request, response, response.tunnel, request_id, rule, route.revision.key)
             answer = _head(request, response, request_id)
             if upgrade:
                 answer.force_close()  # what follows was meant for the other protocol

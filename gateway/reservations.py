@@ -69,6 +69,11 @@ class Reservations:
             log.error("%s has no reservation: %s", function_label(namespace, function), error.message)
         self._breakers.reserve(namespace, function, wanted.slots, exempt=held)
 
+    def holds(self, namespace: str, function: str, spec: FunctionSpec) -> bool:
+        """Whether all that `spec` reserves is kept."""
+        held = self._held.get((namespace, function), NONE)
+        return held | Reservation.of(spec) == held
+
     def _hold(self, namespace: str, function: str, before: Reservation, wanted: Reservation) -> None:
         if wanted == before:
             return

@@ -12,8 +12,11 @@ from collections import deque
 
 from aiohttp import hdrs, web
 
+from faas.auth import Permission
 from faas.errors import FaasError, Forbidden
 from faas.leases import HttpResponse, Tunnel
+from faas.logins import watching
+from faas.protocol import RevisionKey
 from faas.rules.websocket import WebSocketRule
 from faas.web import PROGRESS_SECONDS, REQUEST_ID_HEADER
 from gateway.edge.websocket.frames import FrameMeter
@@ -30,9 +33,15 @@ def check_origin(request: web.Request, rule: WebSocketRule) -> None:
 
 
 async def carry(
-    request: web.Request, response: HttpResponse, tunnel: Tunnel, request_id: str, rule: WebSocketRule
+    request: web.Request,
+    response: HttpResponse,
+    tunnel: Tunnel,
+    request_id: str,
+    rule: WebSocketRule,
+    key: RevisionKey,
 ) -> web.StreamResponse:
-    """Answer 101 and carry bytes both ways until either side ends, or `rule` ends it."""
+    """Answer 101 and carry bytes both ways until either side ends, or `rule` or the end of its caller's right to invoke
+    `key` ends it."""
     headers = outbound(response.headers)
     headers[REQUEST_ID_HEADER] = request_id
     headers[hdrs.CONNECTION] = "Upgrade"
@@ -50,7 +59,8 @@ async def carry(
         asyncio.create_task(_bounded(client, rule)),
     ]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        with watching(request, Permission.INVOKE, key.namespace, key.function, tasks[0].cancel):
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
 
 from aiohttp import web
 
-from faas.auth import ALL_NAMESPACES, Permission
+from faas.auth import Permission
 from faas.errors import InvalidInput
 from faas.spec import NAME_PATTERN, is_namespace
 from faas.web import PRINCIPAL, access
@@ -53,8 +54,10 @@ def _asked(request: web.Request, now: float) -> Asked:
         if not NAME_PATTERN.fullmatch(function) or not is_namespace(namespace):
             raise InvalidInput("function must be a function's name")
         allow(request, Permission.READ, namespace, function)
-    if not namespace and (own := request[PRINCIPAL].namespace) != ALL_NAMESPACES:
-        namespace = own
+    if not namespace and (own := request[PRINCIPAL].where(Permission.READ)) is not None:
+        namespace = _only(own)
+    if not function and request[PRINCIPAL].functions:
+        raise InvalidInput("your token is for some functions: say which", hint="faas usage NAME")
     try:
         by = By(request.query.get("by") or By.FUNCTION)
     except ValueError:
@@ -68,6 +71,13 @@ def _asked(request: web.Request, now: float) -> Asked:
     if month > Month.at(now):
         raise InvalidInput(f"{month} is yet to come")
     return Asked(UsageQuery(month.start, month.end, namespace, function, by), month, not namespace)
+
+
+def _only(namespaces: Collection[str]) -> str:
+    """Raises InvalidInput where that is none, or several."""
+    if len(namespaces) != 1:
+        raise InvalidInput("your roles are in several namespaces: say which", hint="faas usage --namespace NAME")
+    return next(iter(namespaces))
 
 
 def _begin(text: str, now: float) -> int:

@@ -96,7 +96,7 @@ class Signer:
 
     def issue(self, caller: Caller, scopes: frozenset[tuple[str, str]], now: float | None = None) -> str:
         payload = {
-            "owner": "" if caller.is_anonymous else caller.principal.name,
+            "owner": "" if caller.is_anonymous else caller.principal.credential,
             "scopes": sorted(scopes),
             "until": int(time.time() if now is None else now) + TOKEN_SECONDS,
         }

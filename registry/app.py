@@ -4,6 +4,7 @@ errors in the spec's form.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -12,18 +13,18 @@ from aiohttp import hdrs, web
 from faas.errors import FaasError
 from faas.runner import ANSWER
 from faas.web import REQUEST_ID, REQUEST_ID_HEADER, doubt_about, new_request_id, waits
-from registry import catalog, extension, images, policies, quotas, retention, tokens
+from registry import audit, catalog, extension, images, policies, quotas, retention, tokens
 from registry.access import STRANGER
 from registry.errors import RegistryError
 from registry.extension import OwnEndpoint
-from registry.requests import CALLER, LACKING, ROUTE, SCOPE, caller_of, only, refuse
+from registry.requests import LACKING, ROUTE, SCOPE, caller_of, only, refuse
 from registry.routes import find, say_source
 from registry.service import Registry
 
 log = logging.getLogger("registry")
 
 REGISTRY = web.AppKey("registry", Registry)
-GONE = 499  # nginx's number for a client that closed the connection
+GONE = audit.GONE  # nginx's number for a client that closed the connection
 API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -73,8 +74,12 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         response = web.Response(status=GONE)
     except TimeoutError:
         raise
+    except asyncio.CancelledError:
+        audit.abandoned(request, registry)
+        raise
     except Exception as error:
         response = _failure(error, request[REQUEST_ID])
+    await audit.recorded(request, registry, response.status)
     if doubt:
         response.force_close()
     if response.status == 401:
@@ -92,19 +97,22 @@ def _failure(error: Exception, request_id: str) -> web.Response:
     if isinstance(error, RegistryError):
         if error.status >= 500:  # no room on the disk, an upstream that is away: whoever runs this wants to know
             log.warning("%s", error.message, extra={"request_id": request_id})
+            error.message += f" (request id {request_id})"  # of all that we answer, clients show nothing else
         return web.json_response(error.body(), status=error.status, headers=error.headers)
     if isinstance(error, FaasError):
         code = {400: "SIZE_INVALID", 401: "UNAUTHORIZED", 429: "TOOMANYREQUESTS"}.get(error.status, "DENIED")
         if error.status >= 500:
             log.error("request failed: %s", error, extra={"request_id": request_id})
-        return web.json_response(RegistryError(code, error.message).body(), status=error.status, headers=waits(error))
+        words = f"{error.message} (request id {request_id})" if error.status >= 500 else error.message
+        return web.json_response(RegistryError(code, words).body(), status=error.status, headers=waits(error))
     if isinstance(error, web.HTTPException):
         code = "UNSUPPORTED" if error.status == 405 else "NAME_UNKNOWN"
         allowed = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
         return web.json_response(RegistryError(code, error.reason).body(), status=error.status, headers=allowed)
     if isinstance(error, OSError):
         log.error("storage failed: %s", error, extra={"request_id": request_id})
-        return web.json_response(RegistryError("DENIED", f"storage failed: {error.strerror}").body(), status=507)
+        words = f"storage failed: {error.strerror} (request id {request_id})"
+        return web.json_response(RegistryError("DENIED", words).body(), status=507)
     log.error("request failed", exc_info=error, extra={"request_id": request_id})
     words = f"our fault; it is logged with request id {request_id}"
     return web.json_response(RegistryError("UNSUPPORTED", words).body(), status=500)
@@ -138,18 +146,21 @@ async def _catalog(request: web.Request) -> web.StreamResponse:
 
 def _ours(methods: dict[str, OwnEndpoint]) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
-        request[ROUTE] = "extension"
-        if request.method not in methods and (await caller_of(request, request.app[REGISTRY])).is_anonymous:
+        registry, request[ROUTE] = request.app[REGISTRY], "extension"
+        if request.method not in methods and (await caller_of(request, registry)).is_anonymous:
             raise RegistryError("UNAUTHORIZED")
         only(request, *methods)
-        return await methods[request.method](request, request.app[REGISTRY])
+        if (change := audit.of_own(request)) is not None:
+            registry.trail.check()
+            request[audit.CHANGE] = change
+        return await methods[request.method](request, registry)
 
     return answer
 
 
 async def _dispatch(request: web.Request) -> web.StreamResponse:
     registry = request.app[REGISTRY]
-    caller = request[CALLER] = await caller_of(request, registry)
+    caller = await caller_of(request, registry)
     try:
         name, argument, permission, endpoint = find(request, registry.cache.upstreams)
     except RegistryError:
@@ -157,7 +168,9 @@ async def _dispatch(request: web.Request) -> web.StreamResponse:
             raise RegistryError("UNAUTHORIZED") from None
         raise
     request[SCOPE] = tokens.scope_of(name, permission)
+    if (change := audit.of_endpoint(request, request[ROUTE], name, argument)) is not None:
+        registry.trail.check()
+        request[audit.CHANGE] = change
     if not registry.access.may(caller, permission, name):
-        who = f"the {caller.principal.role.value} {caller.principal.name}"
-        refuse(request, caller, f"{who} may not {permission.value} {name}")
+        refuse(request, caller, f"{caller.principal.title} may not {permission.value} {name}")
     return await endpoint(request, registry, registry.cache.upstreams.canonical(name), argument)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from faas.auth import ALL_NAMESPACES, Permission, Principal
+from faas.auth import Permission, Principal
 from faas.oci.reference import BASES
 from registry.access import CATALOG_SCOPE, Caller
 from registry.index.catalog import repository_names
@@ -18,7 +18,7 @@ async def reader(request: web.Request, registry: Registry) -> Caller:
     caller = await caller_of(request, registry)
     somebody = caller.principal.may(Permission.PULL)
     if not caller.may_list or not (somebody or registry.policies.public):
-        refuse(request, caller, f"the role {caller.principal.role.value} may not pull")
+        refuse(request, caller, f"{caller.principal.title} may not pull")
     return caller
 
 
@@ -54,5 +54,6 @@ def reach(principal: Principal, public: list[str], copies: list[str]) -> tuple[s
         return "", public
     if principal.repositories:
         return "", [*public, *principal.repositories, f"{BASES}*"]
-    namespace = None if principal.namespace == ALL_NAMESPACES else principal.namespace
+    namespaces = principal.where(Permission.PULL)
+    namespace = next(iter(namespaces)) if namespaces is not None and len(namespaces) == 1 else None
     return namespace, [*public, *copies, f"{BASES}*"]

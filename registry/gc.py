@@ -23,6 +23,7 @@ from registry.holders import Holders, held_digests
 from registry.index.garbage import Garbage, Gone
 from registry.index.index import Index
 from registry.index.simulation import simulation
+from registry.keeping import Keeping
 from registry.rules import Rule
 from registry.storage.base import BlobStore
 
@@ -93,7 +94,7 @@ class CollectionTurn:
 class Collection:
     """One collection. `expire`: also take tags by the rules. `namespace`: only from its repositories; None: all.
 
-    Where `holders` fails nothing is deleted.
+    Where `holders` fails nothing is deleted; while `keeping` is held no file is.
     """
 
     index: Index
@@ -102,6 +103,7 @@ class Collection:
     rule_of: Callable[[str], Rule]
     expire: bool = False
     namespace: str | None = None
+    keeping: Keeping | None = None
     stray_seconds: float = field(default_factory=lambda: STRAY_SECONDS)
     now: float = field(default_factory=time.time)
 
@@ -164,6 +166,8 @@ class Collection:
             return bool(await garbage.unknown([digest])) and await self._delete(digest)
 
     async def _delete(self, digest: Digest) -> bool:
+        if self.keeping is not None and self.keeping.is_held:
+            return False  # its row says `leaving`: the next collection takes it
         try:
             await self.blobs.delete(digest)
         except OSError as error:

@@ -25,7 +25,7 @@ async def described(request: web.Request, registry: Registry) -> web.StreamRespo
     request[SCOPE] = scope_of(repository, Permission.PULL)
     caller = await caller_of(request, registry)
     if not caller.principal.may(Permission.PULL) or not registry.access.may(caller, Permission.PULL, repository):
-        refuse(request, caller, f"the {caller.principal.role.value} {caller.principal.name} may not pull {repository}")
+        refuse(request, caller, f"{caller.principal.title} may not pull {repository}")
     reference = reference_of(request.match_info["reference"])
     stored = await registry.index.manifest(repository, reference)
     image = None if stored is None else await image_of(registry.index.database, repository, str(stored.digest))

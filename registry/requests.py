@@ -26,9 +26,9 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 
 async def caller_of(request: web.Request, registry: Registry) -> Caller:
     """Who asks. Raises Unauthenticated, Throttled."""
-    if registry.access.accounts is None:
-        return Caller(ROOT)
-    return await shown_by(request, registry)
+    caller = Caller(ROOT) if registry.access.accounts is None else await shown_by(request, registry)
+    request[CALLER] = caller
+    return caller
 
 
 async def shown_by(request: web.Request, registry: Registry) -> Caller:

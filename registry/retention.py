@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from faas.auth import ALL_NAMESPACES
+from faas.auth import Permission
 from registry.by_pattern import administered, check_room, of_caller
 from registry.errors import RegistryError
 from registry.extension import OwnEndpoint, bad, is_dry, json_of
@@ -56,7 +56,12 @@ async def run(request: web.Request, registry: Registry) -> web.StreamResponse:
     caller = await administrator(request, registry, None)
     if request.match_info["pattern"] != "run":
         raise RegistryError("NAME_UNKNOWN", "no such endpoint")
-    namespace = None if caller.principal.namespace == ALL_NAMESPACES else caller.principal.namespace
+    namespaces = caller.principal.where(Permission.ADMIN)
+    if namespaces is not None and len(namespaces) > 1:
+        if request.query.get("namespace") not in namespaces:
+            raise bad(f"you administer several namespaces: say ?namespace=, one of {', '.join(sorted(namespaces))}")
+        namespaces = frozenset({request.query["namespace"]})
+    namespace = None if namespaces is None else next(iter(namespaces))
     if is_dry(request):
         return web.json_response(asdict(await registry.preview(expire=True, namespace=namespace)))
     return web.json_response({"counts": asdict(await registry.collect(expire=True, namespace=namespace))})

@@ -8,6 +8,7 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 
+from faas.audit import LogTrail, Trail
 from faas.auth import Accounts
 from faas.background import Background
 from faas.bodies import Bodies
@@ -20,6 +21,7 @@ from registry.holders import Holders
 from registry.index.index import Index
 from registry.index.policies import Policies
 from registry.index.retention import Rules
+from registry.keeping import Keeping
 from registry.scrub import Scrub
 from registry.sendfile import FileSender
 from registry.space import Space
@@ -57,12 +59,14 @@ class Registry:
         self.policies = Policies(index.database)
         self.retention = Rules(index.database)
         self.space = Space(index.quotas, blobs)
+        self.keeping = Keeping()
         self.scrub = Scrub(index, blobs, metrics)
         self.cache = Cache(upstreams, index, blobs, self.space, metrics, self.stored)
         self.sender = FileSender()
         self.answers = Bodies(LARGE_BYTES)
         self.large_manifests = asyncio.Lock()  # one after another: to read one takes 30 times its bytes
         self.access = Access(accounts, self.policies, upstreams, token_flow=token_flow)
+        self.trail: Trail = LogTrail()
         self._background = Background()
         self._collecting = CollectionTurn()
         self._changed = asyncio.Event()
@@ -138,7 +142,7 @@ class Registry:
             return await self._collection(expire, namespace).preview()
 
     def _collection(self, expire: bool, namespace: str | None) -> Collection:
-        return Collection(self.index, self.blobs, self.holders, self.retention.of, expire, namespace)
+        return Collection(self.index, self.blobs, self.holders, self.retention.of, expire, namespace, self.keeping)
 
     async def _collect_regularly(self) -> None:
         await asyncio.sleep(random.uniform(*FIRST_SECONDS))  # noqa: S311 - so that several do not begin together

@@ -51,7 +51,7 @@ class User:
             raise InvalidInput("the role must be one of " + ", ".join(role.value for role in ROLES))
         if who.namespace != ALL_NAMESPACES and not is_namespace(who.namespace):
             raise InvalidInput('the namespace must be "*" or a name')
-        who.check_repositories()
+        who.check_patterns()
 
 
 def read(path: Path) -> dict[str, User]:

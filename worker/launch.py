@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 from faas.connections import Connections, NoConnections
 from faas.errors import Unavailable
@@ -15,9 +15,10 @@ from faas.leases import ColdStart
 from faas.protocol import (
     Revision,
 )
+from faas.secret import Reveal, Secret
 from faas.spec import Interface
 from worker import sandbox_spec
-from worker.drivers.base import Driver, PreparedImage, Sandbox
+from worker.drivers.base import Driver, PreparedImage, Sandbox, SandboxSpec
 from worker.http import HttpClient
 from worker.instance import Instance
 from worker.push_door import PushDoor
@@ -40,6 +41,7 @@ class Launches:
         self._known: OrderedDict[str, PreparedImage] = OrderedDict()  # those that stay, the latest last
         self._turns = asyncio.Semaphore(at_once)  # for what ends soon; an image or an init may take minutes
         self.connections: Connections = NoConnections()  # that new instances may send messages to
+        self.reveal: Reveal = no_secrets
         self.under_way = 0  # launches that wait for their turn, or have it
 
     @contextlib.asynccontextmanager
@@ -61,6 +63,12 @@ class Launches:
             if len(self._known) > KNOWN_IMAGES:
                 self._known.popitem(last=False)
         return image
+
+    def spec(self, revision: Revision, image: PreparedImage, instance_id: str) -> SandboxSpec:
+        """What an instance that starts now is to be. Raises ImageUnusable; Unavailable where a secret is missing."""
+        names = set(revision.spec.secrets.values())
+        secrets = self.reveal(revision.key.namespace, names) if names else {}
+        return sandbox_spec.sandbox_spec(revision, image, instance_id, now=time.time(), secrets=secrets)
 
     def forget(self, held: Collection[str]) -> None:
         """Images other than these are looked for again when they are needed."""
@@ -97,7 +105,7 @@ class Launches:
         began = clock()
         image = self._known.get(revision.image) or await self.prepare(revision.image)
         prepared = clock() - began
-        spec = sandbox_spec.sandbox_spec(revision, image, instance.id, now=time.time())
+        spec = self.spec(revision, image, instance.id)
         async with self._turn():
             on_begin(instance)
             times = [clock()]
@@ -113,6 +121,11 @@ class Launches:
                 await driver.start(sandbox)
             times.append(clock())
         return image, sandbox, prepared, times
+
+
+def no_secrets(namespace: str, names: Collection[str]) -> Mapping[str, Secret]:
+    """Where nobody has said where to ask for them."""
+    raise Unavailable("nobody gives secrets here")
 
 
 def function_arn(revision: Revision) -> str:

@@ -25,10 +25,11 @@ class Leaving:
         return iter(self._stopping)
 
     def stop(self, instance: Instance) -> None:
-        """Killed at once, or, where other invocations run in it, when they have ended or their time is over."""
+        """Killed at once, or, where other invocations run in it (of one that is outdated: any), when they have ended or
+        their time is over."""
         instance.stop()
         self._stopping[instance] = None
-        if instance.executing <= 1 or instance.outcome is not None:
+        if instance.executing <= (0 if instance.is_outdated else 1) or instance.outcome is not None:
             self._remove(instance)
         else:  # an upgraded connection has no time limit of its own
             loop, limit = asyncio.get_running_loop(), instance.revision.spec.timeout

@@ -19,7 +19,6 @@ from faas.background import Background
 from faas.errors import FaasError
 from faas.metrics import Metrics
 from faas.protocol import Kind, Revision, RevisionKey
-from worker import sandbox_spec
 from worker.drivers.base import Driver, PreparedImage, Sandbox, SandboxSpec
 from worker.janitor import Janitor
 from worker.launch import CREATE_SECONDS, Launches, within
@@ -141,11 +140,17 @@ class Precreator:
             made = shelf.ready.popleft()
             if made.sandbox.exited.done():
                 self._failed(shelf, ENDED)
-            elif _is_current(made, revision):
+            elif self._is_current(made, revision):
                 made.charge.release()
                 return made.spec.id
             self._end(made.spec.id, made.charge)
         return None
+
+    def outdated(self, revision: Revision) -> None:
+        """A new one would be another: those that are ready go, and new ones come."""
+        if (shelf := self._shelves.get(revision.key)) is not None:
+            self._clear(shelf)
+            self._needed.set()
 
     def forget(self, key: RevisionKey) -> None:
         """The revision is gone."""
@@ -193,7 +198,7 @@ class Precreator:
         self._janitor.know(instance_id)
         try:
             image = await self._launches.prepare(revision.image)
-            spec = sandbox_spec.sandbox_spec(revision, image, instance_id, now=time.time())
+            spec = self._launches.spec(revision, image, instance_id)
             async with within(CREATE_SECONDS, "it could not be created in time"):
                 sandbox = await self._driver.create(spec, ahead=True)
         except BaseException as error:
@@ -249,7 +254,9 @@ class Precreator:
         with charge:
             await self._janitor.discard(instance_id)
 
-
-def _is_current(made: Made, revision: Revision) -> bool:
-    """Whether a new one would be the same: the day in the name of its log stream counts too."""
-    return made.spec == sandbox_spec.sandbox_spec(revision, made.image, made.spec.id, now=time.time())
+    def _is_current(self, made: Made, revision: Revision) -> bool:
+        """Whether a new one would be the same: the day in the name of its log stream counts too, and each secret."""
+        try:
+            return made.spec == self._launches.spec(revision, made.image, made.spec.id)
+        except FaasError:
+            return False

@@ -7,10 +7,13 @@ Nothing of the server's environment enters.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from faas.errors import ImageUnusable
+from faas.oci.labels import SECRETS_READER, SECRETS_VARIABLE
 from faas.oci.platform import architecture
 from faas.protocol import Revision
+from faas.secret import NOTHING, Given, Secret
 from worker.drivers.base import NOBODY, PreparedImage, SandboxSpec
 
 RUNTIME_API_PORT = 9001
@@ -46,8 +49,16 @@ def label_of(namespace: str, function: str) -> str:
     return function if namespace == "default" else f"{function}.{namespace}"
 
 
-def sandbox_spec(revision: Revision, image: PreparedImage, instance_id: str, *, now: float) -> SandboxSpec:
-    """The sandbox of one instance; `now` is Unix time. Raises ImageUnusable that names what cannot be run."""
+def sandbox_spec(
+    revision: Revision,
+    image: PreparedImage,
+    instance_id: str,
+    *,
+    now: float,
+    secrets: Mapping[str, Secret] = NOTHING.values,
+) -> SandboxSpec:
+    """The sandbox of one instance; `now` is Unix time, `secrets` the values of those that the revision names. Raises
+    ImageUnusable that names what cannot be run."""
     spec, config = revision.spec, image.config
     if config.os != "linux" or config.architecture not in ("", architecture()):
         raise ImageUnusable(
@@ -56,7 +67,8 @@ def sandbox_spec(revision: Revision, image: PreparedImage, instance_id: str, *, 
         )
     args = command_line(revision, image)
     env = environment(revision, image, instance_id, now=now)
-    _check_sizes(args, env)
+    given = _given(revision, image, args, secrets, env)
+    _check_sizes(args, {**env, **given.environment()})
     return SandboxSpec(
         id=instance_id,
         image=image,
@@ -76,7 +88,25 @@ def sandbox_spec(revision: Revision, image: PreparedImage, instance_id: str, *, 
             "faas.namespace": revision.key.namespace,
             "faas.revision": str(revision.key.number),
         },
+        secrets=given,
     )
+
+
+def _given(
+    revision: Revision, image: PreparedImage, args: tuple[str, ...], secrets: Mapping[str, Secret], env: dict[str, str]
+) -> Given:
+    """Where the runtime's client takes variables from the files by itself, it is told their names in `env`, and no
+    process is started with a value in its environment."""
+    variables = revision.spec.secrets
+    if not variables:
+        return NOTHING
+    for variable in variables:
+        env.pop(variable, None)  # the image's
+    reader = image.config.labels.get(SECRETS_READER)
+    if reader and reader in args:
+        env[SECRETS_VARIABLE] = ",".join(f"{variable}={name}" for variable, name in variables.items())
+        return Given(secrets, {})
+    return Given(secrets, variables)
 
 
 def cpus(revision: Revision) -> float:

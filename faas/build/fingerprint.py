@@ -17,11 +17,15 @@ CHUNK = 1 << 20
 
 
 def fingerprint(paths: Iterable[Path], left_out: tuple[str, ...] = ()) -> str:
-    """Of files, and of folders with all that is in them but `left_out` (the rules of `faas.build.layer`)."""
+    """Of files, and of folders with all that is in them but `left_out` (the rules of `faas.build.layer`).
+
+    Where a folder lies says nothing: the project's own ones lie elsewhere in each release.
+    """
     hasher = hashlib.sha256()
     for path in sorted(set(paths)):
         for file in sorted(_below(path, left_out)) if path.is_dir() else (path,):
-            hasher.update(f"{file}\0{_content(file)}\n".encode(errors="surrogateescape"))
+            name = file.relative_to(path) if file != path else file
+            hasher.update(f"{name}\0{_content(file)}\n".encode(errors="surrogateescape"))
     return hasher.hexdigest()
 
 

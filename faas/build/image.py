@@ -47,7 +47,7 @@ def function_config(base: ImageConfig, spec: FunctionSpec, layers: Sequence[Laye
         diff_ids=(*base.diff_ids, *(layer.digest for layer in layers)),
         env=tuple(f"{name}={value}" for name, value in sorted(env.items())),
         workdir="/var/task",
-        labels={labels.BASE: reference},
+        labels={labels.BASE: reference, **{k: v for k, v in base.labels.items() if k == labels.SECRETS_READER}},
     )
 
 
@@ -69,8 +69,7 @@ class ImagePush:
         assert manifest.config is not None
         raw = await self._client.read_blob(reference.repository, manifest.config.digest, CONFIG_BYTES)
         config = function_config(ImageConfig.parse(raw), spec, layers, base.reference).to_json()
-        for descriptor in manifest.layers:
-            await self._mount(descriptor, reference.repository)
+        await self.mount(manifest.layers, reference.repository)
         await self._upload(layers)
         descriptors = [*manifest.layers, *(layer.descriptor for layer in layers)]
         return await self.finish(config, descriptors, tags)
@@ -99,6 +98,11 @@ class ImagePush:
                     await self._mount(descriptor, source, "layer")
         for tag in tags:
             await self._client.put_manifest(self._repository, tag, image)
+
+    async def mount(self, layers: Sequence[Descriptor], source: str) -> None:
+        """A base's layers, of the repository `source`."""
+        for descriptor in layers:
+            await self._mount(descriptor, source)
 
     async def _mount(self, descriptor: Descriptor, source: str, description: str = "runtime base") -> None:
         state = "exists"

@@ -6,17 +6,21 @@ writes changes with its version, a function's code is kilobytes, and a layer on 
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import hashlib
 import io
 import os
 import stat
+import sys
 import tarfile
+import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from faas.errors import InvalidInput
+from faas.errors import InvalidInput, StorageFull
 from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
@@ -68,13 +72,25 @@ class Member:
 
 
 def patterns(folder: Path) -> tuple[str, ...]:
-    """What is left out: always credentials and litter, and what `.faasignore` names (shell patterns, # comments)."""
+    """What is left out: always credentials and litter, and what `.faasignore` names (shell patterns, # comments).
+
+    Raises InvalidInput for a rule that would be taken for another one.
+    """
     try:
-        lines = (folder / IGNORE_FILE).read_text().splitlines()
+        lines = (folder / IGNORE_FILE).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         return ALWAYS_IGNORED
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {IGNORE_FILE}: {error}") from None
     written = [line.strip().rstrip("/") for line in lines]
-    return (*ALWAYS_IGNORED, *(line for line in written if line and not line.startswith("#")))
+    rules = [line for line in written if line and not line.startswith("#")]
+    for rule in rules:
+        if rule.startswith("!") or "\\" in rule:
+            raise InvalidInput(
+                f"{IGNORE_FILE}: {rule!r}: there is neither ! nor \\",
+                hint="name what is left out, / between folders",
+            )
+    return (*ALWAYS_IGNORED, *rules)
 
 
 def ignored(relative: str, rules: Iterable[str]) -> bool:
@@ -100,9 +116,9 @@ def members(folder: Path, target: str, rules: tuple[str, ...] = ()) -> Iterator[
         base = Path(current).relative_to(folder)
         folders[:] = sorted(name for name in folders if not ignored((base / name).as_posix(), rules))
         links = [name for name in folders if (Path(current) / name).is_symlink()]
-        yield from (Member(f"{target}/{(base / n).as_posix()}") for n in folders if n not in links)
-        for name in sorted(files) + links:
-            path, relative = Path(current) / name, (base / name).as_posix()
+        yield from (Member(f"{target}/{composed((base / n).as_posix())}") for n in folders if n not in links)
+        for file in sorted(files) + links:
+            path, relative = Path(current) / file, (base / file).as_posix()
             if ignored(relative, rules):
                 continue
             try:
@@ -111,9 +127,23 @@ def members(folder: Path, target: str, rules: tuple[str, ...] = ()) -> Iterator[
                 raise InvalidInput(f"the file name {os.fsencode(relative)!r} is not UTF-8", hint="rename it") from None
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
-                yield Member(f"{target}/{relative}", link=_link(path, relative, root))
+                yield Member(f"{target}/{composed(relative)}", link=_link(path, relative, root))
             elif stat.S_ISREG(status.st_mode):
-                yield Member(f"{target}/{relative}", source=path, executable=bool(status.st_mode & 0o111))
+                name = f"{target}/{composed(relative)}"
+                yield Member(name, source=path, executable=is_executable(path, status.st_mode))
+
+
+def composed(name: str, *, decomposes: bool = sys.platform == "darwin") -> str:
+    """Where the system takes names apart (é as e and an accent): as everybody else writes them, git too."""
+    return unicodedata.normalize("NFC", name) if decomposes else name
+
+
+def is_executable(path: Path, mode: int, *, has_modes: bool = os.name != "nt") -> bool:
+    """Where the system keeps no modes: a program by how it begins."""
+    if has_modes:
+        return bool(mode & 0o111)
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"#!", b"\x7fELF"))
 
 
 def _unreadable(error: OSError) -> None:
@@ -134,6 +164,17 @@ def _link(path: Path, relative: str, root: Path) -> str:
     written = str(path.readlink())
     stays = not os.path.normpath(f"{relative}/../{written}").startswith("..")
     return written if stays and not written.startswith("/") else os.path.relpath(end, path.parent.resolve())
+
+
+def check_size(rows: Iterable[Member]) -> None:
+    """Raises InvalidInput, with what is largest, where the files are more than a layer holds; before any is read."""
+    sizes = sorted(((row.source.stat().st_size, row.name) for row in rows if row.source is not None), reverse=True)
+    if (total := sum(size for size, _ in sizes)) > LAYER_BYTES:
+        largest = ", ".join(f"{name.rpartition('/')[2]} ({size >> 20} MiB)" for size, name in sizes[:3])
+        raise InvalidInput(
+            f"the folder has {total >> 20} MiB; {LAYER_BYTES >> 20} MiB are taken. The largest: {largest}",
+            hint=f"list what is not needed in {IGNORE_FILE}",
+        )
 
 
 class _Hashing(io.RawIOBase):
@@ -184,9 +225,17 @@ def _add(archive: tarfile.TarFile, member: Member) -> None:
         archive.addfile(entry)
     elif member.source is not None:
         entry.mode = member.mode or (0o755 if member.executable else 0o644)
-        with open(member.source, "rb") as file:
-            entry.size = os.fstat(file.fileno()).st_size
-            archive.addfile(entry, file)
+        try:
+            with open(member.source, "rb") as file:
+                entry.size = os.fstat(file.fileno()).st_size
+                archive.addfile(entry, file)
+        except OSError as error:  # also where it has become shorter meanwhile
+            if error.errno == errno.ENOSPC:
+                raise StorageFull(f"there is no room for a layer in {tempfile.gettempdir()}") from None
+            raise InvalidInput(
+                f"cannot read {member.source}: {error.strerror or error}",
+                hint=f"make it readable, or name it in {IGNORE_FILE}",
+            ) from None
     elif member.content is not None:
         entry.mode = member.mode or (0o755 if member.executable else 0o644)
         entry.size = len(member.content)

@@ -19,3 +19,13 @@ class Progress(Protocol):
     def line(self, text: str) -> None:
         """Output of a tool that is part of the build."""
         ...
+
+
+class Quiet:
+    """Nobody looks."""
+
+    def stage(self, name: str) -> None: ...
+
+    def layer(self, digest: str, description: str, done: int, total: int, state: str) -> None: ...
+
+    def line(self, text: str) -> None: ...

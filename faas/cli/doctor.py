@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 
+from faas.checkup.clock import clock, zones
+from faas.checkup.disk import room
+from faas.checkup.finding import MISSING, NOTE, Finding
+from faas.checkup.limits import open_files
+from faas.checkup.own_ca import own_ca
+from faas.cli import doctor_host
 from faas.cli.options import pass_session
-from faas.cli.output import as_json, output_option, size
+from faas.cli.output import as_json, output_option
 from faas.cli.session import Session, Target
-from faas.errors import FaasError
+from faas.errors import FaasError, Forbidden, NotFound
 from faas.settings import Address, default_data, load
 from worker.drivers.linux import mounts
 from worker.drivers.oci import attachment, runtime
@@ -26,23 +31,19 @@ from worker.drivers.oci import id_maps as ownership
 from worker.launcher import privileges
 from worker.network import programs, shaping
 
-FREE_BYTES = 1_073_741_824  # below it a base image and a few functions no longer fit
-OLDEST_TIME = 1_700_000_000  # Unix time; a clock before it (November 2023) was never set
+if TYPE_CHECKING:
+    from faas.client import Client
+
 DOCKER_SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line. `state` is ok, missing (needed, and not there) or note (not there, and not needed)."""
+def host_findings(data: Path, hosting: bool, running: bool, told: bool = False) -> Iterator[Finding]:
+    """What running functions on this machine takes. Where they are not to run here, nothing is missing. `told`: the
+    server of this machine says the rest itself."""
 
-    check: str
-    state: str
-    found: str
-    fix: str = ""
-
-
-def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]:
-    """What running functions on this machine takes. Where they are not to run here, nothing is missing."""
+    def bounded(findings: Iterable[Finding]) -> Iterator[Finding]:
+        """Nothing is missing where no functions are to run."""
+        return (one if hosting or one.state != MISSING else replace(one, state=NOTE) for one in findings)
 
     def finding(check: str, fine: bool, found: str, fix: str, needed: bool = True) -> Finding:
         state = "ok" if fine else "missing" if needed and hosting else "note"
@@ -58,10 +59,12 @@ def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]
     if root:
         yield _account(data, finding)
     yield finding("oci runtime", bool(program), program or "none", "apt-get install runc", not engine)
-    old = runtime.outdated(programs.attempt([program, "--version"]) or "") if program else ""
-    if old:
+    version = (programs.attempt([program, "--version"]) or "") if program else ""
+    for old in filter(None, (runtime.outdated(version), doctor_host.runtime_holes(version))):
         yield finding("oci runtime", False, old, "apt-get install --only-upgrade runc", needed=False)
     yield finding("engine", bool(engine), engine or "no Docker Engine answers", "apt-get install docker.io", not oci)
+    if engine and (old := doctor_host.engine_holes(doctor_host.engine_version(engine))):
+        yield finding("engine", False, old, "apt-get install --only-upgrade docker.io", needed=False)
     needed = oci or not engine  # by the oci driver only
     overlay = sys.platform == "linux" and mounts.known("overlay")
     yield finding("overlayfs", overlay, _there(overlay), "modprobe overlay", needed)
@@ -77,14 +80,12 @@ def host_findings(data: Path, hosting: bool, running: bool) -> Iterator[Finding]
         yield _user_namespaces(program, data, finding)
         shaped = shaping.missing()
         yield finding("bandwidth", not shaped, shaped or "follows memory", "modprobe sch_tbf", needed=False)
-    yield _disk(data, finding)
-    yield from _ports(finding) if not running else ()
-    yield finding(
-        "clock",
-        time.time() > OLDEST_TIME,
-        time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "set the clock: timedatectl set-ntp on",
-    )
+    if not told:
+        yield from bounded(room("disk", data))
+        yield from bounded(clock(data.glob("*.db*") if os.access(data, os.R_OK) else ()))
+        yield from bounded([zones(), open_files()])
+    if not running:
+        yield from _ports(finding)
 
 
 def _there(fine: bool) -> str:
@@ -135,12 +136,6 @@ def _user_namespaces(program: str, data: Path, finding: Callable[..., Finding]) 
     return finding("namespaces", not missing, found, "Linux 5.19 or newer, with runc or crun", needed=False)
 
 
-def _disk(data: Path, finding: Callable[..., Finding]) -> Finding:
-    folder = next(folder for folder in (data, *data.parents) if folder.exists())
-    free = shutil.disk_usage(folder).free
-    return finding("disk", free >= FREE_BYTES, f"{size(free)} free for {data}", f"make room on {folder}")
-
-
 def _ports(finding: Callable[..., Finding]) -> Iterator[Finding]:
     """The usual ports, where no server of ours runs."""
     from faas.listener import AddressTaken, holder, listen
@@ -157,15 +152,28 @@ def _ports(finding: Callable[..., Finding]) -> Iterator[Finding]:
             yield finding(f"port {port}", False, error.message, "", needed=False)
 
 
-async def server_findings(session: Session, target: Target) -> list[Finding]:
-    """Whether the server answers, and takes the token."""
+async def server_findings(session: Session, target: Target) -> tuple[str, list[Finding]]:
+    """Whether the server answers, and takes the token; with its driver, "" where it does not."""
     try:
         async with session.client() as client:
             info = await client.info()
+            own = await _asked(client)
     except FaasError as error:
         fix = error.hint if error.code != "Unreachable" else "start it: faas serve (or ./deploy/up)"
-        return [Finding("server", "missing", error.message, fix)]
-    return [Finding("server", "ok", f"{target.url}, version {info.get('version')}, driver {info.get('driver')}")]
+        return "", [Finding("server", "missing", error.message, fix)]
+    return str(info.get("driver")), [
+        Finding("server", "ok", f"{target.url}, version {info.get('version')}, driver {info.get('driver')}"),
+        *own,
+    ]
+
+
+async def _asked(client: Client) -> list[Finding]:
+    """What the server says of itself and its machine, to an administrator."""
+    try:
+        return [Finding(**row) for row in await client.doctor()]
+    except (Forbidden, NotFound) as error:
+        words = f"the server tells no more: {error.message}"
+        return [Finding("server itself", NOTE, words, "ask with an administrator's token")]
 
 
 @click.command()
@@ -183,10 +191,13 @@ def doctor(ctx: click.Context, session: Session, output: str) -> None:
     except FaasError:
         target = None
     here = target is None or Address.parse(f"{urlsplit(target.url).hostname or 'localhost'}:0").is_loopback
-    answers = session.run(server_findings(session, target)) if target else []
-    running = any(finding.state == "ok" for finding in answers)
+    driver, answers = session.run(server_findings(session, target)) if target else ("", [])
+    running = bool(driver)
     data = session.settings.data or default_data()
-    findings = [*host_findings(data, here, running and here), *answers]
+    is_ours = not running or (target is not None and doctor_host.is_of(data, target.url))
+    root = doctor_host.of_the_server(data, driver) if here and is_ours and os.geteuid() == 0 else ()
+    told = here and any(finding.check == "ready" for finding in answers)
+    findings = [*host_findings(data, here, running and here, told), *root, *own_ca(data), *answers]
     if target is None:
         findings.append(Finding("server", "note", "none is known here", "faas serve, or faas login URL"))
     if output == "json":

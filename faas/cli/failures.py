@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FAILED, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, TIMED_OUT, FUNCTION_FAILED = 1, 2, 3, 4, 5, 6, 7
 INTERRUPTED = 130
 # Errors of the API's and the registry's client by code: importing these would cost every command a tenth of a second.
-_OF_CLIENTS = {"Unreachable": UNREACHABLE, "RegistryUnreachable": UNREACHABLE, "NoAnswer": TIMED_OUT}
+_OF_CLIENTS = {"Unreachable": UNREACHABLE, "RegistryUnreachable": UNREACHABLE, "Untrusted": UNREACHABLE, "NoAnswer": TIMED_OUT}
 
 
 class FunctionFailed(FaasError):
@@ -94,7 +94,7 @@ def _of_ours(error: FaasError, label: str) -> Iterator[str]:
     yield f"{label} {visible(error.message)}"
     yield from (f"  {visible(line)}" for line in error.hint.splitlines())
     request_id, function = getattr(cause, "request_id", ""), getattr(cause, "function", "")
-    if not request_id:
+    if not request_id or request_id in error.hint:
         return
     if function and isinstance(error, FunctionError | FunctionFailed) and not isinstance(error, InitFailed):
         yield f"  request id {request_id}: faas logs {function} --request-id {request_id}"

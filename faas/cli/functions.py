@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from faas.checks import rough_duration
+from faas.cli import conditions
 from faas.cli.canary import described
 from faas.cli.options import full_name, function_argument, pass_session
 from faas.cli.output import Column, Json, age, as_json, at_terminal, local_time, note, output_option, show, size
@@ -26,7 +27,7 @@ def _count(function: Json) -> str:
 def _made_of(function: Json) -> str:
     """The runtime, or the image without its digest's 64 digits."""
     if function.get("runtime") not in (None, "", "image"):
-        return str(function["runtime"])
+        return str(function["runtime"]) + (" (stale)" if function.get("stale") else "")
     repository, _, digest = str(function.get("image") or "").partition("@")
     return f"{repository}@{digest.removeprefix('sha256:')[:12]}" if digest else repository
 
@@ -34,7 +35,8 @@ def _made_of(function: Json) -> str:
 COLUMNS: tuple[Column, ...] = (
     ("NAME", full_name),
     ("REVISION", lambda f: f"v{f['revision']}" if f.get("revision") else ""),
-    ("STATE", lambda f: f.get("state")),
+    ("READY", conditions.readiness),
+    ("REASON", conditions.short_reason),
     ("INSTANCES", _count),
     ("MEMORY", lambda f: f"{f.get('memory')} MB"),
     ("IMAGE/RUNTIME", _made_of),
@@ -42,21 +44,31 @@ COLUMNS: tuple[Column, ...] = (
     ("URL", lambda f: f.get("url")),
 )
 
+DEV_COLUMNS: tuple[Column, ...] = (
+    ("NAME", full_name),
+    ("BY", lambda f: f.get("by")),
+    ("AGE", lambda f: age(f.get("since"))),
+    ("URL", lambda f: f.get("url")),
+)
+
 
 @click.command()
 @click.option("--namespace", default="", help="Only this namespace's functions.")
+@click.option("--dev", is_flag=True, help="Those that a faas dev keeps, instead.")
 @output_option
 @pass_session
-def ls(session: Session, namespace: str, output: str) -> None:
+def ls(session: Session, namespace: str, dev: bool, output: str) -> None:
     """List functions."""
 
     async def fetch() -> list[Json]:
         async with session.client() as client:
-            return await client.functions(namespace)
+            if not dev:
+                return await client.functions(namespace)
+            return [f for f in await client.dev_functions() if namespace in ("", f.get("namespace"))]
 
     functions = session.run(fetch())
-    show(output, functions, COLUMNS, full_name)
-    if not functions and output == "table":
+    show(output, functions, DEV_COLUMNS if dev else COLUMNS, full_name)
+    if not functions and output == "table" and not dev:
         note("no functions yet: faas new NAME, then faas push NAME")
 
 
@@ -99,8 +111,9 @@ def _needed(function: Json) -> str:
 def _page(function: Json) -> Iterator[tuple[str, str]]:
     spec: Json = function.get("spec") or {}
     yield "URL", str(function.get("url") or "-") + ("" if function.get("public") else f"  ({_needed(function)})")
-    reason = function.get("reason")
-    yield "State", f"{function.get('state', '-')}" + (f": {reason}" if reason else "")
+    yield "State", conditions.state(function)
+    yield from _rows("Why", conditions.why(function))
+    yield from _rows("It wrote", conditions.written(function))
     aliases = function.get("aliases") or {}
     also = ", ".join(f"{alias} v{number}" for alias, number in sorted(aliases.items()))
     yield "Revision", f"v{function.get('revision')}" + (f"  ({also})" if also else "")
@@ -111,6 +124,8 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
         yield "Follows", _followed(follow)
     if function.get("runtime") not in (None, "", "image"):
         yield "Runtime", f"{function['runtime']}  {spec.get('handler') or spec.get('app') or ''}".rstrip()
+    if stale := function.get("stale"):
+        yield "Stale", f"{stale}: faas rebase {full_name(function)}"
     yield "Interface", str(function.get("interface") or "-")
     yield (
         "Limits",
@@ -129,10 +144,14 @@ def _page(function: Json) -> Iterator[tuple[str, str]]:
         yield "Learned", _learned(learned)
     yield "Created", f"{local_time(function.get('created_at'))}, changed {age(function.get('updated_at'))} ago"
     yield from _rows("Env", [f"{name}=***" for name in sorted(spec.get("env") or {})])  # a page is shown around
+    secrets = sorted((spec.get("secrets") or {}).items())
+    yield from _rows("Secrets", [f"{variable} = {name}" for variable, name in secrets])
     yield from _rows("Schedules", [f"{s['name']}: {s['cron']} {s['timezone']}" for s in spec.get("schedule") or ()])
     yield from _rows("Routes", [_route(r) for r in spec.get("route") or ()])
     yield from _rows("Triggers", [f"{t['watch']}/{t['pattern']}" for t in spec.get("trigger") or ()])
-    yield from _rows("Instances", [_instance(i) for i in function.get("instances_list") or ()] or ["none"])
+    instances = [_instance(i) for i in function.get("instances_list") or ()]
+    yield from _rows("Instances", instances or [conditions.activity(function) or "none"])
+    yield from _rows("Failures", list(conditions.failures(function)))
 
 
 def _followed(follow: Json) -> str:

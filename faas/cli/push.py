@@ -149,7 +149,10 @@ async def _image(
             display.stage("runtime")
             base = runtime_base(await client.ensure_runtime(spec.runtime))
             display.detail(f"{base.name} {base.architecture}")
-            return await push_folder(source.folder, spec, images, base, place.repository, tags, display, _cache())
+            cache = cache_folder()
+            return await push_folder(
+                source.folder, spec, images, base, place.repository, tags, display, cache, client.build
+            )
     except SpecError as error:
         raise source.located(error) from error.__cause__
     return await push_dockerfile(source.folder, images, place.repository, tags, display)
@@ -220,7 +223,7 @@ def runtime_base(answer: Json) -> RuntimeBase:
         raise FaasError("the server described the runtime in an unknown form", hint="update faas here") from None
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """Where layers of dependencies are kept between pushes."""
     folder = environment_for(("XDG_CACHE_HOME",)).get("XDG_CACHE_HOME")
     return (Path(folder) if folder else Path.home() / ".cache") / "faas"

@@ -21,7 +21,7 @@ async def open_registry(client: Client, target: Target) -> AsyncIterator[tuple[R
     if not registry:
         raise FaasError("the server does not say where its registry is", hint="update the server")
     user = str(info.get("user") or target.user)
-    async with RegistryClient(registry_url(registry, target.url), user, target.token) as images:
+    async with RegistryClient(registry_url(registry, target.url), user, target.token, target.trust) as images:
         yield images, registry_host(registry)
 
 
@@ -30,7 +30,7 @@ async def described(client: Client, target: Target) -> Json:
     try:
         return await client.info()
     except NotFound:
-        async with RegistryClient(target.url, target.user, target.token) as images:
+        async with RegistryClient(target.url, target.user, target.token, target.trust) as images:
             if not await images.is_there():
                 raise
     return {"registry": target.url}

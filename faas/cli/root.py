@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from faas import __version__
+from faas.cli.namespaces import OWN, with_namespace
 from faas.cli.session import Session
 
 # section -> command -> (module in faas.cli, what it does). The help is here: `faas --help` imports none of them.
@@ -25,11 +26,15 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("logs", "Print what a function wrote."),
         "rm": ("functions", "Delete a function."),
         "scale": ("functions", "Set the number of instances now."),
+        "debug": ("debug", "Open a shell in a throw-away instance."),
         "top": ("top", "Show what functions use now, live."),
+        "dev": ("dev", "Run a folder's function for yourself, its new code at each save."),
+        "event": ("event", "Print a sample event of AWS's services."),
     },
     "Revisions": {
         "versions": ("revisions", "List a function's revisions."),
         "rollback": ("revisions", "Move `live` back to an earlier revision."),
+        "rebase": ("rebase", "Put functions on the runtime base as it is now, without their source."),
         "alias": ("revisions", "Names for revisions: ls, set, rm."),
     },
     "APIs": {
@@ -52,22 +57,24 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Server": {
         "serve": ("serve", "Run the server."),
+        "backup": ("backup", "Write everything the server keeps to a folder or a .tar file, while it serves."),
+        "restore": ("restore", "Make a data folder of a backup."),
+        "tls": ("tls", "Serve other machines: set, off, renew, show."),
         "login": ("login", "Remember a server and its token, for Docker too."),
+        "logout": ("logout", "Forget what faas login remembered."),
+        "whoami": ("whoami", "Show who you are on the server, and what you may."),
+        "secret": ("secret", "Secrets of functions: set, ls, rm, rotate-key."),
         "key": ("key", "API keys of those who call functions: create, ls, rotate, revoke."),
-        "token": ("token", "Credentials of others: create, ls, revoke."),
+        "user": ("user", "People and machines, and what they are where: create, ls, show, set-role, rm."),
+        "token": ("token", "What opens, for you and for others: create, ls, rotate, revoke."),
+        "audit": ("audit", "Who changed what: ls, export, verify."),
         "maintenance": ("maintenance", "Answer requests with 503 for a while: ls, on, off."),
         "config": ("config", "Show each setting and where it came from."),
         "doctor": ("doctor", "Check this machine and the connection."),
         "completion": ("completion", "Print the shell's completion script."),
     },
 }
-NOT_BUILT = {
-    "secret": "secrets",
-    "user": "users",
-    "dev": "deploying on save",
-    "backup": "backups",
-    "restore": "backups",
-}
+NOT_BUILT: dict[str, str] = {}
 _TABLE = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
 
 
@@ -112,7 +119,7 @@ class Root(click.Group):
         module = importlib.import_module(f"faas.cli.{_TABLE[cmd_name][0]}")
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
-        return _with_debug(command)
+        return _with_debug(command if cmd_name in OWN else with_namespace(command))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

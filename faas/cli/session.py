@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from faas.errors import FaasError, InvalidInput
+from faas.trust import Trust
 
 if TYPE_CHECKING:
     from faas.client import Client
@@ -32,6 +33,8 @@ class Target:
     user: str = "admin"
     url_source: str = ""
     token_source: str = ""
+    trust: Trust = field(default_factory=Trust)
+    namespace: str = ""  # what `faas login --namespace` said; "" for default
 
 
 @dataclass
@@ -57,7 +60,7 @@ class Session:
     def client(self) -> Client:
         from faas.client import Client
 
-        return Client(self.target.url, self.target.token)
+        return Client(self.target.url, self.target.token, trust=self.target.trust)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a command's asynchronous part."""
@@ -67,7 +70,8 @@ class Session:
 
 
 def config_file(settings: ClientSettings) -> Path:
-    """What `faas login` writes: url, token, user."""
+    """What `faas login` writes: url, token, user, namespace, ca (the file of the CA that it was given), and docker, the
+    registry that Docker was told of."""
     return settings.config_home / "config.toml"
 
 
@@ -83,16 +87,17 @@ def logged_in(settings: ClientSettings) -> dict[str, str]:
     return {k: v for k, v in written.items() if isinstance(v, str)}
 
 
-def _host_server(settings: ClientSettings) -> tuple[str, str]:
-    """(URL, token) of the server of this host; "" where it is not there or not ours to read."""
+def _host_server(settings: ClientSettings) -> tuple[str, str, str]:
+    """(URL, token, certificate) of the server of this host; "" where it is not there or not ours to read."""
     try:
-        url = str(json.loads(_plain(settings.data / "server.json"))["api"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", ""
+        told = json.loads(_plain(settings.data / "server.json"))
+        url, certificate = str(told["api"]), str(told.get("certificate") or "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", "", ""
     try:
-        return url, _plain(settings.data / "admin-token").strip()
+        return url, _plain(settings.data / "admin-token").strip(), certificate
     except (OSError, ValueError):
-        return url, ""
+        return url, "", certificate
 
 
 def _plain(path: Path) -> str:
@@ -106,7 +111,7 @@ def _plain(path: Path) -> str:
 
 def find(settings: ClientSettings) -> Target:
     """Which server, and which token for it. Raises FaasError (`Unreachable`) where none is known."""
-    login, (host_url, host_token) = logged_in(settings), _host_server(settings)
+    login, (host_url, host_token, certificate) = logged_in(settings), _host_server(settings)
     candidates = (
         (settings.url, "FAAS_URL"),
         (login.get("url", ""), str(config_file(settings))),
@@ -120,15 +125,31 @@ def find(settings: ClientSettings) -> Target:
         (login.get("token", ""), login.get("url", ""), str(config_file(settings))),
         (host_token, host_url, str(settings.data / "admin-token")),
     )
+    trust = Trust()
+    if settings.ca or (login.get("ca") and login.get("url", "").rstrip("/") == url):
+        trust = Trust(read_ca(Path(settings.ca or login["ca"])))
+    elif certificate and host_url == url:
+        trust = Trust(certificate, exactly=True)
     for token, belongs_to, source in tokens:
         if token and (not belongs_to or belongs_to.rstrip("/") == url):
-            user = login.get("user", "admin") if source == str(config_file(settings)) else "admin"
-            return Target(url, token, user, url_source, source)
-    return Target(url, "", "admin", url_source, "none")
+            if source != str(config_file(settings)):
+                return Target(url, token, "admin", url_source, source, trust)
+            return Target(url, token, login.get("user", "admin"), url_source, source, trust, login.get("namespace", ""))
+    return Target(url, "", "admin", url_source, "none", trust)
+
+
+def read_ca(file: Path) -> str:
+    """Raises InvalidInput."""
+    try:
+        pem = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the CA's certificate {file}: {error}", hint="FAAS_CA, or faas login --ca FILE") from None
+    Trust(pem).context()
+    return pem
 
 
 def no_server() -> FaasError:
-    from faas.client import Unreachable
+    from faas.client_errors import Unreachable
 
     return Unreachable(
         "no server is known here",

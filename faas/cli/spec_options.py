@@ -43,6 +43,7 @@ HELP = {
     "entrypoint": "Instead of the image's entry point, in a shell's quoting.",
     "workdir": "Instead of the image's working directory.",
     "env": "One variable of the environment; may be repeated.",
+    "secrets": "One variable that holds a stored secret, by its name; may be repeated.",
     "schedule": "NAME=CRON, or a TOML table {name = …, cron = …}; may be repeated; replaces the file's.",
     "trigger": "FOLDER, or a TOML table {watch = …, pattern = …}; may be repeated; replaces the file's.",
     "websocket": "What is asked of WebSocket connections.",
@@ -63,6 +64,7 @@ HELP = {
     "cors": "Which web pages may call from a browser.",
 }
 ARRAYS = ("schedule", "trigger", "route")
+PAIRS = {"env": "NAME=VALUE", "secrets": "VARIABLE=NAME"}
 
 
 def keys() -> Iterator[tuple[str, Any]]:
@@ -70,7 +72,7 @@ def keys() -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(FunctionSpec):
         if field.name in ("scale", "asynchronous", "schedules", "triggers", "routes", "rules"):
             continue
-        default = {} if field.name == "env" else "" if field.default is dataclasses.MISSING else field.default
+        default = {} if field.name in PAIRS else "" if field.default is dataclasses.MISSING else field.default
         yield field.name, default
     for key in ARRAYS:
         yield key, ()
@@ -101,8 +103,8 @@ def _option(key: str, default: Any) -> Callable[..., Any]:
     if isinstance(default, enum.Enum):
         shown = f"{about}  [default: {default.value}]"
         return click.option(flag, name, type=click.Choice([str(c.value) for c in type(default)]), help=shown)
-    if key == "env":
-        return click.option(flag, name, multiple=True, metavar="NAME=VALUE", help=about)
+    if key in PAIRS:
+        return click.option(flag, name, multiple=True, metavar=PAIRS[key], help=about)
     if isinstance(default, tuple):
         metavar = {"schedule": "NAME=CRON", "trigger": "FOLDER", "route": "METHODS PATH"}.get(key, "WORDS")
         return click.option(flag, name, multiple=True, metavar=metavar, help=about)
@@ -131,8 +133,8 @@ def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _in_file(key: str, default: Any, value: Any) -> Any:
     if key in RULE_TABLES:
         return _table(key, value)
-    if key == "env":
-        return dict(_variable(text) for text in value)
+    if key in PAIRS:
+        return dict(_pair(key, text) for text in value)
     if key in ARRAYS:
         return [_row(key, text) for text in value]
     if isinstance(default, tuple):
@@ -143,10 +145,11 @@ def _in_file(key: str, default: Any, value: Any) -> Any:
     return value
 
 
-def _variable(text: str) -> tuple[str, str]:
+def _pair(key: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise click.UsageError(f"--env must be NAME=VALUE, not {text!r}")
+        shown = "" if key == "secrets" else f", not {text!r}"  # it may be a value that somebody took for a name
+        raise click.UsageError(f"{flag_name(key)} must be {PAIRS[key]}{shown}")
     return name, value
 
 

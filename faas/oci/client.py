@@ -34,6 +34,7 @@ from faas.oci import media_types
 from faas.oci.descriptor import Descriptor
 from faas.oci.digest import Digest
 from faas.oci.manifest import MANIFEST_BYTES, Manifest
+from faas.trust import Trust, untrusted
 
 CHUNK = 1 << 18
 ACCEPT = ", ".join(sorted(media_types.MANIFESTS | media_types.INDEXES))
@@ -67,14 +68,18 @@ class RegistryUnreachable(Unavailable):
 class RegistryClient:
     """An `async with` client of one registry. `url` is its root (http://host:port), without /v2."""
 
-    def __init__(self, url: str, user: str = "", password: str = "") -> None:
+    def __init__(self, url: str, user: str = "", password: str = "", trust: Trust = Trust()) -> None:  # noqa: B008
         self._url = url.rstrip("/")
         pair = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {pair}"} if password else {}
+        self._trust = trust
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> RegistryClient:
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=TIMEOUT, auto_decompress=False)
+        connector = aiohttp.TCPConnector(ssl=self._trust.context())
+        self._session = aiohttp.ClientSession(
+            connector=connector, headers=self._headers, timeout=TIMEOUT, auto_decompress=False
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -304,6 +309,8 @@ class RegistryClient:
         for attempt in range(1, attempts + 1):
             try:
                 return await self._session.request(method, url, allow_redirects=method in ("GET", "HEAD"), **options)
+            except aiohttp.ClientConnectorCertificateError as error:
+                raise untrusted(self._url, error) from None
             except (aiohttp.ClientError, TimeoutError) as error:
                 if attempt == attempts:
                     raise RegistryUnreachable(f"cannot reach the registry at {self._url}: {error}") from None

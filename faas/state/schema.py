@@ -10,9 +10,17 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from faas import __version__
 from faas.errors import InvalidInput
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def versions(migrations: Path = MIGRATIONS) -> frozenset[str]:
+    """Every version of the schema that the scripts in `migrations` know."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    return frozenset(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())
 
 
 def migrate(connection: Connection, migrations: Path = MIGRATIONS) -> None:
@@ -23,11 +31,12 @@ def migrate(connection: Connection, migrations: Path = MIGRATIONS) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    known = versions(migrations)
     present = MigrationContext.configure(connection).get_current_heads()
     if unknown := [revision for revision in present if revision not in known]:
         raise InvalidInput(
-            f"the database was written by a newer version of faas (schema {', '.join(unknown)})",
-            hint="start that version, or another data folder: a downgrade is not possible",
+            f"the database was written by a newer version of faas: its schema is {', '.join(unknown)}, "
+            f"and faas {__version__} knows {max(known)} at most",
+            hint="start that version again, or restore a backup from before it: a downgrade is not possible",
         )
     command.upgrade(config, "head")

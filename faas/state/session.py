@@ -38,6 +38,7 @@ class Database:
     """Opened with `open`, closed with `close`."""
 
     def __init__(self, url: str) -> None:
+        self.file = Path(url.partition(":///")[2])
         self._reader, self._writer = engine.create(url)
         self._asker, self._changer = engine.create_blocking(url)
         self._waiting: list[Change] = []

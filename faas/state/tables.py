@@ -1,4 +1,5 @@
-"""Every table of the gateway, on one page. All are keyed by namespace; times are Unix seconds.
+"""Every table of the gateway, but those of who there is (`faas.state.people`). All are keyed by namespace; times are
+Unix seconds.
 
 `migrations/versions` brings a database to exactly this (a test compares the two).
 """
@@ -14,25 +15,15 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _name(name: str, *, key: bool = False) -> Column[str]:
-    return Column(name, String(128), primary_key=key, nullable=False)
+from faas.state import people  # noqa: F401 - so that `metadata` has them all
+from faas.state.columns import metadata as metadata  # noqa: PLC0414 - for those who want them all
+from faas.state.columns import name as _name
 
 
 def _of_function(column: str = "function") -> ForeignKeyConstraint:
@@ -130,18 +121,22 @@ follows = Table(
     _of_function(),
 )
 
-tokens = Table(
-    "tokens",
+# The last deploy that failed, until one succeeds.
+failed_deploys = Table(
+    "failed_deploys",
     metadata,
-    _name("namespace", key=True),  # "*" for all
-    _name("name", key=True),
-    Column("role", String(16), nullable=False),
-    Column("functions", Text, nullable=False),  # JSON list; empty: all
-    Column("repositories", Text, nullable=False, server_default="[]"),  # JSON list of patterns; empty: all
-    Column("hash", String(64), nullable=False),
-    Column("created_at", Float, nullable=False),
-    UniqueConstraint("name"),  # a token's name is also the user name of Basic credentials
-    UniqueConstraint("hash"),
+    _name("namespace", key=True),
+    _name("function", key=True),
+    Column("at", Float, nullable=False),
+    Column("code", String(128), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("log_tail", Text, nullable=False),
+    Column("image", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("live", Integer, nullable=False),  # the number of the revision that was live then
+    _of_function(),
 )
 
 # The queue of asynchronous invocations. Rows that ended stay for a day, without payload, to answer for their status.
@@ -381,4 +376,18 @@ websocket_apis = Table(
     Column("definition", Text, nullable=False),  # JSON, with the control API's keys
     Column("changed_at", Float, nullable=False),
     UniqueConstraint("path"),
+)
+
+# Secrets of functions, sealed (`gateway.vault`): what stands here is worth nothing without the key file.
+secrets = Table(
+    "secrets",
+    metadata,
+    _name("namespace", key=True),
+    _name("name", key=True),
+    Column("version", Integer, nullable=False),
+    Column("key", String(32), nullable=False),  # which of the vault's keys opens it
+    Column("sealed", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False),  # bytes of the value
+    Column("set_at", Float, nullable=False),
+    _name("set_by"),
 )

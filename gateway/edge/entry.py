@@ -11,10 +11,12 @@ from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
+from faas.auth import Permission
 from faas.errors import NotFound
 from faas.header_changes import NO_CHANGES, HeaderChanges
 from faas.rules.rules import Rules
-from gateway.router import Route
+from faas.web import PRINCIPAL, require
+from gateway.router import Route, parse_name
 
 PREFIX = "/function/"
 DEFAULT = "$default"  # the route and the stage of what came by a function's own path, as on Lambda
@@ -68,12 +70,19 @@ def of_function(route: Route, target: Target) -> Entry:
 
 
 def target_of(request: web.Request, prefix: str = PREFIX) -> Target:
-    """The target of `{prefix}{name}[/{path}][?query]`, not decoded but for the name. Raises NotFound."""
+    """The target of `{prefix}{name}[/{path}][?query]`, not decoded but for the name. Raises NotFound; and Forbidden for
+    who is known (on the API listener) and may invoke nothing in that namespace: what is there is not for them to hear.
+    """
     raw, _, query = request.raw_path.partition("?")
     if not raw.startswith(prefix):
         raise NotFound("there is no such function")
     name, slash, path = raw[len(prefix) :].partition("/")
-    return Target(unquote(name) if "%" in name else name, slash + path or "/", query)
+    name = unquote(name) if "%" in name else name
+    if (principal := request.get(PRINCIPAL)) is not None:
+        namespace = parse_name(name)[0]
+        if not principal.may_in(Permission.INVOKE, namespace):
+            require(principal, Permission.INVOKE, namespace)
+    return Target(name, slash + path or "/", query)
 
 
 def by_host(request: web.Request, domain: str) -> Target | None:

@@ -15,6 +15,7 @@ from types import FrameType
 from tests.benchmarks import (
     cold,
     density,
+    dev,
     first_calls,
     gateway,
     keepalive,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[int | None], Report]] = {
     "registry": registry.measure,
     "routes": routes.measure,
     "small": small.measure,
+    "dev": dev.measure,
     "scale": scale.measure,
     "keepalive": keepalive.measure,
     "first_calls": first_calls.measure,

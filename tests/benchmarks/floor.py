@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from faas.build.base import recipe
+from faas.build.recipe import recipe
 from faas.build.layer import pack
 from faas.protocol import Revision, RevisionKey
 from faas.spec import Interface, parse

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import secrets
+import select
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faas.errors import Conflict, ImageUnusable, NotFound
+from faas.errors import Conflict, ImageUnusable, NotFound, NotOffered
 from faas.oci.manifest import ImageConfig
 from faas.spec import Network
 from tests.support.images import program_layer
@@ -21,6 +22,7 @@ from tests.support.leftovers import none_left, on_this_machine
 from tests.support.podman import podman_service
 from tests.support.sandboxes import MB, Workbench, probe, workbench
 from worker.drivers.base import Exit, SandboxState
+from worker.drivers.docker.driver import DockerDriver
 
 pytestmark = [pytest.mark.root]
 KINDS = [
@@ -332,6 +334,29 @@ async def test_one_made_ahead_for_something_else_is_made_anew(bench: Workbench) 
     async with asyncio.timeout(20):
         assert await sandbox.stdout.read() == b"changed\n"
     await bench.driver.delete(spec.id)
+
+
+async def test_on_a_terminal_the_program_reads_what_is_typed_and_ctrl_c_ends_it(bench: Workbench) -> None:
+    if isinstance(bench.driver, DockerDriver):
+        with pytest.raises(NotOffered, match="docker driver gives no terminal"):
+            await bench.driver.create(bench.spec("ids", terminal=True))
+        return
+    async with bench.running("sleep", "60", terminal=True) as sandbox, asyncio.timeout(20):
+        master = sandbox.take_terminal()
+        with pytest.raises(Conflict):
+            sandbox.take_terminal()
+        assert os.isatty(master)
+        assert not os.get_inheritable(master)
+        os.write(master, b"typed\n")
+        while b"typed" not in await asyncio.to_thread(_read, master):  # its echo
+            pass
+        await bench.driver.kill(sandbox)
+        os.close(master)
+
+
+def _read(master: int) -> bytes:
+    select.select([master], [], [], 10)
+    return os.read(master, 4096)
 
 
 async def test_a_frozen_one_stands_still_until_it_is_thawed(bench: Workbench) -> None:

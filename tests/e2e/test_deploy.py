@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from faas.certificate import fingerprint
 from tests.support.leftovers import none_left
 from tests.support.server import RunningServer
 
@@ -60,6 +63,37 @@ def checkout(project_root: Path, folder: Path) -> Path:
         ignored = shutil.ignore_patterns("__pycache__", "unit", "e2e", "integration", "benchmarks")
         shutil.copytree(path, folder / name, ignore=ignored) if path.is_dir() else shutil.copy(path, folder / name)
     return folder
+
+
+class Callers(threading.Thread):
+    """Calls `url` again and again, over a connection of its own each time, as long as the block lasts."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.lost: list[str] = []
+        self.answered = 0
+        self.longest = 0.0
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        while not self._enough.wait(0.02):
+            began = time.monotonic()
+            try:
+                with urllib.request.urlopen(self.url, timeout=100) as answer:
+                    answer.read()
+                self.answered += 1
+            except OSError as error:
+                self.lost.append(str(error))
+            self.longest = max(self.longest, time.monotonic() - began)
+
+    def __enter__(self) -> Callers:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self.join()
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +146,18 @@ def test_both_runtime_bases_are_built_and_the_server_itself_has_no_pillow(instal
     assert {row["name"].rstrip("0123456789.") for row in listed if "@sha256:" in row["reference"]} >= {"python", "node"}
 
 
-def test_an_update_changes_over_and_one_that_does_not_get_ready_gives_way(
+def test_an_update_changes_over_and_one_that_does_not_get_ready_gives_way_and_no_client_is_refused(
     installation: Installation, project_root: Path, tmp_path: Path
 ) -> None:
     before = installation.server
+    with Callers(f"{before['public']}/function/hello") as callers:
+        update_and_go_back(installation, project_root, tmp_path, before)
+    print(f"{callers.answered} calls, the longest took {callers.longest:.2f} s")
+    assert callers.lost == []
+    assert callers.answered > 10
+
+
+def update_and_go_back(installation: Installation, project_root: Path, tmp_path: Path, before: dict[str, str]) -> None:
     good = checkout(project_root, tmp_path / "good")
     (good / "faas" / "__init__.py").write_text((good / "faas" / "__init__.py").read_text() + "# another version\n")
     updated = Installation(good, installation.folder).up()
@@ -168,3 +210,36 @@ def test_the_readmes_own_function_and_its_images_work_as_written(
         if command.startswith("curl"):
             assert "404" not in done.stdout
             assert done.stdout
+
+
+def test_with_a_host_it_serves_other_machines_by_tls_and_later_runs_keep_that(installation: Installation) -> None:
+    """The last one with this installation: from here on it speaks TLS."""
+    before = installation.server
+    refused = installation.up("--host", "functions.example.com", "--cert", "/none.crt", "--key", "/none.key")
+    assert (refused.returncode, "/none.crt: No such file" in refused.stderr) == (1, True)
+    assert installation.server == before
+    first = installation.up("--host", "functions.example.com")  # back to the checkout's version at the same time
+    assert first.returncode == 0, first.stderr
+    assert "functions.example.com does not resolve here" in first.stderr
+    server = installation.server
+    assert {server[name].partition(":")[0] for name in ("public", "api", "registry")} == {"https"}
+    ca = installation.folder / "data" / "tls" / "ca.crt"
+    assert f"--ca-fingerprint {fingerprint(ca.read_text())}\n" in first.stdout
+    trusting = ssl.create_default_context(cafile=ca)
+    with urllib.request.urlopen(f"{server['public']}/function/hello", timeout=30, context=trusting) as answer:
+        assert answer.status == 200
+    again = installation.up()
+    assert again.returncode == 0, again.stderr
+    assert installation.server == server
+    assert again.stdout == first.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--host"], ["--cert", "a", "--key", "b"], ["--host", "a", "--key", "b"], ["--down", "--host", "a"]]
+)
+def test_what_does_not_go_together_is_refused_before_anything_happens(
+    project_root: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    done = Installation(project_root, tmp_path).up(*arguments)
+    assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
+    assert done.stderr.startswith("error: ")

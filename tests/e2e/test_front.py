@@ -1,16 +1,17 @@
-"""A server behind a proxy that speaks HTTP/2, as deploy/proxy has them, and one with certificates of its own."""
+"""A server behind a proxy that speaks HTTP/2, as deploy/howto/behind-a-proxy.md says, and one with own certificates."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,12 +33,31 @@ def handler(event, context):
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def behind(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("front")
-    flags = ("--driver", "oci", "--trusted-proxies", "127.0.0.1", "--access-log", "json")
+    (folder / "data").mkdir()
+    as_written("faas", project_root, {"/var/lib/faas/": f"{folder}/data/"})
+    flags = ("--driver", "oci", "--access-log", "json")
     with RunningServer(folder / "data", *flags) as server:
+        rows = json.loads(server.faas("config", "--running", "-o", "json").stdout)
+        assert {"trusted_proxies": "127.0.0.1", "public_url": f"https://{NAME}"}.items() <= {
+            row["name"]: row["value"] for row in rows
+        }.items()
         server.push_code(folder, "asked", CODE)
         yield server
+
+
+def as_written(chapter: str, project_root: Path, places: Mapping[str, str]) -> None:
+    """The commands of a chapter of the page, in these places, without those that are for the machine's own services."""
+    page = (project_root / "deploy/howto/behind-a-proxy.md").read_text()
+    (script,) = re.findall(rf"^## {chapter}\n.*?^```sh\n(.*?)^```$", page, re.S | re.M)
+    others = ("apt-get install", "systemctl reload", "nginx -t", "./deploy/up")
+    kept = "".join(line for line in script.splitlines(keepends=True) if not line.startswith(others))
+    for written, here in places.items():
+        assert written in kept
+        kept = kept.replace(written, here)
+    done = subprocess.run(["sh", "-ec", kept], cwd=project_root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def free_port() -> int:
@@ -95,7 +115,9 @@ def test_http_2_through_nginx_reaches_a_function_with_the_clients_address(
 ) -> None:
     port, plain = free_port(), free_port()
     cert, key = certify(tmp_path, "front", NAME)
-    text = (project_root / "deploy/proxy/nginx.conf").read_text()
+    (tmp_path / "nginx" / "conf.d").mkdir(parents=True)
+    as_written("nginx", project_root, {"/etc/": f"{tmp_path}/"})
+    text = (tmp_path / "nginx" / "conf.d" / "faas.conf").read_text()
     for written, here in {
         "127.0.0.1:8080": urlsplit(behind.public).netloc,
         "listen 443": f"listen 127.0.0.1:{port}",
@@ -113,6 +135,7 @@ def test_http_2_through_nginx_reaches_a_function_with_the_clients_address(
         f"daemon off;\nuser root;\nworker_processes 1;\npid {tmp_path}/pid;\nerror_log {tmp_path}/error.log;\n"
         f"events {{}}\nhttp {{\naccess_log off;\n{temporary}include {tmp_path}/faas.conf;\n}}\n"
     )
+    assert subprocess.run(["nginx", "-t", "-c", tmp_path / "nginx.conf"], capture_output=True).returncode == 0
     with running("nginx", "-c", tmp_path / "nginx.conf", port=port, log=tmp_path / "log"):
         check(behind, port)
 
@@ -123,7 +146,9 @@ def test_http_2_through_caddy_reaches_a_function_with_the_clients_address(
 ) -> None:
     port = free_port()
     cert, key = certify(tmp_path, "front", NAME)
-    text = (project_root / "deploy/proxy/Caddyfile").read_text()
+    (tmp_path / "caddy").mkdir()
+    as_written("Caddy", project_root, {"/etc/": f"{tmp_path}/"})
+    text = (tmp_path / "caddy" / "Caddyfile").read_text()
     for written, here in {
         "127.0.0.1:8080": urlsplit(behind.public).netloc,
         f"\n{NAME} {{": f"\n{{\n\tadmin off\n\tauto_https off\n}}\nhttps://{NAME}:{port} {{\n\ttls {cert} {key}",

@@ -398,6 +398,7 @@ class Panels:
         plans = self.one("Requests of usage plans per second")
         assert of(plans, plan="gold", outcome="admitted") * WINDOW == close(PLANNED)
         assert sum(plans.values()) * WINDOW == close(PLANNED)
+        assert self.one("Time until certificates end") == {}  # it has none; tests/e2e/test_other_machines.py has
         assert self.one("Circuit breakers: 1 half-open, 2 open") == {(("function", "planned"),): 0}
 
     def registry(self, stored_before: float) -> None:

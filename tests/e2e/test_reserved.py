@@ -56,7 +56,7 @@ def test_others_may_flood_and_it_has_its_instances_at_once(
         if restarted:
             server.stop()
             server.start()
-        flood = [callers.submit(server.get, "/function/greedy/4") for _ in range(10)]
+        flood = [callers.submit(server.get, "/function/greedy/2") for _ in range(10)]
         until_busy(server, "greedy", 3)  # of 900 MB 512 are reserved
         its = [callers.submit(server.get, "/function/kept/1") for _ in range(2)]
         assert [call.result().status for call in its] == [200, 200]

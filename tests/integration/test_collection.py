@@ -27,6 +27,7 @@ async def world(
     request: pytest.FixtureRequest, bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
     monkeypatch.setattr("worker.layers.store.WANTED_SECONDS", 0.0)
+    monkeypatch.setattr("worker.drivers.oci.stems.DROPPED_SECONDS", 1.0)
     with none_left(bases.server_id):
         made = World(bases, tmp_path / "logs", request.param)
         await made.pool.open()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from faas.build.base import recipe
+from faas.build.recipe import recipe
 from faas.errors import TimedOut
 from faas.leases import HttpRequest, Invocation, Trigger
 from faas.metrics import Metrics

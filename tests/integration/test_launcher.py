@@ -76,8 +76,10 @@ class Hostile:
             "pids": 16,
             "open_files": 64,
             "writable_root": False,
+            "terminal": False,
             "network": "none",
             "labels": {},
+            "secrets": {"values": {}, "variables": {}},
         }
         return {**values, **changes}
 
@@ -202,6 +204,7 @@ WRONG: list[dict[str, Any]] = [
     {"network": "host"},
     {"network": None},
     {"labels": {"../x": "y"}},
+    {"secrets": {"values": {"../../../etc/cron.d/x": "y"}, "variables": {}}},
     {"labels": {"run.oci.hooks.stdout": "/etc/passwd"}},
     {"labels": {"org.systemd.property.ExecStart": "x"}},
     {"labels": {"faas.x": "y" * 5000}},

@@ -152,7 +152,7 @@ async def door_of(folder: Path, *, token_flow: bool = False) -> AsyncIterator[Do
     registry = await Registry.open(folder, url, accounts=store, metrics=Metrics("1"), token_flow=token_flow)
     try:
         async with serving(create_app(registry)) as address, ClientSession() as session:
-            tokens = {who: await store.create(one) for who, (one, _) in CALLERS.items() if one}
+            tokens = {who: (await store.create(one))[1] for who, (one, _) in CALLERS.items() if one}
             door = Door(registry, address, session, tokens)
             for repository in REPOSITORIES:
                 begun = await door.call("POST", f"/v2/{repository}/blobs/uploads/", "admin", body=b"")

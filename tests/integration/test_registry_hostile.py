@@ -194,7 +194,7 @@ async def test_a_namespace_called_like_an_upstream_does_not_administer_its_copie
     database = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'faas.db'}")
     store = TokenStore(database)
     async with opened(tmp_path, "localhost:5001=http://localhost:5001", store) as registry:
-        token = await store.create(Principal("alf", Role.ADMIN, "localhost-5001"))
+        _, token = await store.create(Principal("alf", Role.ADMIN, "localhost-5001"))
         async with (
             serving(create_app(registry)) as url,
             ClientSession(url, headers={"Authorization": f"Bearer {token}"}) as session,
@@ -210,7 +210,8 @@ async def test_a_revoked_token_takes_the_short_lived_ones_with_it(tmp_path: Path
     store = TokenStore(database)
     async with opened(tmp_path, accounts=store) as registry:
         who, scopes = Principal("dora", Role.DEPLOYER, "team"), frozenset({("team/app", "push"), ("free/app", "pull")})
-        caller = await registry.access.caller(await store.create(who), None, None)
+        _, shown = await store.create(who)
+        caller = await registry.access.caller(shown, None, None)
         token = registry.access.signer.issue(caller, scopes)
         assert (await registry.access.caller(token, None, None)).may(Permission.PUSH, "team/app")
         await store.revoke("dora")

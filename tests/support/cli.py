@@ -51,7 +51,7 @@ class CommandLine:
         with self.monkeypatch.context() as patch:
             for name, value in self.env.items():
                 patch.setenv(name, value)
-            for name in {"FAAS_URL", "FAAS_TOKEN", "NO_COLOR"} - self.env.keys():
+            for name in {"FAAS_URL", "FAAS_TOKEN", "FAAS_CA", "NO_COLOR"} - self.env.keys():
                 patch.delenv(name, raising=False)
             got = main([str(arg) for arg in args])
         out, err = self.capsys.readouterr()

@@ -27,6 +27,7 @@ from faas.runner import Runner
 from faas.state.session import Database
 from faas.web import RUNNER_OPTIONS
 from gateway.app import api_app, public_app
+from gateway.dev_images import DevImages
 from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
 from gateway.retries import RetryRules
@@ -41,18 +42,29 @@ class FakeImages:
 
     def __init__(self) -> None:
         self.gone: set[str] = set()
+        self.manifests: dict[str, Manifest] = {}
+        self.blobs: dict[Digest, bytes] = {}
+
+    def hold(self, manifest: Manifest, blobs: Mapping[Digest, bytes]) -> None:
+        """An image of which there is more than its name."""
+        self.manifests[str(manifest.digest)] = manifest
+        self.blobs.update(blobs)
 
     async def manifest(self, reference: str, architecture: str) -> Manifest:
         repository, _, digest = reference.partition("@")
         if repository.partition(":")[0] in self.gone:
             raise NotFound
+        if (held := self.manifests.get(digest)) is not None:
+            return held
         return Manifest(b"{}", Digest.parse(digest or DIGEST), "application/vnd.oci.image.manifest.v1+json")
 
     def is_copy(self, repository: str) -> bool:
         return False
 
     async def open_blob(self, repository: str, descriptor: Descriptor) -> BinaryIO:
-        raise NotFound
+        if descriptor.digest not in self.blobs:
+            raise NotFound
+        return io.BytesIO(self.blobs[descriptor.digest])
 
 
 class NoChanges:
@@ -75,8 +87,17 @@ class FakeRuntimes:
             raise InvalidInput(f"this server has no {name}")
         return self.BASE
 
+    async def builder(self, name: str) -> str:
+        return f"runtime/build-python@{DIGEST}"
+
     async def list(self) -> list[RuntimeBase]:
         return [self.BASE]
+
+    async def current(self, base: str) -> str:
+        return self.BASE.reference
+
+    async def rebase(self, image: str, base: str) -> str:
+        return image
 
 
 @dataclass
@@ -191,6 +212,7 @@ async def control(
         info,
         TriggerRoots((Path(tempfile.gettempdir()),), data),
         changes or NoChanges(),
+        dev_images=DevImages(images, data / "dev"),
         rules=rules,
         allow_private_callbacks=allow_private_callbacks,
         key_sets=data / "jwks",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,7 +89,8 @@ def refusal(status: int, code: str, message: str, hint: str = "", **more: Any) -
 class FakeApi:
     """Use it as a context manager. `replies[(method, path)]` is a `Reply` or a function of what was `Seen`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.seen: list[Seen] = []
         self.replies: dict[tuple[str, str], Reply | Callable[[Seen], Reply | None]] = {("GET", "/v1/info"): Reply(INFO)}
         self.otherwise: Callable[[Seen], Reply | None] = lambda seen: None  # for what `replies` does not name
@@ -120,8 +122,8 @@ class FakeApi:
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
         self._stop = asyncio.Event()
         self._ready.set()
         await self._stop.wait()

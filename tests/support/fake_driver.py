@@ -84,6 +84,9 @@ class FakeSandbox:
         self.ports[port] = listener.getsockname()[1]
         return listener
 
+    def take_terminal(self) -> int:
+        raise Conflict("it has no terminal to give")
+
     async def connect(self, port: int) -> socket.socket:
         if port not in self.ports or self.state is SandboxState.STOPPED:
             raise ConnectionRefusedError(111, "Connection refused")
@@ -100,7 +103,7 @@ class FakeSandbox:
 
     @property
     def env(self) -> dict[str, str]:
-        env = dict(self.spec.env)
+        env = self.spec.environment()
         env["AWS_LAMBDA_RUNTIME_API"] = f"127.0.0.1:{self.ports[9001]}"
         if int(env["PORT"]) in self.ports:
             env["PORT"] = str(self.ports[int(env["PORT"])])

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,8 +27,10 @@ def environment(python: Path, project: Path) -> Path:
         path = project / name
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(path, source / name, ignore=ignore) if path.is_dir() else shutil.copy(path, source / name)
-    subprocess.run([python, "-m", "venv", "--copies", folder / "venv"], check=True)
-    subprocess.run([folder / "venv/bin/pip", "install", "-q", source], check=True)
+    subprocess.run([python, "-m", "venv", "--copies", "--without-pip", folder / "venv"], check=True)
+    # By this environment's pip, and not compiled: nobody runs it more than once.
+    pip = (sys.executable, "-m", "pip", "--python", folder / "venv/bin/python")
+    subprocess.run([*pip, "install", "-q", "--no-compile", source], check=True)
     return folder
 
 

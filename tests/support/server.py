@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -35,10 +39,14 @@ class Answer:
 
 
 class RunningServer:
-    """`faas serve` on `data`. Use it as a context manager; `kill` is -9, `stop` is SIGTERM."""
+    """`faas serve` on `data`. Use it as a context manager; `kill` is -9, `stop` is SIGTERM.
 
-    def __init__(self, data: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
+    `seeded`: a new one has the Python runtime base already, with the `oci` driver.
+    """
+
+    def __init__(self, data: Path, *flags: str, env: Mapping[str, str] | None = None, seeded: bool = True) -> None:
         self.data = data
+        self.seeded = seeded and "oci" in flags
         self.flags = flags
         self.env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
@@ -47,6 +55,8 @@ class RunningServer:
     def start(self) -> RunningServer:
         self.data.mkdir(parents=True, exist_ok=True)
         self.server_file.unlink(missing_ok=True)
+        if self.seeded and not (self.data / "registry.db").exists():
+            _plant(self.data)
         listeners = ["--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--registry-listen", "127.0.0.1:0"]
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(
@@ -140,6 +150,11 @@ class RunningServer:
         except urllib.error.URLError as error:
             return Answer(0, {}, str(error.reason).encode())
 
+    def send(self, method: str, path: str, body: object) -> Answer:
+        """JSON to the API, with the administrator's token."""
+        sent = {"Content-Type": "application/json"}
+        return self.request(method, path, json.dumps(body).encode(), sent, api=True)
+
     def get(self, path: str, **options: Any) -> Answer:
         return self.request("GET", path, **options)
 
@@ -165,3 +180,19 @@ class RunningServer:
             f'name = "{name}"\nruntime = "python"\nhandler = "app.handler"\npublic = true\n{toml}\n'
         )
         return self.faas("push", target).stdout.strip().splitlines()[-1]
+
+
+@functools.cache
+def _with_base() -> Path:
+    """The data folder of a server that has built the Python runtime base and stopped: each would build the same bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="faas-seed-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with RunningServer(folder / "data", "--driver", "oci", "--stems", "0", seeded=False) as server:
+        built = server.request("PUT", "/v1/runtimes/python", b"", api=True, timeout=120)
+        assert built.status == 200, built.text
+    return folder / "data"
+
+
+def _plant(data: Path) -> None:
+    shutil.copytree(_with_base() / "blobs", data / "blobs")
+    shutil.copy(_with_base() / "registry.db", data)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faas.build.base import recipe
+from faas.build.recipe import recipe
 from faas.build.layer import pack
 from faas.leases import Invocation, Trigger
 from faas.metrics import Metrics

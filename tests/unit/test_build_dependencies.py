@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from faas.build import requirements
-from faas.build.dependencies import _run, node_layer, python_layer
+from faas.build.dependencies import NeedsBuild, _run, node_layer, python_layer
 from faas.build.layer import Layer
 from faas.errors import InvalidInput
 from faas.protocol import RuntimeBase
+from tests.support.package_index import source_archive
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 BASE = RuntimeBase("python", "runtime/python:x", VERSION, "amd64", (f"manylinux_2_17_{platform.machine()}",))
@@ -215,6 +216,63 @@ def test_variables_that_a_list_names_reach_pip(place: Place, monkeypatch: pytest
     assert place.files()["opt/python/ours.py"] == b"one"
 
 
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [
+        ("ours==1.0 ; python_version > '3'\n", False),
+        ("./ours-1.0-py3-none-any.whl[x]\n", False),
+        ("ours @ https://example.com/ours-1.0-py3-none-any.whl#sha256=00\n", False),
+        ("./package\n", True),
+        ("./ours-1.0.tar.gz\n", True),
+        ("ours @ https://example.com/ours-1.0.tar.gz\n", True),
+        ("git+https://example.com/ours\n", True),
+        ("-c ./package/held.txt\nours\n", False),
+    ],
+)
+def test_what_has_to_be_built_is_seen_before_pip_runs_here(tmp_path: Path, text: str, sources: bool) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "held.txt").write_text("")
+    (tmp_path / "requirements.txt").write_text(text)
+    assert requirements.read(tmp_path / "requirements.txt").sources == sources
+
+
+def test_a_list_saved_on_windows_is_read(place: Place) -> None:
+    place.offer("ours", "1.0", "one")
+    (place.folder / "requirements.txt").write_bytes(b"\xef\xbb\xbf# liste\r\nours \\\r\n  ==1.0\r\n")
+    assert place.files()["opt/python/ours.py"] == b"one"
+
+
+def test_a_folder_with_a_pyproject_alone_has_the_dependencies_that_it_lists(place: Place) -> None:
+    place.offer("ours", "1.0", "one")
+    project = place.folder / "pyproject.toml"
+    project.write_text('[project]\nname = "x"\ndependencies = ["ours >= 1.0,\\n <2"]\n')
+    assert place.files()["opt/python/ours.py"] == b"one"
+    project.write_text("[tool.black]\n")
+    assert place.layer() is None
+    poetry = '[tool.poetry.dependencies]\nours = "1"\n'
+    for text in ('[project]\ndynamic = ["dependencies"]\n', poetry, "[", "[project]\ndependencies = 7\n"):
+        project.write_text(text)
+        with pytest.raises(InvalidInput, match=r"pyproject\.toml"):
+            place.layer()
+
+
+def test_what_has_no_wheel_wants_a_build_and_no_code_of_it_runs_here(place: Place) -> None:
+    ran = place.root / "ran"
+    before = f"open({str(ran)!r}, 'w')"
+    source_archive(place.folder / "wheels", "ours", "1.0", {"ours.py": ""}, before=before)
+    source_archive(place.index / "other", "other", "1.0", {"other.py": ""}, before=before)
+    page = place.index / "other" / "index.html"
+    page.write_text('<a href="other-1.0.tar.gz">other-1.0.tar.gz</a>')
+    for text in ("ours\n", "./wheels/ours-1.0.tar.gz\n", "other\n"):
+        place.require(text)
+        with pytest.raises(NeedsBuild):
+            place.layer()
+        for path in (place.folder / "wheels").glob("*"):
+            path.rename(place.folder / path.name)  # only of the first round
+        (place.folder / "wheels").mkdir(exist_ok=True)
+    assert not ran.exists()
+
+
 SETTINGS = (
     "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "no_proxy", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE",
     "SSL_CERT_FILE", "NPM_TOKEN", "NPM_CONFIG_REGISTRY", "npm_config_registry", "PIP_INDEX_URL", "NETRC",
@@ -293,8 +351,10 @@ def test_npm_uses_the_projects_own_index_and_token_and_neither_reaches_the_layer
     (code / "package.json").write_text('{"dependencies": {"ours": "^1.0.0"}}')
     place = npm_index.url.partition(":")[2]
     (code / ".npmrc").write_text(f"registry={npm_index.url}\n{place}:_authToken=${{{variable}}}\n")
-    layer = node_layer(code, BASE, tmp_path / "cache", tmp_path)
+    warnings: list[str] = []
+    layer = node_layer(code, BASE, tmp_path / "cache", tmp_path, warnings.append)
     assert layer is not None
+    assert [line for line in warnings if "no package-lock.json" in line] == warnings != []
     files = contents(layer)
     assert files["opt/nodejs/node_modules/ours/index.js"] == b"// ours"
     assert not any(name.endswith(".npmrc") for name in files)

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from faas.build.layer import Layer, Member, ignored, members, pack, patterns
+from faas.build.layer import (
+    Layer,
+    Member,
+    check_size,
+    composed,
+    ignored,
+    is_executable,
+    members,
+    pack,
+    patterns,
+)
 from faas.build.push import code_layer
 from faas.errors import InvalidInput, SpecError
 from faas.oci.digest import Digest
@@ -210,3 +220,54 @@ def test_provided_needs_an_executable_bootstrap(tmp_path: Path) -> None:
         code_layer(tmp_path / "code", spec, tmp_path)
     (tmp_path / "code" / "bootstrap").chmod(0o755)
     assert "var/task/bootstrap" in names(code_layer(tmp_path / "code", spec, tmp_path))
+    (tmp_path / "code" / "bootstrap").write_bytes(b"#!/bin/sh\r\necho\r\n")
+    with pytest.raises(SpecError, match="ends as on Windows"):
+        code_layer(tmp_path / "code", spec, tmp_path)
+
+
+# Folders of other systems
+
+
+def test_rules_that_would_mean_another_thing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / ".faasignore").write_bytes(b"\xef\xbb\xbf# names\r\nbig data/\r\n*.log\r\n")
+    assert patterns(tmp_path)[-2:] == ("big data", "*.log")
+    for rule in ("!keep.txt", "data\\raw"):
+        (tmp_path / ".faasignore").write_text(f"{rule}\n")
+        with pytest.raises(InvalidInput, match=r"neither ! nor"):
+            patterns(tmp_path)
+
+
+def test_a_program_is_one_by_how_it_begins_where_the_system_keeps_no_modes(tmp_path: Path) -> None:
+    for content, expected in ((b"#!/bin/sh\n", True), (b"\x7fELF...", True), (b"text", False), (b"", False)):
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        assert is_executable(path, 0o666, has_modes=False) == expected
+    assert not is_executable(path, 0o666, has_modes=True)
+    assert is_executable(path, 0o744, has_modes=True)
+
+
+def test_names_that_a_system_takes_apart_are_put_together_and_others_stay(tmp_path: Path) -> None:
+    assert composed("e\u0301té", decomposes=True) == "été"
+    assert composed("e\u0301té", decomposes=False) == "e\u0301té"
+    for name in ("A b.txt", "a b.txt", "größe.txt", "gro\u0308ße.txt"):
+        (tmp_path / name).write_text(name)
+    names = {row.name for row in members(tmp_path, "x", patterns(tmp_path))}
+    assert names == {"x/A b.txt", "x/a b.txt", "x/größe.txt", "x/gro\u0308ße.txt"}
+
+
+def test_a_folder_over_the_limit_is_refused_before_it_is_read_with_what_is_largest(tmp_path: Path) -> None:
+    for name, size in (("huge.bin", 2 << 30), ("large.bin", 700 << 20), ("small", 10)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(InvalidInput, match=r"2748 MiB; 1024 MiB are taken\. The largest: huge\.bin \(2048 MiB\)"):
+        check_size(members(tmp_path, "x"))
+
+
+def test_a_file_that_is_gone_when_it_is_packed_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "code" / "app.py"
+    path.parent.mkdir()
+    path.write_text("x")
+    rows = list(members(path.parent, "x"))
+    path.unlink()
+    with pytest.raises(InvalidInput, match=r"cannot read .*app\.py: No such file"):
+        pack(rows, tmp_path / "out.tar", "code")

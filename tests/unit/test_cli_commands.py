@@ -42,8 +42,8 @@ def test_ls_prints_a_row_per_function(faas: CommandLine) -> None:
     other = {**HELLO, "name": "other", "namespace": "team", "runtime": "", "instances": {}, "state": "failed"}
     faas.api.replies["GET", "/v1/functions"] = Reply({"functions": [HELLO, other]})
     header, first, second = faas("ls", "--namespace", "team").out.splitlines()
-    assert header.split() == ["NAME", "REVISION", "STATE", "INSTANCES", "MEMORY", "IMAGE/RUNTIME", "AGE", "URL"]
-    assert first.split()[:3] == ["hello", "v7", "ready"]
+    assert header.split() == ["NAME", "REVISION", "READY", "REASON", "INSTANCES", "MEMORY", "IMAGE/RUNTIME", "AGE", "URL"]
+    assert first.split()[:3] == ["hello", "v7", "yes"]
     assert "3 (1 starting)" in first
     assert "python3.11" in first
     assert first.endswith("http://127.0.0.1:8080/function/hello")
@@ -217,6 +217,25 @@ def test_an_asynchronous_invocation_prints_its_id(faas: CommandLine) -> None:
     assert faas("invoke", "hello", "--async").last_line == "e-1"
     assert faas.api.last("POST").headers["x-faas-invocation-type"] == "Event"
     faas("invoke", "hello", "--async", "--log", code=2)
+    faas("invoke", "hello", "--wait", code=2)
+
+
+@pytest.mark.parametrize(("status", "code"), [("success", 0), ("error", 7)])
+def test_an_asynchronous_invocation_can_be_waited_for_with_its_log(
+    faas: CommandLine, status: str, code: int
+) -> None:
+    told = {"id": "e-1", "status": status, "attempts": 3, "error_type": "ValueError", "error_message": "no"}
+    faas.api.replies["POST", "/v1/functions/hello/invocations"] = Reply({"id": "e-1"}, 202)
+    faas.api.replies["GET", "/v1/invocations/e-1"] = Reply(told)
+    record = {"time": 1_700_000_000, "stream": "system", "message": "REPORT RequestId: e-1", "request_id": "e-1"}
+    faas.api.replies["GET", "/v1/functions/hello/logs"] = Reply(json.dumps(record).encode() + b"\n")
+    done = faas("invoke", "hello", "--async", "--wait", "--log", code=code)
+    assert done.last_line == "e-1"
+    assert "REPORT RequestId: e-1" in done.err
+    assert faas.api.last("GET").query["request_id"] == "e-1"
+    if code:
+        assert "after 3 tries: ValueError: no" in done.err
+        assert "faas logs hello --request-id e-1" in done.err
 
 
 def test_logs_are_one_line_per_record(faas: CommandLine) -> None:

@@ -17,7 +17,7 @@ import pytest
 from faas.cli.login import add_docker_login, write_private
 from faas.cli.registry import registry_host, registry_url
 from faas.cli.session import find
-from faas.client import Unreachable
+from faas.client_errors import Unreachable
 from faas.errors import FaasError, InvalidInput
 from faas.settings import ClientSettings
 from tests.support.cli import CommandLine
@@ -114,7 +114,9 @@ def test_login_checks_the_token_and_writes_both_files_for_the_owner_alone(faas: 
     assert done.last_line == faas.api.url
     assert TOKEN not in done.out + done.err
     written = faas.home / "config" / "faas" / "config.toml"
-    assert tomllib.loads(written.read_text()) == {"url": faas.api.url, "token": TOKEN, "user": "ci"}
+    assert tomllib.loads(written.read_text()) == {
+        "url": faas.api.url, "token": TOKEN, "user": "ci", "docker": host,
+    }  # fmt: skip
     config = json.loads(docker.read_text())
     assert base64.b64decode(config["auths"][host]["auth"]).decode() == f"ci:{TOKEN}"
     assert (config["auths"]["other:1"], config["detachKeys"]) == ({"auth": "x"}, "y")

@@ -103,7 +103,7 @@ def test_flags_win_over_the_file_and_namespaces_have_their_own_repositories(
 ) -> None:
     faas.api.replies["PUT", "/v1/functions/hello.team"] = deployed
     folder = code(tmp_path, 'memory = 256\n[env]\nA = "1"')
-    faas("push", folder, "--namespace", "team", "--memory", 512, "--env", "B=x=y", "--scale-max", 3, "--public",
+    faas("push", folder, "--namespace", "team", "--memory", 512, "--env", "B=x=y", "--secret", "DB=db-password", "--scale-max", 3, "--public",
          "--schedule", "tick=*/5 * * * *", "--trigger", "/srv/in", "--command", "a 'b c'", "--scale-idle", "30s",
          "--schedule", "{name = 'tock', cron = '0 1,2 * * *', missed = 'skip'}", "--no-check",
          "--route", "GET,POST /a/{id}", "--route", "$default", "--route", "{path = '/b', timeout = '2s'}")  # fmt: skip
@@ -123,6 +123,7 @@ def test_flags_win_over_the_file_and_namespaces_have_their_own_repositories(
         {"path": "/a/{id}", "methods": ["GET", "POST"]}, {"path": "$default"}, {"path": "/b", "timeout": "2s"},
     ]  # fmt: skip
     assert spec["command"] == ["a", "b c"]
+    assert spec["secrets"] == {"DB": "db-password"}
 
 
 def test_without_a_deploy_the_reference_is_printed(faas: CommandLine, registry: FakeRegistry, tmp_path: Path) -> None:
@@ -253,6 +254,7 @@ def test_the_servers_warnings_are_shown(faas: CommandLine, tmp_path: Path) -> No
         ('[[schedule]]\nname = "a"\ncron = "0 0 * * * *"', (), 2, "faas.toml:6: schedule[0].cron must be"),
         ('[secrets]\nA = "a"', (), 2, "secrets are not offered yet"),
         ("", ("--env", "NOVALUE"), 2, "--env must be NAME=VALUE"),
+        ("", ("--secret", "NOVALUE"), 2, "--secret must be VARIABLE=NAME"),
         ("", ("--schedule", "daily"), 2, "--schedule must be NAME=CRON"),
         ("", ("--schedule", "{name"), 2, "--schedule is no TOML table"),
         ("", ("--command", "'open"), 2, "--command"),

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from faas.client import Client, NoAnswer, Refusal, Unreachable
+from faas.client import Client
+from faas.client_errors import NoAnswer, Refusal, Unreachable
 from faas.errors import (
     FaasError,
     Forbidden,
@@ -188,7 +189,7 @@ async def test_the_small_operations_reach_their_routes(api: FakeApi) -> None:
         await client.delete("f")
         await client.retry_dead_letter("d")
         await client.delete_dead_letter("d")
-        assert await client.create_token("ci", "deployer", "team", functions=("f",)) == "t"
+        assert await client.create_token("ci", role="deployer", namespace="team", functions=["f"]) == {"token": "t"}
         await client.revoke_token("ci")
         await client.ensure_runtime("python")
         assert await client.schedule_history("f", "s") == [{"status": "success"}]

@@ -319,7 +319,7 @@ async def test_the_server_tells_about_itself(server: Control) -> None:
     assert (await server.call("GET", "/healthz", token="")).body == b"ok"
 
 
-@pytest.mark.parametrize("noun", ["secrets", "users", "backup"])
+@pytest.mark.parametrize("noun", ["users", "restore"])
 async def test_what_is_not_offered_says_so_by_name(server: Control, noun: str) -> None:
     for path in (f"/v1/{noun}", f"/v1/{noun}/x"):
         error = (await server.call("POST", path, {"a": 1})).json()["error"]

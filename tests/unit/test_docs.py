@@ -14,6 +14,13 @@ RUN_BY = {
     "CONTRIBUTING.md": "tests/unit/test_docs.py",
     "deploy/README.md": "tests/e2e/test_metrics.py",
     "registry/README.md": "tests/integration/test_registry_page.py",
+    "deploy/howto/other-machines.md": "tests/e2e/test_other_machines.py",
+    "deploy/howto/behind-a-proxy.md": "tests/e2e/test_front.py",
+    "deploy/howto/backup-and-restore.md": "tests/e2e/test_backup.py",
+    "deploy/howto/upgrade.md": "tests/e2e/test_backup.py",
+    "deploy/howto/secrets.md": "tests/e2e/test_secrets.py",
+    "deploy/howto/why-was-my-function-killed.md": "tests/e2e/test_howto_killed.py",
+    "deploy/howto/users-and-audit.md": "tests/unit/test_cli_users.py",
 }
 FOLDERS = "faas|registry|gateway|worker|deploy|tests"
 

@@ -201,6 +201,13 @@ async def test_another_namespace_has_its_own_repository(tmp_path: Path) -> None:
         assert (await revisions(server, "hello.team"))[0][1] == digest
         assert len(await revisions(server)) == 1
 
+        async def recorded() -> list[dict[str, str]]:
+            answered = await server.call("GET", "/v1/audit?action=functions.follow")
+            return list(answered.json()["records"])
+
+        found = (await until(recorded))[0]
+        assert (found["by"], found["object"], found["namespace"]) == ("follow prod", "functions/hello.team", "team")
+
 
 async def test_an_image_that_does_not_start_leaves_live_where_it_was_and_is_tried_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

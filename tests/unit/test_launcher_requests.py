@@ -10,6 +10,7 @@ import pytest
 
 from faas.errors import InvalidInput
 from faas.oci.manifest import ImageConfig
+from faas.secret import Given, Secret
 from faas.spec import Network
 from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.launcher import requests
@@ -28,6 +29,7 @@ SPEC = SandboxSpec(
     writable_root=True,
     network=Network.NONE,
     labels={"faas.function": "hello"},
+    secrets=Given({"db-password": Secret("geheim\n")}, {"DB_PASSWORD": "db-password"}),
 )
 
 
@@ -55,6 +57,30 @@ def test_a_variable_counts_with_its_name() -> None:
         requests.spec(sent(SPEC, env={name: value + "vv"}), IMAGE)
 
 
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"values": {}},
+        {"values": {}, "variables": {}, "folder": "/etc"},
+        {"values": {"../etc/passwd": "geheim"}, "variables": {}},
+        {"values": {"a/b": "geheim"}, "variables": {}},
+        {"values": {"": "geheim"}, "variables": {}},
+        {"values": {"a": "geheim"}, "variables": {"A": "b"}},
+        {"values": {"a": "geheim"}, "variables": {"A=B": "a"}},
+        {"values": {"a": "geheim" * 11_000}, "variables": {}},
+        {"values": {"a": "gehe\0im"}, "variables": {}},
+        {"values": {"a": ["geheim"]}, "variables": {}},
+        {"values": {f"a{n}": "geheim" for n in range(51)}, "variables": {}},
+        {"values": {"a": "geheim"}, "variables": {f"A{n}": "a" for n in range(51)}},
+        {"values": {"a": "x" * 60_000}, "variables": {f"A{n}": "a" for n in range(20)}},
+    ],
+)
+def test_secrets_are_files_with_plain_names_and_bounded_and_no_error_repeats_one(secrets: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        requests.spec(sent(SPEC, secrets=secrets), IMAGE)
+    assert "geheim" not in caught.value.message
+
+
 def test_a_host_name_is_not_the_servers_to_choose() -> None:
     with pytest.raises(InvalidInput, match="host name"):
         requests.written(replace(SPEC, hostname="gateway"))
@@ -68,6 +94,7 @@ def test_a_value_of_another_kind_is_refused_and_breaks_nothing(key: str, value: 
         "env": [{}],
         "labels": [{}],
         "writable_root": [True],
+        "terminal": [True],
         "cpus": [1.5],
     }
     if value in fitting.get(key, []) or key == "image":

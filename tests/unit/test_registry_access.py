@@ -76,7 +76,7 @@ def test_patterns_that_narrow_nothing_reach_nothing_or_are_too_many_are_refused(
     role: Role, namespace: str, repositories: tuple[str, ...]
 ) -> None:
     with pytest.raises(InvalidInput):
-        Principal("x", role, namespace, repositories=repositories).check_repositories()
+        Principal("x", role, namespace, repositories=repositories).check_patterns()
 
 
 def test_the_bases_are_for_everybody_to_pull_and_for_the_administrator_to_change() -> None:

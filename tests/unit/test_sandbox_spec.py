@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from faas.errors import ImageUnusable
+from faas.oci.labels import SECRETS_READER, SECRETS_VARIABLE
 from faas.oci.manifest import ImageConfig
 from faas.oci.platform import architecture
 from faas.protocol import Revision, RevisionKey
+from faas.secret import Secret
 from faas.spec import Network, parse
 from worker.diagnosis import ended, hint_from, larger, not_ready
 from worker.drivers.base import NOBODY, Exit, PreparedImage, SandboxSpec
@@ -183,3 +185,32 @@ def test_a_wrong_port_is_found() -> None:
     message, hint = not_ready(spec, spec.interface, "", [5000])
     assert message == "init did not finish within 10 s: nothing listens on port 8080, but something does on 5000"
     assert hint == "listen on $PORT, or set port = 5000"
+
+
+def test_secrets_are_apart_from_the_environment_and_win_over_the_images_variables() -> None:
+    image = ImageConfig(architecture(), entrypoint=("x",), env=("DB_PASSWORD=of-the-image",))
+    secrets = {"db-password": Secret("geheim")}
+    using = revision(secrets={"DB_PASSWORD": "db-password"})
+    built = sandbox_spec(using, PreparedImage("x", image, None), "abc123", now=NOW, secrets=secrets)
+    assert "geheim" not in repr(built) + repr(built.env)
+    assert built.environment() == {**built.env, "DB_PASSWORD": "geheim"}
+    assert built != sandbox_spec(
+        using, PreparedImage("x", image, None), "abc123", now=NOW, secrets={"db-password": Secret("another")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "by_itself"),
+    [({}, True), ({"command": ["more"]}, True), ({"entrypoint": ["/bin/sh"]}, False)],
+)
+def test_a_client_that_takes_variables_from_files_is_told_their_names_alone(
+    keys: dict[str, Any], by_itself: bool
+) -> None:
+    image = ImageConfig(architecture(), entrypoint=("python", "/client"), labels={SECRETS_READER: "/client"})
+    using = revision(secrets={"A": "a", "B": "b"}, **keys)
+    secrets = {"a": Secret("1"), "b": Secret("2")}
+    built = sandbox_spec(using, PreparedImage("x", image, None), "abc123", now=NOW, secrets=secrets)
+    assert (built.environment().get("A"), built.env.get(SECRETS_VARIABLE)) == (
+        (None, "A=a,B=b") if by_itself else ("1", None)
+    )
+    assert built.secrets.values == secrets

@@ -48,6 +48,8 @@ max_age = "6h"
 on_failure = ""               # a function, or "dlq"
 [env]
 LEVEL = "info"                # e.g.
+[secrets]
+DB_PASSWORD = "db-password"   # e.g.: name of a stored secret → environment; also at /run/secrets/NAME
 [[schedule]]
 name = "tick"                 # e.g.
 cron = "*/5 * * * *"          # e.g.: five fields
@@ -62,7 +64,6 @@ pattern = "*.jpg"             # e.g.
 path = "/img/{id}"            # e.g.
 methods = ["GET"]             # e.g.
 """
-NOT_OFFERED = ('[secrets]\nDB_PASSWORD = "db-password"\n',)
 
 
 def written(folder: Path, text: str) -> spec_file.SpecFile:
@@ -81,7 +82,7 @@ def test_the_contracts_listing_is_valid_and_shows_the_defaults(tmp_path: Path) -
     listed = spec_file.parse(written(tmp_path, CONTRACT))
     bare = FunctionSpec("thumbnail")
     values, defaults = listed.to_dict(), bare.to_dict()
-    examples = {"name", "runtime", "handler", "env", "schedule", "trigger", "route"}
+    examples = {"name", "runtime", "handler", "env", "secrets", "schedule", "trigger", "route"}
     assert {k: v for k, v in values.items() if k not in examples} == {
         k: v for k, v in defaults.items() if k not in examples
     }
@@ -116,11 +117,16 @@ def test_an_idle_time_may_be_learned(tmp_path: Path, flags: dict[str, Any] | Non
     assert not spec.parse({"name": "x"}).scale.learns
 
 
-@pytest.mark.parametrize("text", NOT_OFFERED)
-def test_what_is_not_offered_is_refused_by_name_and_line(tmp_path: Path, text: str) -> None:
-    error = refused(tmp_path, f'name = "x"\n{text}')
-    assert "not offered yet" in error.message
-    assert error.message.startswith(f"{tmp_path}/faas.toml:2: ")
+def test_a_secret_is_named_and_what_is_no_name_is_not_repeated(tmp_path: Path) -> None:
+    for text, flags, place in (
+        ('[secrets]\nA = "Geheim!"\n', {}, f"{tmp_path}/faas.toml:3: secrets.A must be"),
+        ('[secrets]\nPORT = "db"\n', {}, f"{tmp_path}/faas.toml:3: secrets.PORT"),
+        ("", {"secrets": {"A": "Geheim!"}}, "--secret: secrets.A must be"),
+        ('[env]\nA = "x"\n', {"secrets": {"A": "db"}}, "--secret: A stands in env and in secrets"),
+    ):
+        error = refused(tmp_path, f'name = "x"\n{text}', flags)
+        assert error.message.startswith(place), error.message
+        assert "Geheim" not in error.message + error.hint
 
 
 RANGES = [

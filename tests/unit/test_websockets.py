@@ -251,6 +251,21 @@ async def test_an_api_that_is_not_public_asks_for_credentials_that_may_invoke(ch
     assert "authorization" not in chat.function.of("CONNECT")[-1]["headers"]
 
 
+async def test_a_connection_ends_with_the_token_that_let_it_in(chat: Chat) -> None:
+    await chat.put(public=False)
+    token = await chat.control.a_token("caller")
+    other = await chat.control.a_token("deployer")
+    names = list(chat.control.made)
+    fields = {"Authorization": f"Bearer {token}"}
+    async with chat.client(**fields) as client, chat.client(Authorization=f"Bearer {other}") as stays:
+        assert (client.status, stays.status) == (101, 101)
+        assert (await chat.control.call("DELETE", f"/v1/tokens/{names[0]}")).status == 204
+        assert await client.closed() == 1008
+        assert chat.connections.count(("default", "chat")) == 1
+    async with chat.client(**fields) as client:
+        assert client.status == 401
+
+
 async def test_what_is_no_handshake_is_refused_before_any_function_hears_of_it(chat: Chat) -> None:
     for fields, status in (
         ({"Upgrade": ""}, 426),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from faas.oci.manifest import ImageConfig
+from faas.secret import NOTHING, Given
 from faas.spec import Network
 
 NOBODY = 65534  # the user inside where the image names none, or root
@@ -57,7 +58,7 @@ class SandboxSpec:
     id: str
     image: PreparedImage
     args: tuple[str, ...]
-    env: Mapping[str, str] = field(repr=False)  # may hold secrets
+    env: Mapping[str, str] = field(repr=False)  # less the variables of `secrets`
     workdir: str
     memory_bytes: int
     cpus: float
@@ -68,7 +69,13 @@ class SandboxSpec:
     writable_root: bool = False
     network: Network = Network.OUTBOUND
     hostname: str = "function"
+    terminal: bool = False  # its first process has one, instead of stdout and stderr
     labels: Mapping[str, str] = field(default_factory=dict)
+    secrets: Given = NOTHING  # read-only files in each of `faas.secret.FOLDERS`, in memory, and variables
+
+    def environment(self) -> dict[str, str]:
+        """All variables, in clear: for the process itself, and for no file that outlives it."""
+        return {**self.env, **self.secrets.environment()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,11 @@ class Sandbox(Protocol):
         """A non-blocking socket connected to 127.0.0.1:`port` inside. Raises OSError (ConnectionRefusedError …)."""
         ...
 
+    def take_terminal(self) -> int:
+        """The master side of its terminal, non-blocking, once it has started; from here on the caller's to close.
+        Raises Conflict where there is none, or it was taken."""
+        ...
+
 
 class Driver(Protocol):
     """Runs sandboxes."""
@@ -157,7 +169,8 @@ class Driver(Protocol):
         ...
 
     async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
-        """Everything but the process. Raises Conflict where the id exists, Unavailable where there is no room.
+        """Everything but the process. Raises Conflict where the id exists, Unavailable where there is no room,
+        NotOffered where this driver has no `terminal`.
 
         `ahead`: nobody waits for it, so all that can be done before `start` is done here, and no stem is taken for it;
         Unavailable where a stem would serve it sooner. Who uses it says `create` again, with the same spec and without

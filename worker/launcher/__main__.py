@@ -18,6 +18,7 @@ from worker.drivers.oci.driver import OciDriver
 from worker.launcher.figures import Figures
 from worker.launcher.lock import Lock
 from worker.launcher.process import Options, inherited, options_of
+from worker.launcher.renewal import Renewal
 from worker.launcher.server import Service
 from worker.launcher.wire import GONE
 
@@ -38,7 +39,10 @@ async def run(descriptor: int, options: Options) -> None:
         return OciDriver(paths, source, metrics=figures.as_metrics, **options.driver)
 
     service = Service(inherited(descriptor), Lock(options.layers, options.scratch), make, on_end)
+    renewal = Renewal(Path(options.data))
+    renewal.start()
     await gone.wait()
+    await renewal.stop()
     await service.close()
 
 

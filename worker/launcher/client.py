@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from faas.background import Background
-from faas.errors import FaasError, Unavailable
+from faas.errors import Conflict, FaasError, Unavailable
 from faas.metrics import Metrics
 from faas.oci.manifest import ImageConfig
 from faas.oci.source import ImageSource
@@ -59,6 +59,7 @@ class LaunchedSandbox:
         self._transports: list[asyncio.ReadTransport] = []
         self._api: socket.socket | None = None  # listens already, as nearly every sandbox's server wants it to
         self._listeners: list[socket.socket] = []
+        self._terminal: list[int] = []
 
     def take(self, descriptors: list[int], heads: list[str], work: Background) -> None:
         """A listening socket, stdout and stderr; `heads` is what was read of these before, base64.
@@ -97,6 +98,16 @@ class LaunchedSandbox:
         if self._api is not None:
             self._api.close()
             self._api = None
+
+    def has_terminal(self, descriptors: list[int]) -> None:
+        self._terminal = descriptors
+        if self._is_closed:
+            close_all(descriptors)
+
+    def take_terminal(self) -> int:
+        if not self._terminal:
+            raise Conflict("it has no terminal to give")
+        return self._terminal.pop()
 
     def ended(self, how: Exit) -> None:
         self.state = SandboxState.STOPPED
@@ -139,6 +150,8 @@ class LaunchedSandbox:
         self._is_closed = True
         self.begin()
         self._forget_thawing()
+        close_all(self._terminal)
+        self._terminal = []
         for listener in self._listeners:
             with contextlib.suppress(OSError):
                 listener.close()
@@ -246,7 +259,7 @@ class LaunchedDriver:
         if sandbox.path == STEM:  # it runs already: nothing can go wrong that its end does not tell
             self._peer.post("start", id=sandbox.id)
         else:
-            await self._peer.ask("start", id=sandbox.id)
+            sandbox.has_terminal((await self._peer.call("start", id=sandbox.id))[1])
         if sandbox.state is SandboxState.CREATED:  # it may have ended meanwhile
             sandbox.state = SandboxState.RUNNING
 

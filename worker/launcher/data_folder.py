@@ -22,10 +22,12 @@ PRIVATE = 0o700
 SERVERS = (
     "access",
     "admin-token",
+    "backup",
     "blobs",
     "canary-key",
     "logs",
     "quarantine",
+    "secrets-key",
     "server.json",
     "uploads",
 )  # what the server keeps; and

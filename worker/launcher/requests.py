@@ -10,7 +10,9 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from faas import secret
 from faas.errors import InvalidInput
+from faas.secret import Given
 from faas.spec import Network
 from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.launcher.wire import Message
@@ -81,7 +83,8 @@ def spec(message: Message, image: PreparedImage) -> SandboxSpec:
     args, env = _texts(message.get("args"), "args"), _environment(message.get("env"))
     if not args or not args[0]:
         raise InvalidInput("args must begin with a program")
-    _check_sizes(args, env)
+    given = _given(message.get("secrets"))
+    _check_sizes(args, {**env, **given.environment()})
     return SandboxSpec(
         id=sandbox_id(message),
         image=image,
@@ -95,9 +98,11 @@ def spec(message: Message, image: PreparedImage) -> SandboxSpec:
         pids=_whole(message, "pids", 1, PIDS_MOST),
         open_files=_whole(message, "open_files", FILES_LEAST, FILES_MOST),
         writable_root=flag(message, "writable_root"),
+        terminal=flag(message, "terminal"),
         network=_network(message.get("network")),
         hostname=HOSTNAME,
         labels=_labels(message.get("labels")),
+        secrets=given,
     )
 
 
@@ -118,8 +123,13 @@ def written(spec: SandboxSpec) -> dict[str, Any]:
         "pids": spec.pids,
         "open_files": spec.open_files,
         "writable_root": spec.writable_root,
+        "terminal": spec.terminal,
         "network": spec.network,
         "labels": dict(spec.labels),
+        "secrets": {
+            "values": {name: value.reveal() for name, value in spec.secrets.values.items()},
+            "variables": dict(spec.secrets.variables),
+        },
     }
 
 
@@ -194,6 +204,21 @@ def _network(value: Any) -> Network:
         return Network(value)
     except ValueError:
         raise InvalidInput("network must be " + " or ".join(Network)) from None
+
+
+def _given(value: Any) -> Given:
+    """No error of it has a value in it."""
+    if not isinstance(value, dict) or value.keys() != {"values", "variables"}:
+        raise InvalidInput("secrets must be values and variables")
+    values, variables = value["values"], _environment(value["variables"])
+    if not isinstance(values, dict) or len(values) > secret.MOST or len(variables) > secret.MOST:
+        raise InvalidInput(f"secrets must be objects of at most {secret.MOST} texts each")
+    if not all(map(secret.NAME_PATTERN.fullmatch, values)) or not values.keys() >= set(variables.values()):
+        raise InvalidInput("a secret must have a name that can be one, and a variable must be of one that is there")
+    try:
+        return Given({name: secret.checked_value(text) for name, text in values.items()}, variables)
+    except ValueError as error:
+        raise InvalidInput(f"a secret must be {error}") from None
 
 
 def _labels(value: Any) -> dict[str, str]:

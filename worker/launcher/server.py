@@ -189,8 +189,9 @@ class Service:
         return Answer(None, [connected.detach()])
 
     async def _start(self, message: Message) -> Answer:
-        await self._driver.start(self._sandbox(message))
-        return Answer()
+        sandbox = self._sandbox(message)
+        await self._driver.start(sandbox)
+        return Answer(None, [sandbox.take_terminal()] if sandbox.spec.terminal else [])
 
     async def _kill(self, message: Message) -> Answer:
         sandbox = self._sandbox(message)

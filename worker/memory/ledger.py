@@ -63,6 +63,10 @@ class Ledger:
         """Requests."""
         return len(self._queue)
 
+    def stuck(self, owner: Owner) -> int:
+        """So many of its requests wait for memory that is not even on its way."""
+        return sum(request.owner is owner and not request.promised for request in self._queue)
+
     def is_owed(self, owner: Owner) -> bool:
         """Whether somebody else waits so long that an instance of `owner` which has just become idle is theirs."""
         oldest = next(iter(self._queue), None)

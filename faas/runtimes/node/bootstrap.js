@@ -262,7 +262,20 @@ function errorBody(error) {
   });
 }
 
+// The secrets that are variables of the environment, from their files: FAAS_SECRETS says which. No process is started
+// with a value in its environment, where others on the machine could read it.
+function takeSecrets() {
+  const pairs = process.env.FAAS_SECRETS;
+  if (!pairs) return;
+  delete process.env.FAAS_SECRETS;
+  for (const pair of pairs.split(",")) {
+    const [variable, name] = pair.split("=");
+    process.env[variable] = fs.readFileSync(`/run/secrets/${name}`, "utf8");
+  }
+}
+
 async function main() {
+  takeSecrets();
   const api = new RuntimeApi(process.env.AWS_LAMBDA_RUNTIME_API);
   let handler;
   try {

@@ -328,9 +328,22 @@ def wait_for_assignment():
     logging._startTime = now if isinstance(logging._startTime, float) else int(now * 1e9)
 
 
+def take_secrets():
+    """Put the secrets that are variables of the environment there, from their files: `FAAS_SECRETS` says which.
+
+    No process is started with a value in its environment, where others on the machine could read it.
+    """
+    for pair in environ.pop("FAAS_SECRETS", "").split(","):
+        variable, _, name = pair.partition("=")
+        if name:
+            with open(f"/run/secrets/{name}", encoding="utf-8", newline="") as file:
+                environ[variable] = file.read()
+
+
 def main():
     if "FAAS_STEM" in environ:
         wait_for_assignment()
+    take_secrets()
     sys.path[:0] = [environ.get("LAMBDA_TASK_ROOT") or "/var/task", DEPENDENCIES]
     sys.stdout.reconfigure(line_buffering=True)
     app = environ.get("FAAS_APP")

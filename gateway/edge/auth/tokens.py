@@ -8,7 +8,7 @@ from faas.attempts import Attempts
 from faas.auth import Authenticator, Permission
 from faas.remote import client_address
 from faas.rules.auth import AuthRule
-from faas.web import LOGIN_HINT, credentials, require
+from faas.web import LOGIN_HINT, PRINCIPAL, credentials, require
 from gateway.edge.auth.method import BEARER
 from gateway.edge.caller import Caller
 from gateway.edge.entry import Entry
@@ -33,6 +33,7 @@ class TokenMethod:
             principal = await self._attempts.admit(
                 self._authenticator, token, user, client_address(request), hint=LOGIN_HINT
             )
+        request[PRINCIPAL] = principal  # what is opened ends with its right (`faas.logins`)
         key = entry.route.revision.key
         require(principal, Permission.INVOKE, key.namespace, key.function)
         return Caller(principal)

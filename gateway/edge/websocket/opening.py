@@ -12,8 +12,11 @@ import time
 
 from aiohttp import hdrs, web
 
+from faas.auth import Permission
 from faas.errors import FaasError, FunctionError, InvalidInput
 from faas.leases import InvocationResult
+from faas.logins import watching
+from faas.protocol import RevisionKey
 from faas.remote import client_address
 from faas.web import REQUEST_ID, REQUEST_ID_HEADER
 from gateway.edge.doorman import Caller
@@ -23,7 +26,7 @@ from gateway.edge.websocket.api import CONNECT, WebSocketApi
 from gateway.edge.websocket.apis import DELETED, WebSocketApis
 from gateway.edge.websocket.connections import SHUTDOWN, Place
 from gateway.edge.websocket.events import Peer
-from gateway.edge.websocket.frames import ABNORMAL, GOING_AWAY
+from gateway.edge.websocket.frames import ABNORMAL, GOING_AWAY, POLICY
 from gateway.edge.websocket.session import Session
 from gateway.event import http_answer
 from gateway.event_v1 import flat_authorizer
@@ -72,6 +75,7 @@ class Opening:
         self._place = place
         self._accept = accept
         self._peer: Peer | None = None  # once it has been let in
+        self._let_in_by: RevisionKey | None = None
 
     async def ask(
         self, request: web.Request, invoker: Invoker, entry: Entry, route: Route, caller: Caller
@@ -96,7 +100,7 @@ class Opening:
             if not 200 <= status <= 299:
                 return web.Response(status=status, headers=headers, body=body)
             protocol = headers.get(PROTOCOL, "")
-        self._peer = peer
+        self._peer, self._let_in_by = peer, entry.route.revision.key
         answer = web.StreamResponse(status=101, headers={REQUEST_ID_HEADER: request[REQUEST_ID]})
         answer.headers[hdrs.CONNECTION] = "Upgrade"
         answer.headers[hdrs.UPGRADE] = "websocket"
@@ -147,6 +151,7 @@ class Opening:
     async def session(self, request: web.Request, answer: web.StreamResponse) -> None:
         """Send the 101 and serve the connection to its end."""
         assert self._peer is not None
+        assert self._let_in_by is not None
         await answer.prepare(request)
         transport = request.transport
         if transport is None or transport.is_closing():
@@ -167,4 +172,8 @@ class Opening:
             session.close(GOING_AWAY, SHUTDOWN)
         elif not apis.has(api):
             session.close(GOING_AWAY, DELETED)
-        await session.over()
+        key = self._let_in_by
+        with watching(
+            request, Permission.INVOKE, key.namespace, key.function, lambda: session.close(POLICY, "this login is over")
+        ):
+            await session.over()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from faas.secret import FOLDERS
 from worker.drivers.base import SandboxSpec
 from worker.drivers.linux.cgroups import PERIOD_MICROSECONDS, quota
 
@@ -51,6 +52,7 @@ def function_container(
     pause: str,
     seccomp: str,
     tmp: Path | None,
+    secrets: Path | None,
     cgroup_parent: str | None,
     processes: int = 0,
 ) -> dict[str, Any]:
@@ -66,14 +68,17 @@ def function_container(
         shm_size=SHM_BYTES,
         ulimits=_limits(spec.open_files, processes),
         security_opt=["no-new-privileges:true", f"seccomp={seccomp}"],
-        binds={str(tmp): {"bind": "/tmp", "mode": "rw"}} if tmp else None,  # noqa: S108 - inside
+        binds=[
+            *([f"{tmp}:/tmp:rw"] if tmp else []),
+            *(f"{secrets}:{folder}:ro" for folder in FOLDERS if secrets),
+        ],
         cgroup_parent=cgroup_parent,
     )
     return {
         "image": str(spec.image.handle),
         "entrypoint": list(spec.args[:1]),
         "command": list(spec.args[1:]),
-        "environment": dict(spec.env),
+        "environment": spec.environment(),
         "working_dir": spec.workdir or "/",
         "user": f"{uid}:{gid}",
         "labels": dict(labels),

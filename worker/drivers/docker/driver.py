@@ -151,6 +151,8 @@ class DockerDriver:
                 "the docker driver has no writable_root: an engine cannot bound its size",
                 hint="run the server with --driver oci",
             )
+        if spec.terminal:
+            raise NotOffered("the docker driver gives no terminal", hint="run the server with --driver oci")
         try:
             if made is not None and (given := await self._given(made, spec)) is not None:
                 return given
@@ -213,6 +215,7 @@ class DockerDriver:
             pause=sandbox.pause.container,
             seccomp=self._machine.seccomp,
             tmp=sandbox.scratch.tmp if sandbox.scratch else None,
+            secrets=self._machine.keep_secrets(sandbox.spec),
             cgroup_parent=self._machine.cgroup_parent,
             processes=self._engine.processes,
         )
@@ -286,6 +289,7 @@ class DockerDriver:
             self._engine.remove(container["Id"])
         if sandbox is not None and sandbox.pause is not None:
             self._engine.remove(sandbox.pause.container)
+        self._machine.forget_secrets(sandbox_id)
 
     async def _forget(self, sandbox: DockerSandbox) -> None:
         del self._sandboxes[sandbox.id]

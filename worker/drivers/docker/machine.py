@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from worker.drivers.base import SandboxSpec
 from worker.drivers.docker.engine import Engine
 from worker.drivers.docker.groups import container_groups
 from worker.drivers.docker.image import pause_image
-from worker.drivers.linux import mounts, seccomp
+from worker.drivers.linux import mounts, seccomp, secret_files
 from worker.network.firewall import BridgeFirewall
 
 RUN = Path("/run/faas")
@@ -27,6 +28,7 @@ class Machine:
         self.bridge = f"fd{server_id}"
         self.run = RUN / f"{server_id}-docker"
         self.scratch = self.run / "scratch"
+        self._secrets = self.run / "secrets"
         self.groups = container_groups(server_id)
         self.seccomp = ""
         self.cgroup_parent: str | None = None
@@ -40,6 +42,8 @@ class Machine:
         self.sweep()
         self.leave_nothing(())
         self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._secrets.mkdir(mode=0o700)
+        mounts.mount("faas", self._secrets, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC, "mode=0700")
         self.seccomp = json.dumps(seccomp.profile())
         if self._engine.podman:  # takes the list from a file alone
             self._seccomp_file.write_text(self.seccomp)
@@ -49,6 +53,19 @@ class Machine:
         self._engine.ensure_image(*pause_image())
         self._engine.make_bridge(self.bridge)
         self._firewall.open()
+
+    def keep_secrets(self, spec: SandboxSpec) -> Path | None:
+        """The folder of a sandbox's secrets, in memory; None where it has none. Whoever its user is on this machine may
+        read them: nobody but root comes to the folder above."""
+        if not spec.secrets.values:
+            return None
+        secret_files.write(self._secrets / spec.id, spec.secrets.values, spec.user, others=True)
+        return self._secrets / spec.id
+
+    def forget_secrets(self, sandbox_id: str) -> None:
+        folder = self._secrets / sandbox_id
+        if folder.parent == self._secrets:  # an id of somebody's own may be none
+            secret_files.remove(folder)
 
     @property
     def _seccomp_file(self) -> Path:
@@ -72,6 +89,6 @@ class Machine:
             with contextlib.suppress(OSError):
                 point.rmdir()
         self._seccomp_file.unlink(missing_ok=True)
-        for folder in (self.scratch, self.run, RUN):
+        for folder in (self.scratch, self._secrets, self.run, RUN):
             with contextlib.suppress(OSError):  # RUN may hold another server's
                 folder.rmdir()

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from dataclasses import dataclass, field
 
-from faas.errors import ImageUnusable
+from faas.errors import Conflict, ImageUnusable
 from worker.drivers.base import Exit, SandboxSpec, SandboxState
 from worker.drivers.docker.attach import Output
 from worker.drivers.docker.pauses import Pause
@@ -70,6 +70,9 @@ class DockerSandbox:
             connector.close()
             raise
         return connector
+
+    def take_terminal(self) -> int:
+        raise Conflict("it has no terminal to give")
 
     @property
     def namespace(self) -> int:

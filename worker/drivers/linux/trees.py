@@ -17,7 +17,8 @@ SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 4
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 0x1, 0x100000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
+MOUNT_ATTR_IDMAP = 0x100000
 CLONE_NEWNS, CLONE_FS = 0x20000, 0x200
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -46,9 +47,26 @@ def clone(folder: int) -> int:
     return _checked(_libc.syscall(SYS_OPEN_TREE, folder, b"", flags), "open_tree")
 
 
+def clone_of(path: Path) -> int:
+    """As `clone`, of a folder by its path."""
+    folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return clone(folder)
+    finally:
+        os.close(folder)
+
+
 def map_owners(tree: int, namespace: int) -> None:
     """Make a clone read-only, and its files' owners what the user namespace says."""
-    attributes = _MountAttributes(MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY, 0, 0, namespace)
+    _set(tree, _MountAttributes(MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY, 0, 0, namespace))
+
+
+def make_inert(tree: int) -> None:
+    """Make a clone read-only, and nothing in it a program or a device."""
+    _set(tree, _MountAttributes(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, 0, 0, 0))
+
+
+def _set(tree: int, attributes: _MountAttributes) -> None:
     size = ctypes.sizeof(attributes)
     result = _libc.syscall(SYS_MOUNT_SETATTR, tree, b"", AT_EMPTY_PATH, ctypes.byref(attributes), size)
     _checked(result, "mount_setattr")

@@ -1,4 +1,5 @@
-"""A function's code and dependencies, mounted into a runtime that runs already, as an ordinary start shows them."""
+"""A function's code, dependencies and secrets, mounted into a runtime that runs already, as an ordinary start shows
+them."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from faas.secret import FOLDERS
 from worker.drivers.linux import mounts, trees
 
 SHARING = ("runc", "crun")  # runtimes whose instances live in mount namespaces of this kernel; runsc's do not
@@ -18,9 +20,17 @@ def missing(program: str, work: Path) -> str:
     return trees.missing(work)
 
 
-def attach(layers: tuple[Path, ...], places: Sequence[str], process: int, point: Path, empty: Path) -> None:
+def attach(
+    layers: tuple[Path, ...],
+    places: Sequence[str],
+    process: int,
+    point: Path,
+    empty: Path,
+    secrets: Path | None = None,
+) -> None:
     """Blocking. Mount each of `places` (`var/task`) of the merged `layers`, read-only, at the same place inside the
-    mount namespace of `process` (a pidfd). `point` is a folder to be made, for a moment. Raises OSError, Unavailable.
+    mount namespace of `process` (a pidfd), and the folder `secrets` where those are. `point` is a folder to be made,
+    for a moment. Raises OSError, Unavailable.
     """
     point.mkdir()
     mounts.mount_root(layers, point, None, empty)
@@ -36,6 +46,10 @@ def attach(layers: tuple[Path, ...], places: Sequence[str], process: int, point:
                     os.close(folder)
         finally:
             os.close(root)
+        if secrets is not None:
+            for target in FOLDERS:
+                clones.append((trees.clone_of(secrets), target))
+                trees.make_inert(clones[-1][0])
         trees.attach_inside(process, clones)
     finally:
         for tree, _ in clones:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from faas.secret import FOLDERS
 from worker.drivers.base import SandboxSpec
 from worker.drivers.linux.cgroups import PERIOD_MICROSECONDS, quota
 from worker.drivers.oci.id_maps import Maps
@@ -13,6 +14,7 @@ OOM_SCORE = 500  # where the machine itself runs out of memory, a function goes 
 SHM_BYTES = 1 << 20  # enough for a semaphore; data belongs in /tmp, which is not memory
 SHM_FILES = 1024  # an empty one is memory too
 _DEV = ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]
+_DEVPTS = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
 # As Docker masks them: they tell about, or reach into, the host. (Its paths of processors' heat are in /sys, which no
 # instance has.)
 MASKED = [
@@ -56,12 +58,14 @@ def configuration(
     memory: dict[str, Any],
     seccomp: dict[str, Any],
     tmp: Path | None,
+    secrets: Path | None,
     cpu_shares: int,
 ) -> dict[str, Any]:
     """The configuration of a sandbox whose root is mounted at `root` and whose network is at the path `namespace`.
 
     No capability in any set, no new privileges, a numeric `user` (uid, gid), in a user namespace where there are
-    `maps`. `memory` is the cgroups' part of the resources, `cpu_shares` its weight beside other instances.
+    `maps`. `memory` is the cgroups' part of the resources, `cpu_shares` its weight beside other instances, `secrets`
+    the folder of its secrets.
     """
     mounts: list[dict[str, Any]] = [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
@@ -73,8 +77,11 @@ def configuration(
             "options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_BYTES}", f"nr_inodes={SHM_FILES}"],
         },
     ]
+    if spec.terminal:
+        mounts.append({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": _DEVPTS})
     if tmp is not None:
         mounts.append(_bind(tmp, "/tmp", "rw"))  # noqa: S108 - a path inside
+    mounts += [_bind(secrets, folder, "ro", "noexec") for folder in FOLDERS if secrets is not None]
     uid, gid = user
     none: list[str] = []
     capabilities = dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), none)
@@ -82,10 +89,10 @@ def configuration(
         "ociVersion": "1.0.2",
         "hostname": spec.hostname,
         "process": {
-            "terminal": False,
+            "terminal": spec.terminal,
             "user": {"uid": uid, "gid": gid, "additionalGids": []},
             "args": list(spec.args),
-            "env": [f"{name}={value}" for name, value in spec.env.items()],
+            "env": [f"{name}={value}" for name, value in spec.environment().items()],
             "cwd": spec.workdir or "/",
             "capabilities": capabilities,
             "noNewPrivileges": True,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from faas.errors import FaasError, Unavailable
 from worker.drivers.base import SandboxSpec
-from worker.drivers.linux import mounts, seccomp
+from worker.drivers.linux import mounts, seccomp, secret_files
 from worker.drivers.linux.cgroups import Cgroups
 from worker.drivers.oci import attachment, workdir
 from worker.drivers.oci.bundle import configuration
@@ -62,12 +62,13 @@ class Bundles:
             raise Unavailable("a writable root needs ephemeral_storage")
         if scratch is not None:
             scratch.belong(identity.root, identity.on_host)
-        sandbox.furniture = self._furniture.layer(spec.hostname)
+        sandbox.furniture = self._furnished(spec, parked=sandbox.is_parked)
         layers = identity.layers((*image.layers, sandbox.furniture))
         upper = scratch.folder if spec.writable_root and scratch else None
         mounts.mount_root(layers, sandbox.root, upper, self._empty)
         workdir.check(sandbox.root, spec.workdir)
         self._namespaces.adapt(sandbox.namespace, spec.memory_bytes)
+        secrets = _secrets(sandbox, spec)
         config = configuration(
             spec,
             user=identity.user,
@@ -78,31 +79,37 @@ class Bundles:
             memory=self._cgroups.memory(spec.memory_bytes),
             seccomp=self._seccomp,
             tmp=scratch.tmp if scratch else None,
+            secrets=secrets,
             cpu_shares=self._cgroups.shares(SPARE_SHARES if sandbox.is_parked or sandbox.is_ahead else sandbox.shares),
         )
-        # It holds the function's environment: for root alone.
+        # It holds the function's environment: in memory, for root alone.
         with open(os.open(sandbox.bundle / "config.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             json.dump(config, file)
 
     def refurnish(self, stem: OciSandbox, spec: SandboxSpec, standing: Standing, process: int) -> None:
         """Give a stem, whose first process is `process` (a pidfd), the limits and the files of `spec`."""
-        if stem.furniture != self._furniture.layer(spec.hostname):
+        if stem.furniture != self._furnished(spec, parked=True):
             raise Unavailable("this machine's resolver has changed since it was started")
         if stem.namespace is not None:
             self._namespaces.adapt(stem.namespace, spec.memory_bytes)
         self._cgroups.set_limits(stem.name, spec.memory_bytes, spec.cpus)
         assert stem.identity is not None
         layers = stem.identity.layers(standing.layers)
-        attachment.attach(layers, standing.places, process, stem.bundle / "code", self._empty)
+        secrets = _secrets(stem, spec)
+        attachment.attach(layers, standing.places, process, stem.bundle / "code", self._empty, secrets)
 
     def claim(self, made: OciSandbox) -> None:
         """Make what was made ahead an instance's. Raises Unavailable where a new one would differ from it."""
         spec = made.spec
-        if made.furniture != self._furniture.layer(spec.hostname):
+        if made.furniture != self._furnished(spec):
             raise Unavailable("this machine's resolver has changed since it was made")
         if made.namespace is not None:
             self._namespaces.adapt(made.namespace, spec.memory_bytes)
         self._cgroups.set_limits(made.name, spec.memory_bytes, spec.cpus)
+
+    def _furnished(self, spec: SandboxSpec, *, parked: bool = False) -> Path:
+        """A stem may become anything: it has all mount points."""
+        return self._furniture.layer(spec.hostname, with_secrets=parked or bool(spec.secrets.values))
 
     def remove(self, sandbox_id: str) -> None:
         """What still runs, the root, the bundle, the groups. Raises Unavailable."""
@@ -121,3 +128,13 @@ class Bundles:
         """What has a group or a bundle."""
         found = self._folder.iterdir() if self._folder.is_dir() else ()
         return [*self._cgroups.ids(), *(bundle.name for bundle in found)]
+
+
+def _secrets(sandbox: OciSandbox, spec: SandboxSpec) -> Path | None:
+    """The folder of its secrets, which goes with its bundle: below `run`, which is memory."""
+    if not spec.secrets.values:
+        return None
+    assert sandbox.identity is not None
+    folder = sandbox.bundle / "secrets"
+    secret_files.write(folder, spec.secrets.values, sandbox.identity.on_host)
+    return folder

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from faas.errors import FaasError
+from faas.oci import labels
 from faas.oci.digest import Digest
 from faas.oci.manifest import ImageConfig
 from faas.oci.reference import BASES, Reference
@@ -70,9 +71,11 @@ class Bytecode:
                 return image
             own, caches = image.layers[len(base.layers) :], []
             room = LAYERS - len(image.layers)
+            passing = own[-1] if own and labels.DEV in image.config.labels else None  # gone before compiling pays
             until = asyncio.get_running_loop().time() + BEGIN_SECONDS
             for layer in own:
-                caches.append(await self._cache(layer, base, reference, until) if room > 0 else None)
+                wanted = room > 0 and layer != passing
+                caches.append(await self._cache(layer, base, reference, until) if wanted else None)
                 room -= caches[-1] is not None
             if any(caches[:-1]):
                 caches = await asyncio.to_thread(_current, own, caches)

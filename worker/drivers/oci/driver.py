@@ -25,7 +25,7 @@ from worker.drivers.base import (
     SandboxState,
 )
 from worker.drivers.linux.cgroups import CPU_SHARES, for_machine, starting_shares
-from worker.drivers.oci import attachment, machine
+from worker.drivers.oci import attachment, console, machine
 from worker.drivers.oci import runtime as runtimes
 from worker.drivers.oci.bundles import Bundles
 from worker.drivers.oci.bytecode import Bytecode
@@ -258,8 +258,7 @@ class OciDriver(SandboxGroups):
                 sandbox.state = SandboxState.RUNNING
             return
         try:
-            streams = (*sandbox.outputs, *([sandbox.inside.fileno()] if sandbox.inside else []))
-            pid = await self._in_thread(lambda: self._runtime.run(sandbox.name, sandbox.bundle, *streams))
+            pid = await self._in_thread(lambda: console.run(self._runtime, sandbox))
         finally:
             sandbox.close_outputs()
         self._watch(sandbox, pid)

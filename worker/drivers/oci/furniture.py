@@ -15,6 +15,7 @@ from worker.network.resolver import RESOLV_CONFS, hosts, resolv_conf, stamp
 
 SHORT = "f"  # the folder of them
 FOLDERS = {"proc": 0o755, "dev": 0o755, "sys": 0o755, "etc": 0o755, "tmp": 0o1777}
+SECRETS = ("run", "run/secrets", "var", "var/openfaas", "var/openfaas/secrets")  # of mode 0755
 
 
 class Furniture:
@@ -28,7 +29,7 @@ class Furniture:
         self._folder = links / SHORT
         self._sources = sources
         self._stamp: tuple[tuple[int, int], ...] = ()
-        self._layer: dict[str, Path] = {}
+        self._layer: dict[tuple[str, bool], Path] = {}
 
     def open(self) -> None:
         """Blocking. Begin afresh; nothing uses them yet."""
@@ -37,24 +38,26 @@ class Furniture:
         self._folder.symlink_to(self._real)
         self._stamp, self._layer = (), {}
 
-    def layer(self, hostname: str) -> Path:
-        """Blocking, but nearly always only one stat. The layer for an instance of this name, all of it root's."""
+    def layer(self, hostname: str, *, with_secrets: bool = False) -> Path:
+        """Blocking, but nearly always only one stat. The layer for an instance of this name, all of it root's.
+        `with_secrets`: with mount points for them."""
         if (now := stamp(self._sources)) != self._stamp:
             self._stamp = now
             self._layer = {}
-        if hostname not in self._layer:
-            self._layer[hostname] = self._make(resolv_conf(self._sources), hosts(hostname), hostname)
-        return self._layer[hostname]
+        kind = (hostname, with_secrets)
+        if kind not in self._layer:
+            self._layer[kind] = self._make(resolv_conf(self._sources), hosts(hostname), hostname, with_secrets)
+        return self._layer[kind]
 
-    def _make(self, resolver: str, host_table: str, hostname: str) -> Path:
-        content = "\0".join((resolver, host_table, hostname))
+    def _make(self, resolver: str, host_table: str, hostname: str, with_secrets: bool) -> Path:
+        content = "\0".join((resolver, host_table, hostname, str(with_secrets)))
         final = self._folder / hashlib.sha256(content.encode()).hexdigest()[:8]
         if final.exists():
             return final
         temporary = self._folder / secrets.token_hex(8)
         temporary.mkdir()
         temporary.chmod(0o755)
-        for name, mode in FOLDERS.items():
+        for name, mode in (FOLDERS | (dict.fromkeys(SECRETS, 0o755) if with_secrets else {})).items():
             (temporary / name).mkdir()
             (temporary / name).chmod(mode)
         files = {"resolv.conf": resolver, "hosts": host_table, "hostname": hostname + "\n"}

@@ -89,13 +89,22 @@ class Runtime:
         # runsc's, by instance; None while one starts: whose are the other processes that it leaves to us
         self._first_processes: dict[str, int | None] | None = {} if Path(program).name == "runsc" else None
 
-    def run(self, sandbox_id: str, bundle: Path, stdout: int, stderr: int, channel: int | None = None) -> int:
+    def run(
+        self,
+        sandbox_id: str,
+        bundle: Path,
+        stdout: int,
+        stderr: int,
+        channel: int | None = None,
+        console: Path | None = None,
+    ) -> int:
         """Blocking. create + start, detached, with these descriptors as output, and `channel` as descriptor 3; the
-        first process's id.
+        first process's id. `console`: the socket that its terminal is sent to.
 
         Raises ImageUnusable where the command cannot be executed, Unavailable where the runtime failed otherwise.
         """
-        return self._begin(("run", "--detach"), sandbox_id, bundle, stdout, stderr, channel)
+        verb = ("run", "--detach", *(("--console-socket", str(console)) if console else ()))
+        return self._begin(verb, sandbox_id, bundle, stdout, stderr, channel)
 
     def create(self, sandbox_id: str, bundle: Path, stdout: int, stderr: int) -> int:
         """Blocking. As `run`, but the first process waits, before the command is executed, for `start`."""

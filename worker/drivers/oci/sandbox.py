@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faas.errors import Unavailable
+from faas.errors import Conflict, Unavailable
 from worker.drivers.base import Exit, SandboxSpec, SandboxState
 from worker.drivers.linux.counters import Counters
 from worker.drivers.oci.identities import Identity
@@ -73,6 +73,7 @@ class OciSandbox:
     is_ahead: bool = False  # made for nobody yet: its first process waits before the command
     shares: int = 0  # of the CPU, until its init has ended; 0: the full share
     path: str = "cold"
+    terminal: int = -1  # its master side, from the start until somebody takes it
 
     def __post_init__(self) -> None:
         self.name = self.spec.id
@@ -114,6 +115,12 @@ class OciSandbox:
             os.close(self.outputs.pop())
         if self.inside is not None:
             self.inside.close()
+
+    def take_terminal(self) -> int:
+        descriptor, self.terminal = self.terminal, -1
+        if descriptor < 0:
+            raise Conflict("it has no terminal to give")
+        return descriptor
 
     # As a stem
 
@@ -167,4 +174,6 @@ class OciSandbox:
                 listener.close()
         for transport in self.transports:
             transport.close()
+        if self.terminal >= 0:
+            os.close(self.take_terminal())
         self.counters.close()

@@ -25,7 +25,7 @@ FOLDER_MODE = 0o755  # of what leads there; another one would be seen
 STEM_TMP_BYTES = 512 * 1024 * 1024  # of /tmp: the default of ephemeral_storage
 STEM_MEMORY_BYTES = 128 * 1024 * 1024  # the least that a function can have: it only ever grows
 # What cannot be changed any more in a sandbox that runs.
-FIXED = ("args", "workdir", "user", "tmp_bytes", "pids", "open_files", "writable_root", "network", "hostname")
+FIXED = ("args", "workdir", "user", "tmp_bytes", "pids", "open_files", "writable_root", "network", "hostname", "terminal")
 # Read once, by the loader, the C library or the interpreter as they start: too late for a runtime that runs.
 START_NAMES = frozenset({"LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH", "GLIBC_TUNABLES"})
 START_PREFIXES = ("LD_", "LC_", "MALLOC_", "OPENSSL_", "PYTHON", "NODE_", "UV_", "V8_")
@@ -128,7 +128,7 @@ def can_become(base: PreparedImage, wanted: SandboxSpec) -> bool:
     """Whether a stem of this base is what `wanted` asks for, once code, environment and limits are there."""
     stem = parked(base, "stem")
     same = all(getattr(stem, name) == getattr(wanted, name) for name in FIXED)
-    return same and wanted.memory_bytes >= stem.memory_bytes and _env_can_change(stem.env, wanted.env)
+    return same and wanted.memory_bytes >= stem.memory_bytes and _env_can_change(stem.env, wanted.environment())
 
 
 def _env_can_change(started: Mapping[str, str], wanted: Mapping[str, str]) -> bool:

@@ -280,4 +280,4 @@ def _layers(base: PreparedImage) -> tuple[Path, ...]:
 
 
 def _assignment(spec: SandboxSpec) -> bytes:
-    return json.dumps({"env": dict(spec.env), "workdir": spec.workdir}).encode()
+    return json.dumps({"env": spec.environment(), "workdir": spec.workdir}).encode()
