@@ -252,7 +252,8 @@ def require(
         raise Unauthenticated("credentials are needed here", hint="set FAAS_TOKEN or run faas login")
     where = f" in {namespace}" if namespace else ""
     who = principal.name if principal.grants is not None else f"the role {principal.role.value}"
-    raise Forbidden(f"{who} may not {permission.value}{where}")
+    what = "administer" if permission is Permission.ADMIN else permission.value
+    raise Forbidden(f"{who} may not {what}{where}", hint="faas whoami says what you may")
 
 
 async def json_body(request: web.Request, limit: int = 1_048_576) -> dict[str, Any]:

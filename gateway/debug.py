@@ -32,7 +32,7 @@ from faas.protocol import Kind, Revision, Running, Terminal, Worker
 from faas.web import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, access, error_body
 from gateway.edge.websocket.opening import UpgradeRequired
 from gateway.gateway import GATEWAY
-from gateway.operations import Operation, a_number, function_name, known_keys
+from gateway.operations import Operation, a_number, an_object, function_name, known_keys
 
 log = logging.getLogger("faas.debug")
 
@@ -135,7 +135,7 @@ async def debug(request: web.Request) -> web.StreamResponse:
     try:
         with request.app[SESSIONS].place():
             wish = await _wish(socket)
-            audit(request, "debug.begin", revision, by, wish)
+            _begun(request, revision, by, wish)
             words = await _session(socket, gateway.worker, revision, wish)
     except FaasError as error:
         words = f"{error.code}: {error.message}"
@@ -151,11 +151,12 @@ async def debug(request: web.Request) -> web.StreamResponse:
     return socket
 
 
-def audit(request: web.Request, action: str, revision: Revision, by: str, wish: Wish) -> None:
-    """The one place that says who opened a terminal. Of the command the program alone: arguments may be secrets."""
+def _begun(request: web.Request, revision: Revision, by: str, wish: Wish) -> None:
+    """For the server's log; the audit log has the request itself. Of the command the program alone: arguments may be
+    secrets."""
     program = wish.command[0] if wish.command else SHELL
     told = {"request_id": request[REQUEST_ID], "function": str(revision.key), "by": by, "program": program}
-    log.info("%s", action, extra=told)
+    log.info("a debug session begins", extra=told)
 
 
 async def _wish(socket: web.WebSocketResponse) -> Wish:
@@ -275,6 +276,7 @@ async def _send(socket: web.WebSocketResponse, message: Any) -> None:
 
 OPERATIONS = (
     Operation(
-        "GET", "/v1/functions/{name}/debug", debug, "A terminal in a throw-away instance, over a WebSocket", {101: None}
+        "GET", "/v1/functions/{name}/debug", debug, "A terminal in a throw-away instance, over a WebSocket",
+        {101: None, 426: an_object(("error",), error=an_object(more=True))},
     ),
-)
+)  # fmt: skip

@@ -18,6 +18,7 @@ from worker.known_heads import KnownHead
 from worker.revision_pool import RevisionPool
 from worker.slot import OFFERS, Slot
 
+_HTTP, _BY_HTTP = Interface.HTTP, Trigger.HTTP
 Ended = Callable[[InvocationResult | None, BaseException | None], None]
 Streams = Callable[[StreamedResult], None]
 
@@ -43,7 +44,7 @@ class PoolClaim(Slot):
     def send(self, method: str, request: bytes, answering: Answering) -> None:
         """Send `request`, and have its answer told to `answering`."""
         instance = self._instance
-        client = instance.http if instance.interface is Interface.HTTP else None
+        client = instance.http if instance.interface is _HTTP else None
         self._client = client = client or self._http_client()
         self._method, self._request, self._answering = method, request, answering
         self._began = now = monotonic()
@@ -161,7 +162,7 @@ class PoolClaim(Slot):
         self._offer_event(event)
 
     def _offer_event(self, event: bytes) -> None:
-        invocation = Invocation(self._request_id, Trigger.HTTP, 0.0, self._trace_id)
+        invocation = Invocation(self._request_id, _BY_HTTP, 0.0, self._trace_id)
         self._exchange = exchange = Exchange(
             invocation,
             event,

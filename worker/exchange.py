@@ -31,6 +31,9 @@ class ExchangeState(enum.Enum):
     ENDED = "ended"
 
 
+OFFERED, HANDED, ENDED = ExchangeState  # looking one up in its enum costs 0.2 µs
+
+
 class Undelivered(FaasError):
     """The instance ended before it took the event: another one may have it."""
 
@@ -81,7 +84,7 @@ class Exchange:
         self.event = event
         self.on_handed = on_handed
         self.on_ended = on_ended
-        self.state = ExchangeState.OFFERED
+        self.state = OFFERED
         self.deliveries = 0
         self.handed_at = self.ended_at = 0.0  # `time.monotonic`
         self.result: InvocationResult | None = None
@@ -95,9 +98,9 @@ class Exchange:
     def handed(self) -> None:
         """The event was written to a poll."""
         self.deliveries += 1
-        if self.state is not ExchangeState.OFFERED:
+        if self.state is not OFFERED:
             return
-        self.state = ExchangeState.HANDED
+        self.state = HANDED
         self.handed_at = time.monotonic()
         self._deadlines.add(self, self.handed_at)
         self.on_handed(self)
@@ -119,12 +122,12 @@ class Exchange:
         self._end(None, error)
 
     def _end(self, result: InvocationResult | None, error: BaseException | None) -> None:
-        if self.state is ExchangeState.ENDED:
+        if self.state is ENDED:
             return
         self.ended_at = time.monotonic()
-        if self.state is ExchangeState.OFFERED:
+        if self.state is OFFERED:
             self.handed_at = self.ended_at
-        self.state = ExchangeState.ENDED
+        self.state = ENDED
         self.result, self.error = result, error
         self._deadlines.discard(self)
         self.on_ended(self)
@@ -176,7 +179,7 @@ class Exchange:
 
     async def begun(self) -> InvocationResult | StreamedResult:
         """As `outcome`, but for an answer that streams: there it is over as soon as that has begun."""
-        while self.state is not ExchangeState.ENDED:
+        while self.state is not ENDED:
             if self.stream is not None and self.stream.result is not None:
                 return self.stream.result
             self._waiter = asyncio.get_running_loop().create_future()
@@ -187,7 +190,7 @@ class Exchange:
 
     async def outcome(self) -> InvocationResult:
         """The answer. Raises what it failed with. Cancelling the wait does not end the exchange."""
-        while self.state is not ExchangeState.ENDED:
+        while self.state is not ENDED:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self.error is not None:

@@ -16,7 +16,7 @@ from faas.background import Background
 from faas.errors import FaasError, Unavailable
 from faas.spec import Interface
 from worker.drivers.base import Driver, Sandbox
-from worker.instance import Instance, InstanceState
+from worker.instance import IDLE, Instance
 
 log = logging.getLogger("worker.freezer")
 
@@ -24,6 +24,7 @@ POLL_SECONDS = 0.1  # so long at most a runtime that has answered may take to as
 FREEZE_SECONDS = 5.0
 THAW_SECONDS = 5.0
 AT_ONCE = 8
+_LAMBDA = Interface.LAMBDA
 
 Frozen = Callable[[Instance], None]
 
@@ -48,7 +49,7 @@ class Freezer:
     @staticmethod
     def freezes(instance: Instance) -> bool:
         """Whether it is frozen when it is idle for long enough."""
-        return instance.interface is Interface.LAMBDA and instance.can_freeze
+        return instance.interface is _LAMBDA and instance.can_freeze
 
     def add(self, instance: Instance, frozen: Frozen) -> None:
         """It is idle. `frozen` is called if it is so for long enough, and stands still. On each invocation's way out,
@@ -89,7 +90,7 @@ class Freezer:
     async def _freeze(self, instance: Instance, frozen: Frozen) -> None:
         sandbox = instance.sandbox
         try:
-            if instance.state is not InstanceState.IDLE or instance.outcome is not None or sandbox is None:
+            if instance.state is not IDLE or instance.outcome is not None or sandbox is None:
                 return  # claimed, or ended, before this began
             async with asyncio.timeout(FREEZE_SECONDS):
                 await self._driver.freeze(sandbox)

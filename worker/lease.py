@@ -15,7 +15,7 @@ from faas.errors import FaasError, ImageUnusable, InitFailed, TimedOut, Unavaila
 from faas.leases import ColdStart, HttpRequest, HttpResponse, Invocation, InvocationResult, StreamedResult, Trigger
 from faas.protocol import LogRecord
 from worker import http
-from worker.exchange import Exchange, ExchangeState, Undelivered
+from worker.exchange import ENDED, Exchange, Undelivered
 from worker.http import HttpExchange
 from worker.instance import SETTLE_ITERATIONS, Instance
 from worker.revision_pool import RevisionPool
@@ -82,7 +82,7 @@ class PoolLease(Slot):
 
     async def _finish(self) -> None:
         instance, exchange, call = self._instance, self._exchange, self._http
-        if exchange is not None and exchange.state is not ExchangeState.ENDED:
+        if exchange is not None and exchange.state is not ENDED:
             exchange.leave(self._left_event_ended)
             return
         if call is not None and not call.ended:

@@ -12,7 +12,7 @@ from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown
 from faas.protocol import Revision, RevisionStats
 from worker.backoff import Backoff
 from worker.deadlines import Deadlines
-from worker.instance import Instance, InstanceState
+from worker.instance import IDLE, Instance, InstanceState
 from worker.leaving import Leaving
 from worker.memory.charge import Charge
 from worker.memory.revision_memory import RevisionMemory
@@ -127,7 +127,7 @@ class RevisionPool:
         if not self._executing and self._quiet is not None:
             self._quiet.set()
         if instance in self._ready:
-            if instance.state is InstanceState.IDLE:
+            if instance.state is IDLE:
                 self._busy -= 1
             if instance.outcome is not None:
                 self.destroy(instance)
@@ -227,7 +227,7 @@ class RevisionPool:
 
     def _stop_surplus(self) -> None:
         self._call_off(len(self._starting) + len(self._ready) - self.desired)
-        idle = [*self._still, *(instance for instance in self._free if instance.state is InstanceState.IDLE)]
+        idle = [*self._still, *(instance for instance in self._free if instance.state is IDLE)]
         for instance in idle[: max(0, len(self._ready) - self.desired)]:
             self.destroy(instance, reconcile=False)  # else each of them would begin here anew, inside the one before
 
@@ -347,7 +347,7 @@ class RevisionPool:
         """Its first process has ended, by itself or by us."""
         if instance not in self._ready:
             return  # its launch sees it, or we did it
-        if instance.state is InstanceState.IDLE:
+        if instance.state is IDLE:
             log.info("an idle instance ended: %s", instance.outcome, extra={"instance": instance.id})
             self.backoff.ended(time.time() - instance.started_at)
         self.destroy(instance)

@@ -24,7 +24,7 @@ from faas.errors import FaasError, InitFailed, ResponseTooLarge
 from faas.leases import Invocation, InvocationResult
 from faas.trace_id import new_trace_id
 from worker.answer_stream import AnswerStream
-from worker.exchange import DELIVERIES, Exchange, ExchangeState
+from worker.exchange import DELIVERIES, ENDED, HANDED, OFFERED, Exchange
 from worker.push_door import METHODS, NO_DOOR, PushDoor
 from worker.runtime_connection import PAYLOAD_BYTES, STREAMED_BYTES, RuntimeConnection
 from worker.runtime_listener import RuntimeListener
@@ -92,7 +92,7 @@ class RuntimeApi:
 
     def offer(self, exchange: Exchange) -> None:
         """Give this event out, now if somebody polls, else to the next poll."""
-        assert self._open is None or self._open.state is ExchangeState.ENDED, "one event at a time"
+        assert self._open is None or self._open.state is ENDED, "one event at a time"
         self._open, self._taker = exchange, None
         if not self._give_out():
             exchange.wait_for_poll()
@@ -100,7 +100,7 @@ class RuntimeApi:
     def _give_out(self) -> bool:
         """Write the open event to a parked poll that is alive. A dead one is dropped, never given an event."""
         exchange = self._open
-        if exchange is None or exchange.state is ExchangeState.ENDED or exchange.deliveries >= DELIVERIES:
+        if exchange is None or exchange.state is ENDED or exchange.deliveries >= DELIVERIES:
             return False
         while self._polls:
             connection = next(iter(self._polls))
@@ -180,7 +180,7 @@ class RuntimeApi:
         exchange = self._open
         return (
             exchange is not None
-            and exchange.state is ExchangeState.HANDED
+            and exchange.state is HANDED
             and exchange.invocation.request_id.encode() == request_id
         )
 
@@ -221,11 +221,11 @@ class RuntimeApi:
         if not self.first_poll.done():
             self.first_poll.set_result(None)
         exchange = self._open
-        if exchange is None or exchange.state is ExchangeState.ENDED:
+        if exchange is None or exchange.state is ENDED:
             return
         # An event that was given out is given again only when the one who took it cannot answer any more: its
         # connection is gone, or it polls itself.
-        if exchange.state is ExchangeState.OFFERED or self._taker in (None, connection):
+        if exchange.state is OFFERED or self._taker in (None, connection):
             self._give_out()
 
     def _answered(self, connection: RuntimeConnection, request_id: bytes, verb: bytes) -> None:

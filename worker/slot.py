@@ -19,6 +19,7 @@ from worker.revision_pool import RevisionPool
 
 log = logging.getLogger("worker.slot")
 
+_LAMBDA, _HTTP = Interface.LAMBDA, Interface.HTTP
 OFFERS = 3  # instances that may end before they take one event
 
 
@@ -76,7 +77,7 @@ class Slot:
     def _offer(self, exchange: Exchange) -> None:
         """Hand its event to the instance; `exchange` tells what became of it."""
         instance = self._instance
-        if instance.api is None or instance.interface is not Interface.LAMBDA:
+        if instance.api is None or instance.interface is not _LAMBDA:
             raise FaasError("an http function takes no events by the Runtime API")
         instance.exchange = exchange
         if instance.outcome is None:
@@ -106,7 +107,7 @@ class Slot:
 
     def _http_client(self) -> HttpClient:
         instance = self._instance
-        if instance.http is None or instance.interface is not Interface.HTTP:
+        if instance.http is None or instance.interface is not _HTTP:
             raise FaasError("a function of the Runtime API takes no HTTP requests")
         return instance.http
 

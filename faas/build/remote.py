@@ -28,6 +28,12 @@ NAME = re.compile(r"[A-Za-z0-9_.!+]+(-[A-Za-z0-9_.!+]+){4,5}\.whl")
 _NO_COMPILER = re.compile(
     r"(gcc|g\+\+|\bcc\b|c\+\+|cl\.exe|compiler).{0,60}(not found|failed|No such file|cannot find)"
 )
+_KILLED = re.compile(r"exit code: -9|Killed|signal 9")
+_ERROR = re.compile(r"error|no such|cannot|failed|exit code|not found|hash", re.IGNORECASE)
+_GENERAL = re.compile(
+    r"subprocess-exited|originates from|See above|Failed building wheel|Failed to build|non-zero|metadata-generation"
+    r"|Encountered error|This is an issue|did not run successfully|^exit code: \d"
+)
 _NO_HEADER = re.compile(r"fatal error: (\S+\.h\S*): No such file")
 # What pip says of its own steps, and of a folder that is gone with the sandbox.
 _NOISE = (b"Stored in directory", b"Getting requirements", b"Preparing metadata", b"Looking in", b"Downloading http")
@@ -143,7 +149,14 @@ class _Conversation:
             return
         tail = "\n".join(str(line) for line in said.get("tail") or ())
         found = hint(tail, has_compiler=bool(said.get("compiler"))) or "; ".join(self._relay.refusals)
-        raise InvalidInput(f"the build failed: {tail[-1500:]}", hint=found)
+        raise InvalidInput(f"the build failed: {reason(tail)}", hint=found)
+
+
+def reason(tail: str) -> str:
+    """Of the last lines of a build those that say why it failed; all of them have been shown. Pure."""
+    lines = [line.strip(" │╰─>×") for line in tail.splitlines() if line.strip()]
+    errors = list(dict.fromkeys(line for line in lines if _ERROR.search(line) and not _GENERAL.search(line)))
+    return "; ".join(errors[-2:] or lines[-3:])[-500:]
 
 
 def hint(tail: str, *, has_compiler: bool) -> str:
@@ -153,6 +166,8 @@ def hint(tail: str, *, has_compiler: bool) -> str:
     if header := _NO_HEADER.search(tail):
         missing = "python3-dev" if header[1] == "Python.h" else f"what has {header[1]}"
         return f"{missing} is not on the server: put a wheel into wheels/ where a package needs a C library"
+    if _KILLED.search(tail):
+        return "it was killed: a build has 1 GB of memory; put a wheel into wheels/"
     return ""
 
 

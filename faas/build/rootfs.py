@@ -28,10 +28,11 @@ _LEFT_OUT = (
     "*.pyc",
 )  # fmt: skip
 _LIBRARY = re.compile(r"(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)")
-# What wheels link: C++ (numpy), and the parts of the C library that are empty since glibc 2.34 but still asked for.
+# What wheels link: C++ (numpy), vector mathematics, and the parts of the C library that are empty since glibc 2.34 but
+# still asked for.
 _EXTRA_LIBRARIES = (
-    "libstdc++.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libm.so.6", "libutil.so.1",
-    "libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2", "libz.so.1",
+    "libstdc++.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libm.so.6",
+    "libmvec.so.1", "libutil.so.1", "libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2", "libz.so.1",
 )  # fmt: skip
 _LIBRARY_FOLDERS = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/tmp:/bin/sh\n"

@@ -28,7 +28,7 @@ _PACKAGES = re.compile(
 _LEFT_OUT = (
     "lto1", "lto-wrapper", "*lto-dump*", "g++-mapper-server", "*gcov*", "*-gold", "*ld.gold", "*dwp", "*gp-*",
     "*gprof*", "lib[alt]san*", "libubsan*", "libhwasan*", "libasan*", "libitm*", "libgomp*.a", "libquadmath*", "libc.a",
-    "libm-*.a", "libmvec*", "libstdc++*.a", "libsupc++.a", "*.la",
+    "libm-*.a", "libmvec.a", "libstdc++*.a", "libsupc++.a", "*.la",
 )  # fmt: skip
 _ELF = b"\x7fELF"
 

@@ -29,7 +29,7 @@ from faas.cli.session import Session
 from faas.client import Client, Json
 from faas.client_errors import NoAnswer, Unreachable
 from faas.dev import BEAT_SECONDS, CODE_BYTES, dev_name
-from faas.errors import Conflict, FaasError, InitFailed, NotFound, PayloadTooLarge, Unauthenticated
+from faas.errors import Conflict, FaasError, InitFailed, NotFound, PayloadTooLarge, Unauthenticated, Unavailable
 from faas.oci.client import RegistryClient
 
 CLOSE_SECONDS = 5.0
@@ -55,6 +55,7 @@ class DevLoop:
         self._below = ""  # the image that code is put on
         self._own_images: set[str] = set()  # those of them that this run has pushed
         self._seen: Look | None = None
+        self._stale = True  # the server does not have what the folder said of the image and the specification
         self._told = ""  # the last trouble that was told: each is told once
         self._client: Client
         self._images: RegistryClient
@@ -86,6 +87,7 @@ class DevLoop:
         answer = await self._setup(name)
         with refused():
             await self._code()
+            self._stale = False
             note(f"up after {time.monotonic() - began:.2f} s; save a file, or press Ctrl-C")
         if inactive := answer.get("inactive"):
             note(f"not active here: {', '.join(inactive)}")
@@ -183,8 +185,13 @@ class DevLoop:
             async for _ in moments:
                 try:
                     await self._look(name)
+                except InitFailed as error:
+                    self._stale = False
+                    self._tell(error)
                 except (FaasError, OSError) as error:
-                    self._seen = self._seen if isinstance(error, InitFailed) else None
+                    self._stale = True
+                    if isinstance(error, (*_AWAY, Unavailable, OSError)):
+                        self._seen = None  # tried again soon; what is wrong in the folder waits for the next save
                     self._tell(error)
         raise AssertionError("files are watched until it is cancelled")
 
@@ -193,17 +200,17 @@ class DevLoop:
         now = await asyncio.to_thread(dev_files.look, self._source.folder, self._source.spec)
         if now == self._seen:
             return
-        changed = dev_files.change(self._seen, now) if self._seen else Change((), ("the folder",))
-        again, self._seen = self._seen is None, now
+        changed = dev_files.change(self._seen, now) if self._seen else Change(("the folder",), ())
+        self._seen = now
         async with self._turn:
             began = time.monotonic()
             if changed.setup:
-                if not again:
-                    note(f"{changed} changed: what the code stands on is made anew")
+                note(f"{changed} changed: what the code stands on is made anew")
+            if changed.setup or self._stale:
                 await self._again(name)
             else:
                 await self._code()
-            self._told = ""
+            self._stale, self._told = False, ""
             note(f"{changed}: runs after {time.monotonic() - began:.2f} s")
 
     def _tell(self, error: FaasError | OSError) -> None:
@@ -222,6 +229,7 @@ class DevLoop:
                     note("the server does not know this function any more: it is deployed again")
                     with refused():
                         await self._again(name)
+                        self._stale = False
             except (Conflict, Unauthenticated):
                 raise
             except FaasError as error:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from faas.state import people  # noqa: F401 - so that `metadata` has them all
-from faas.state.columns import metadata as metadata  # noqa: PLC0414 - for those who want them all
+from faas.state.columns import metadata as metadata
 from faas.state.columns import name as _name
 
 

@@ -35,6 +35,10 @@ class Client(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def write_last(self, data: bytes) -> None:
+        """`write`, and `answered` on a connection that keeps."""
+        ...
+
     async def drained(self) -> None:
         """Returns when the client has taken most of what was written."""
         ...
@@ -117,10 +121,10 @@ class Answer:
             stamps = self.kit.stamps
             if time() >= stamps.until:
                 stamps.look()
-            client.write(b"%b%b%b%b" % (shape.head, self.id, stamps.tail, body))
+            client.write_last(b"%b%b%b%b" % (shape.head, self.id, stamps.tail, body))
         else:
             client.write(self._head(shape, b"", keeps) + body)
-        client.answered(keeps)
+            client.answered(keeps)
 
     def finish(self) -> None:
         """It is whole."""

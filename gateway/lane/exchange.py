@@ -167,8 +167,11 @@ class HttpExchange(Exchange):
 
     def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
         """The usual answer."""
+        plan = self.plan
+        shape = self.kit.shapes.kept.get((status, plan.is_head, headers))
         try:
-            shape = self.kit.shapes.of(status, headers, self.plan.is_head)
+            if shape is None:
+                shape = self.kit.shapes.of(status, headers, plan.is_head)
             if shape.whole:
                 self.write_whole(shape, body)
             else:

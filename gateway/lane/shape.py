@@ -52,15 +52,15 @@ class Shape:
 class Shapes:
     """Those seen lately: functions say the same again and again."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("kept",)
 
     def __init__(self) -> None:
-        self._kept: dict[Any, Shape] = {}
+        self.kept: dict[Any, Shape] = {}
 
     def of(self, status: int, headers: Fields, is_head: bool) -> Shape:
         """Of an http function's answer. Raises BadFunctionResponse where its head is none."""
         key = (status, is_head, headers if type(headers) is tuple else tuple(headers))
-        shape = self._kept.get(key)
+        shape = self.kept.get(key)
         if shape is None:
             fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
             shape = self.of_texts(status, fields, is_head)
@@ -75,7 +75,7 @@ class Shapes:
     def of_event(self, status: int, headers: CIMultiDict[str], is_head: bool) -> Shape:
         """Of a Lambda function's answer, checked; its length is not in the head."""
         key = (status, is_head, tuple(headers.items()))
-        shape = self._kept.get(key)
+        shape = self.kept.get(key)
         if shape is None:
             shape = Shape(status, headers, is_head=is_head, length=None)
             self._keep(key, shape)
@@ -84,6 +84,6 @@ class Shapes:
     def _keep(self, key: Any, shape: Shape) -> None:
         if len(shape.head) > MOST_KEPT_BYTES:
             return
-        if len(self._kept) >= MOST_KEPT:
-            self._kept.clear()
-        self._kept[key] = shape
+        if len(self.kept) >= MOST_KEPT:
+            self.kept.clear()
+        self.kept[key] = shape

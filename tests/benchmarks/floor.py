@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from faas.build.recipe import recipe
 from faas.build.layer import pack
+from faas.build.recipe import recipe
 from faas.protocol import Revision, RevisionKey
 from faas.spec import Interface, parse
 from tests.support.images import MemoryImages, tar_of

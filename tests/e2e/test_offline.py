@@ -102,7 +102,11 @@ def test_a_machine_without_a_network_gets_its_packages_and_a_server_from_the_bun
     assert offline.machine.sent == 0
 
 
-def test_the_runtime_base_of_a_machine_that_would_make_it_just_so_is_the_bundles(offline: Offline, hand: Path) -> None:
+def test_the_runtime_base_of_a_machine_that_would_make_it_just_so_is_the_bundles(
+    offline: Offline, hand: Path, request: pytest.FixtureRequest
+) -> None:
+    if FRESH in request.node.name:
+        pytest.skip("its Debian packages may be newer than this machine's: it makes its own base")
     with tarfile.open(hand / "faas.tar") as bundle:
         (name,) = (name for name in bundle.getnames() if name.endswith("bases/python.tar.gz"))
         with tarfile.open(fileobj=bundle.extractfile(name)) as base:

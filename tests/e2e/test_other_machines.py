@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,42 +16,27 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from faas.certificate import Certificate, fingerprint
+from faas.certificate import Certificate
 from faas.local_ca import LIFE
 from faas.tls_folder import TlsFolder
 from tests.support.commands import run
 from tests.support.layouts import layout, text
-from tests.support.machines import Machine, another_machine
-from tests.support.server import RunningServer
+from tests.support.tls_server import FAAS, LISTENERS, NAME, TlsServer, tls_server
 
 pytestmark = [pytest.mark.root, pytest.mark.oci, pytest.mark.skopeo]
 
-NAME = "functions.example.com"
-LISTENERS = ("listen", "api_listen", "registry_listen")
 PORTS = dict(zip(LISTENERS, ("8080", "8081", "5000"), strict=True))  # as the page has them
-FAAS = f"{sys.executable} -m faas.cli"
 
 
 @dataclass(frozen=True)
-class Served:
-    server: RunningServer
-    there: Machine
-    ports: dict[str, int]
+class Served(TlsServer):
     due: bytes  # the certificate that the server began with, in its last months
-
-    @property
-    def folder(self) -> TlsFolder:
-        return TlsFolder(self.server.data / "tls")
-
-    @property
-    def ca(self) -> str:
-        return self.folder.ca_file.read_text()
 
     def here(self, command: str) -> str:
         """A command of the page, with this server's ports and fingerprint."""
         for listener, port in PORTS.items():
-            command = command.replace(f"{NAME}:{port}", f"{NAME}:{self.ports[listener]}")
-        command = command.replace("sha256:…", f"{fingerprint(self.ca)} --token-stdin")
+            command = command.replace(f"{NAME}:{port}", self.at(listener))
+        command = command.replace("sha256:…", f"{self.fingerprint} --token-stdin")
         return re.sub(r"^faas ", f"{FAAS} ", command)
 
     def shown(self) -> set[bytes]:
@@ -70,28 +54,11 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    due: list[bytes] = []
     folder = tmp_path_factory.mktemp("machines")
-    data = folder / "data"
-    data.mkdir()
-    sockets = [socket.create_server(("0.0.0.0", 0)) for _ in LISTENERS]
-    ports = {listener: int(found.getsockname()[1]) for listener, found in zip(LISTENERS, sockets, strict=True)}
-    for found in sockets:
-        found.close()
-    (data / "config.toml").write_text("".join(f'{name} = "127.0.0.1:{port}"\n' for name, port in ports.items()))
-    run(*FAAS.split(), "tls", "set", NAME, "--data", data)
-    due = _due(TlsFolder(data / "tls"))
-    flags = [word for name, port in ports.items() for word in (f"--{name.replace('_', '-')}", f"0.0.0.0:{port}")]
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SSL_CERT_FILE", str(data / "tls" / "ca.crt"))
-    try:
-        with (
-            another_machine(folder / "there", NAME) as there,
-            RunningServer(data, "--driver", "oci", *flags) as server,
-        ):
-            yield Served(server, there, ports, due)
-    finally:
-        patch.undo()
+    with tls_server(folder, before=lambda made: due.append(_due(made))) as found:
+        yield Served(found.server, found.there, found.ports, *due)
 
 
 def _due(folder: TlsFolder) -> bytes:

@@ -35,10 +35,15 @@ async def serve(address, ready):
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     successor.listen({"public": listener}, stop.set)
 
+    busy = set()
+
     async def answer(reader, writer):
+        busy.add(writer)
         await reader.readline()
         writer.write(str(os.getpid()).encode())
         writer.close()
+        await writer.wait_closed()
+        busy.discard(writer)
 
     server = await asyncio.start_server(answer, sock=listener)
     ready.write_text(f"{os.getpid()} {bound(listener).port}")
@@ -46,9 +51,13 @@ async def serve(address, ready):
     if not successor.comes:
         end(listener)
     server.close()
+    await asyncio.sleep(0.05)  # who was taken has a moment to ask
+    while busy:
+        await asyncio.sleep(0.01)
 
 folder = Path(sys.argv[1])
 if (folder / "broken").exists():
+    (folder / "broken").unlink()
     sys.exit(7)
 asyncio.run(serve(Address("127.0.0.1", 0), folder / "ready"))
 """
@@ -86,6 +95,9 @@ class Kept:
         with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
             connection.sendall(b"who\n")
             return int(connection.makefile().read())
+
+    def has_server(self) -> bool:
+        return bool(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text())
 
     def tell(self, number: int) -> None:
         os.kill(self.process.pid, number)
@@ -137,10 +149,12 @@ def test_clients_wait_while_the_sockets_are_held_and_what_failed_to_start_gives_
     waiting.start()
     (kept.folder / "broken").touch()
     kept.tell(signal.SIGHUP)
-    time.sleep(0.5)  # the broken one comes and goes
+    deadline = time.monotonic() + 20
+    while (kept.folder / "broken").exists() or kept.has_server():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert kept.process.poll() is None
     assert answers == []
-    (kept.folder / "broken").unlink()
     kept.tell(signal.SIGHUP)
     waiting.join(20)
     assert answers == [kept.ready(kept.server)[0]]

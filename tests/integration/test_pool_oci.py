@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from faas.build.recipe import recipe
-from faas.build.layer import pack
 from faas.errors import FunctionError, InitFailed, InstanceExited, OutOfMemory, TimedOut
 from faas.leases import HttpRequest, Invocation, InvocationResult, StreamedResult, Trigger
 from faas.metrics import Metrics
@@ -33,6 +32,7 @@ from faas.spec import Interface, parse
 from tests.support.fake_driver import eventually
 from tests.support.images import MemoryImages, tar_of
 from tests.support.leftovers import on_this_machine
+from tests.support.stem_functions import base_layers
 from worker.drivers.base import DriverPaths
 from worker.drivers.oci.driver import OciDriver
 from worker.pool import Pool
@@ -135,9 +135,8 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The Python base and one layer of code; unpacked once for all tests here."""
-    work, images, made = tmp_path_factory.mktemp("base"), MemoryImages(), recipe("python")
-    layers = [pack(made.system(work), work / "system.tar", "system"), pack(made.client(work), work / "c.tar", "client")]
-    tars = [layer.path.read_bytes() for layer in layers] + [tar_of({"var": None, "var/task": None, **FILES})]
+    images, made = MemoryImages(), recipe("python")
+    tars = [*base_layers("python"), tar_of({"var": None, "var/task": None, **FILES})]
     reference = images.add(
         "hello",
         tars,

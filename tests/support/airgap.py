@@ -23,6 +23,7 @@ mount --bind "$2" "$hand"
 mount -t tmpfs -o size={MEGABYTES}m,mode=755 tmpfs {ROOT}
 mkdir {ROOT}/root {ROOT}/upper {ROOT}/work
 if [ -n "$1" ]; then
+    mount --bind {ROOT}/root {ROOT}/root # a root is a mount of its own
     tar -xf "$1" -C {ROOT}/root --numeric-owner
 else
     mount -t overlay -o lowerdir=/,upperdir={ROOT}/upper,workdir={ROOT}/work overlay {ROOT}/root

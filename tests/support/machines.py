@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+# Variables that say what this machine trusts, keeps and asks: another one has none of them.
+OURS_ALONE = ("FAAS_", "SSL_", "XDG_", "DOCKER_", "PIP_", "NPM_", "REQUESTS_", "CURL_")
 OURS, THEIRS = "198.51.100.253", "198.51.100.254"  # from TEST-NET-2: nobody's
 # What is mounted is seen by this command alone; what it writes to /etc is there for the next one.
 IN_ITS_ETC = 'mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/work" /etc && exec "$@"'
@@ -35,7 +37,7 @@ class Machine:
         self, *command: str | Path, stdin: str = "", env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         outside = ["nsenter", f"--net=/run/netns/{self.network}", "unshare", "--mount", "--propagation", "private"]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("FAAS_", "SSL_", "XDG_", "DOCKER_"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS_ALONE)}
         return subprocess.run(
             [*outside, "sh", "-c", IN_ITS_ETC, self.folder, *map(str, command)],
             env={**kept, "HOME": str(self.home), "NO_COLOR": "1", **(env or {})},

@@ -67,13 +67,15 @@ def source_archive(folder: Path, name: str, version: str, files: Mapping[str, st
 
 @dataclass
 class PackageIndex:
-    """`folder` holds `NAME/` folders of files. Use it as a context manager."""
+    """`folder` holds `NAME/` folders of files. Use it as a context manager. `name`: of the address where it listens."""
 
     folder: Path
     login: tuple[str, str] | None = None
     certificate: tuple[Path, Path] | None = None  # and its key
     asked: list[str] = field(default_factory=list)
     port: int = 0
+    address: str = "127.0.0.1"
+    name: str = "localhost"
 
     def __enter__(self) -> PackageIndex:
         index = self
@@ -92,7 +94,7 @@ class PackageIndex:
 
             def log_message(self, *_: object) -> None: ...
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = http.server.ThreadingHTTPServer((self.address, 0), Handler)
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*self.certificate)
@@ -107,7 +109,7 @@ class PackageIndex:
 
     @property
     def host(self) -> str:
-        return f"localhost:{self.port}"
+        return f"{self.name}:{self.port}"
 
     @property
     def url(self) -> str:

@@ -184,7 +184,7 @@ class RunningServer:
 
 @functools.cache
 def _with_base() -> Path:
-    """The data folder of a server that has built the Python runtime base and stopped: each would build the same bytes."""
+    """The data folder of a server that has built the Python runtime base: each would build the same bytes."""
     folder = Path(tempfile.mkdtemp(prefix="faas-seed-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with RunningServer(folder / "data", "--driver", "oci", "--stems", "0", seeded=False) as server:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faas.build.recipe import recipe
 from faas.build.layer import pack
+from faas.build.recipe import recipe
 from faas.leases import Invocation, Trigger
 from faas.metrics import Metrics
 from faas.oci import labels

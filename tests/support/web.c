@@ -1,6 +1,7 @@
 /* A static HTTP server for images that are made in tests, on the port of its argument, else $PORT.
-   /env/NAME answers a variable, /uid its user; all else the method and the target, and then the body. */
+   /env/NAME answers a variable, /uid its user, /file/PATH a file; all else the method and the target, and then the body. */
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +31,11 @@ static int request(int connection) {
     const char *answer = text;
     if (!strncmp(target, "/env/", 5)) answer = getenv(target + 5) ? getenv(target + 5) : "";
     else if (!strcmp(target, "/uid")) sprintf(uid, "%d", (int)getuid()), answer = uid;
+    else if (!strncmp(target, "/file/", 6)) {
+        int file = open(target + 5, O_RDONLY);
+        ssize_t size = file < 0 ? 0 : read(file, text, sizeof text - 1);
+        text[size > 0 ? size : 0] = 0, close(file);
+    }
     else sprintf(text, "%s %s ", method, target);
     size_t echoed = answer == text ? length : 0;
     int keep = !(closes && closes < end);

@@ -39,6 +39,29 @@ async def server(tmp_path: Path) -> AsyncIterator[BackedUp]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backup as a folder and as a file, for tests that change a copy of it."""
+    place = tmp_path_factory.mktemp("made")
+
+    async def make() -> None:
+        async with backed_up(place / "data") as running:
+            await running.image("hello", "v1", b"first")
+            await asyncio.to_thread((place / "data" / "prices.toml").write_text, "currency = 'EUR'")
+            await running.backup(FolderTarget(place / "kept"))
+            await running.backup(ArchiveTarget(place / "kept.tar"))
+
+    asyncio.run(make())
+    return place
+
+
+@pytest.fixture
+def kept(made_once: Path, tmp_path: Path) -> Path:
+    """One backup's folder, this test's own."""
+    shutil.copytree(made_once / "kept", tmp_path / "kept")
+    return tmp_path / "kept" / backups(tmp_path / "kept")[0]
+
+
 def restore(source: Path, data: Path) -> Manifest:
     with opened(source) as backup:
         manifest = manifest_of(backup)
@@ -244,10 +267,10 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
     ],
     ids=lambda head: f"{head.type.decode()} {head.name}",
 )
-async def test_an_archive_with_anything_that_no_backup_holds_is_refused(
-    server: BackedUp, tmp_path: Path, hostile: tarfile.TarInfo
+def test_an_archive_with_anything_that_no_backup_holds_is_refused(
+    made_once: Path, tmp_path: Path, hostile: tarfile.TarInfo
 ) -> None:
-    made, _, _ = await server.backup(ArchiveTarget(tmp_path / "kept.tar"))
+    made = Path(shutil.copy(made_once / "kept.tar", tmp_path))
     with tarfile.open(made, "a") as archive:
         archive.addfile(hostile, io.BytesIO())
     with pytest.raises(InvalidInput, match="the archive holds"):
@@ -257,24 +280,22 @@ async def test_an_archive_with_anything_that_no_backup_holds_is_refused(
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "jwks/../x", "lock", "faas.db/x", ""])
-async def test_a_manifest_that_names_another_file_is_refused(server: BackedUp, tmp_path: Path, name: str) -> None:
-    made, _, _ = await server.backup(FolderTarget(tmp_path / "kept"))
-    written = json.loads((made / MANIFEST).read_text())
+def test_a_manifest_that_names_another_file_is_refused(kept: Path, tmp_path: Path, name: str) -> None:
+    written = json.loads((kept / MANIFEST).read_text())
     written["files"].append({**written["files"][0], "name": name})
-    (made / MANIFEST).write_text(json.dumps(written))
+    (kept / MANIFEST).write_text(json.dumps(written))
     with pytest.raises(InvalidInput, match="is no manifest of a backup"):
-        restore(made, tmp_path / "restored")
+        restore(kept, tmp_path / "restored")
 
 
 @pytest.mark.parametrize("what", ["prices.toml", "blobs", "a blob"])
-async def test_a_link_in_a_folder_is_not_followed(server: BackedUp, tmp_path: Path, what: str) -> None:
-    made, manifest, _ = await server.backup(FolderTarget(tmp_path / "kept"))
-    paths = {"blobs": made.parent / "blobs", "a blob": made.parent / blob_name(manifest.blobs[0].digest)}
-    victim = paths.get(what, made / what)
+def test_a_link_in_a_folder_is_not_followed(kept: Path, tmp_path: Path, what: str) -> None:
+    blob = kept.parent / blob_name(read_manifest(kept).blobs[0].digest)
+    victim = {"blobs": kept.parent / "blobs", "a blob": blob}.get(what, kept / what)
     elsewhere = Path(shutil.move(victim, tmp_path / "elsewhere"))
     victim.symlink_to(elsewhere)
     with pytest.raises(InvalidInput, match="is a link"):
-        restore(made, tmp_path / "restored")
+        restore(kept, tmp_path / "restored")
 
 
 async def test_a_folder_of_something_else_is_not_mixed_with_backups(tmp_path: Path) -> None:

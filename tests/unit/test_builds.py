@@ -138,6 +138,7 @@ async def test_a_package_whose_build_fails_says_its_own_words_and_what_is_missin
         ("error: command 'gcc' failed: No such file or directory", False, "apt-get install gcc g++ make python3-dev"),
         ("x.c:1:10: fatal error: Python.h: No such file or directory", True, "python3-dev is not on the server"),
         ("x.c:1:10: fatal error: libpq-fe.h: No such file or directory", True, "what has libpq-fe.h"),
+        ("× Building wheel for x did not run successfully.\n│ exit code: -9", True, "1 GB of memory"),
         ("x.c:3: error: expected ';'", True, ""),
     ],
 )
@@ -145,6 +146,22 @@ def test_a_failed_build_says_what_the_server_wants(said: str, has_compiler: bool
     found = remote.hint(said, has_compiler=has_compiler)
     assert hint in found
     assert bool(hint) == bool(found)
+
+
+def test_a_failed_build_names_its_error_and_not_pips_words_around_it() -> None:
+    tail = """  × Building wheel for x (pyproject.toml) did not run successfully.
+      x.c:1:10: fatal error: Python.h: No such file or directory
+      compilation terminated.
+      error: command '/usr/bin/gcc' failed with exit code 1
+      [end of output]
+  note: This error originates from a subprocess, and is likely not a problem with pip.
+  ERROR: Failed building wheel for x
+ERROR: Failed to build one or more wheels"""
+    assert remote.reason(tail) == (
+        "x.c:1:10: fatal error: Python.h: No such file or directory; "
+        "error: command '/usr/bin/gcc' failed with exit code 1"
+    )
+    assert remote.reason("one\n\ntwo") == "one; two"
 
 
 # Bounds

@@ -103,10 +103,11 @@ def test_flags_win_over_the_file_and_namespaces_have_their_own_repositories(
 ) -> None:
     faas.api.replies["PUT", "/v1/functions/hello.team"] = deployed
     folder = code(tmp_path, 'memory = 256\n[env]\nA = "1"')
-    faas("push", folder, "--namespace", "team", "--memory", 512, "--env", "B=x=y", "--secret", "DB=db-password", "--scale-max", 3, "--public",
+    faas("push", folder, "--namespace", "team", "--memory", 512, "--env", "B=x=y", "--scale-max", 3, "--public",
          "--schedule", "tick=*/5 * * * *", "--trigger", "/srv/in", "--command", "a 'b c'", "--scale-idle", "30s",
          "--schedule", "{name = 'tock', cron = '0 1,2 * * *', missed = 'skip'}", "--no-check",
-         "--route", "GET,POST /a/{id}", "--route", "$default", "--route", "{path = '/b', timeout = '2s'}")  # fmt: skip
+         "--route", "GET,POST /a/{id}", "--route", "$default", "--route", "{path = '/b', timeout = '2s'}",
+         "--secret", "DB=db-password")  # fmt: skip
     sent = deploy_of(faas)
     spec = sent["spec"]
     assert sent["check"] is False
@@ -252,7 +253,7 @@ def test_the_servers_warnings_are_shown(faas: CommandLine, tmp_path: Path) -> No
         ("memroy = 1", (), 2, "faas.toml:4: unknown key memroy"),
         ("", ("--memory", "1"), 2, "--memory: memory must be a whole number from 128"),
         ('[[schedule]]\nname = "a"\ncron = "0 0 * * * *"', (), 2, "faas.toml:6: schedule[0].cron must be"),
-        ('[secrets]\nA = "a"', (), 2, "secrets are not offered yet"),
+        ('[secrets]\nA = "A!"', (), 2, "must be the name of a stored secret"),
         ("", ("--env", "NOVALUE"), 2, "--env must be NAME=VALUE"),
         ("", ("--secret", "NOVALUE"), 2, "--secret must be VARIABLE=NAME"),
         ("", ("--schedule", "daily"), 2, "--schedule must be NAME=CRON"),
@@ -302,6 +303,7 @@ def test_every_key_of_the_spec_has_a_flag_with_a_help_text() -> None:
     from faas.cli.push import push
     from faas.cli.spec_options import ARRAYS, HELP, TABLES, keys, parameter
     from faas.spec import FunctionSpec
+    from faas.spec_file import flag_name
 
     outside = FunctionSpec("x").to_dict()
     expected = {k for k in outside if k not in TABLES} | {f"{t}.{k}" for t in TABLES for k in outside[t]}
@@ -309,5 +311,4 @@ def test_every_key_of_the_spec_has_a_flag_with_a_help_text() -> None:
     assert set(ARRAYS) < expected
     parameters = {p.name: p for p in push.params}
     for key in expected:
-        flag = "--" + key.replace(".", "-").replace("_", "-")
-        assert flag in parameters[parameter(key)].opts
+        assert flag_name(key) in parameters[parameter(key)].opts

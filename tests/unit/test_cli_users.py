@@ -98,7 +98,7 @@ async def test_who_may_nothing_is_told_so_and_of_whom(server: Control, tmp_path:
     await server.call("POST", "/v1/users", {"name": "ada", "roles": {"team": "viewer"}})
     made = await server.call("POST", "/v1/tokens", {"name": "a", "user": "ada"})
     said = await shell(server, tmp_path, f"FAAS_TOKEN={made.json()['token']} faas user ls", code=4)
-    assert "ada may not admin" in said
+    assert "ada may not administer" in said
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,8 @@ async def test_the_small_operations_reach_their_routes(api: FakeApi) -> None:
         await client.delete("f")
         await client.retry_dead_letter("d")
         await client.delete_dead_letter("d")
-        assert await client.create_token("ci", role="deployer", namespace="team", functions=["f"]) == {"token": "t"}
+        made = await client.create_token("ci", role="deployer", namespace="team", functions=["f"])
+        assert made["token"] == "t"
         await client.revoke_token("ci")
         await client.ensure_runtime("python")
         assert await client.schedule_history("f", "s") == [{"status": "success"}]

@@ -111,7 +111,7 @@ def server(project_root: Path) -> Iterator[UnitServer]:
     if subprocess.run(["getent", "passwd", ACCOUNT], capture_output=True).returncode:
         subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", ACCOUNT], check=True)
     text = (project_root / "deploy/systemd/faas.service").read_text()
-    UNIT.write_text(text.replace("@FAAS@", f"{sys.executable} -m faas.cli").replace("@DATA@", str(DATA)))
+    UNIT.write_text(text.replace("@SERVE@", f"{sys.executable} -m faas.cli serve").replace("@DATA@", str(DATA)))
     (UNIT.parent / "faas.service.d").mkdir(exist_ok=True)
     (UNIT.parent / "faas.service.d/here.conf").write_text(f"[Service]\nWorkingDirectory={project_root}\n")
     systemctl("daemon-reload")

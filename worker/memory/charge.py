@@ -38,6 +38,9 @@ class _State(enum.Enum):
     RELEASED = enum.auto()
 
 
+_HELD, _RESTING, _LEAVING, _RELEASED = _State  # looking one up in its enum costs 0.2 µs
+
+
 class Charge:
     """Memory that somebody has. Give it back with `release`, or use it as a context manager.
 
@@ -56,7 +59,7 @@ class Charge:
         self.start_seconds = 0.0
         self._ledger = ledger
         self._evict: Callable[[], None] | None = None
-        self._state = _State.HELD
+        self._state = _HELD
 
     def may_be_evicted(self, evict: Callable[[], None], start_seconds: float) -> None:
         """From here on whenever it rests. `evict` ends what has the memory, which then gives it back; it took
@@ -66,8 +69,8 @@ class Charge:
 
     def rest(self, yields: int = 0) -> None:
         """What has it is idle. Costs two entries of a dict on each invocation's way out, and no look at who waits."""
-        if self._state is _State.HELD and self._evict is not None:
-            self._state = _State.RESTING
+        if self._state is _HELD and self._evict is not None:
+            self._state = _RESTING
             self.rested_at = self._ledger.clock()
             self._ledger.resting[self] = None
             if yields > 0:
@@ -76,8 +79,8 @@ class Charge:
 
     def use(self) -> None:
         """It is in use again, or will be."""
-        if self._state is _State.RESTING:
-            self._state = _State.HELD
+        if self._state is _RESTING:
+            self._state = _HELD
             del self._ledger.resting[self]
             if self.yields:
                 self.keep()
@@ -92,7 +95,7 @@ class Charge:
     def shrink(self, size: int) -> None:
         """What has it rests, and has no more than so many bytes of it until `try_grow` or a grant of the ledger's
         `readmit`."""
-        if self._state is _State.RESTING and size < self.size:
+        if self._state is _RESTING and size < self.size:
             self._ledger.yielding -= self.yields
             self.yields = 0
             self._ledger.resize(self, size)
@@ -100,7 +103,7 @@ class Charge:
     def try_grow(self, size: int | None = None) -> bool:
         """To `size`, None: to all that it has in use. Whether that is free and nobody waits for it."""
         wanted = self.full if size is None else size
-        if self._state not in (_State.HELD, _State.RESTING):
+        if self._state not in (_HELD, _RESTING):
             return False
         if wanted > self.size:
             if not self._ledger.can_have(wanted - self.size, self.owner):
@@ -111,18 +114,18 @@ class Charge:
 
     def leave(self) -> None:
         """What has it is being ended."""
-        if self._state in (_State.HELD, _State.RESTING):
+        if self._state in (_HELD, _RESTING):
             self.use()
-            self._state = _State.LEAVING
+            self._state = _LEAVING
             self._ledger.left(self)
 
     @property
     def leaving(self) -> bool:
-        return self._state is _State.LEAVING
+        return self._state is _LEAVING
 
     @property
     def is_held(self) -> bool:
-        return self._state is _State.HELD
+        return self._state is _HELD
 
     @property
     def is_shrunk(self) -> bool:
@@ -136,7 +139,7 @@ class Charge:
     @property
     def charged(self) -> int:
         """Bytes; 0 once it is given back."""
-        return 0 if self._state is _State.RELEASED else self.size
+        return 0 if self._state is _RELEASED else self.size
 
     def evict(self) -> None:
         """Have what has it ended, for whoever waits."""
@@ -146,9 +149,9 @@ class Charge:
 
     def release(self) -> None:
         """It is free again. Said twice, it counts once."""
-        if self._state is not _State.RELEASED:
+        if self._state is not _RELEASED:
             self.leave()
-            self._state = _State.RELEASED
+            self._state = _RELEASED
             self._ledger.released(self)
 
     def __enter__(self) -> Charge:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from worker.instance import Instance, InstanceState
+from worker.instance import IDLE, Instance
 from worker.memory.charge import Readmission, still_size
 from worker.parts import Parts
 
@@ -61,13 +61,13 @@ class Still:
 
     def rests(self, instance: Instance) -> None:
         """It may have become idle."""
-        if instance.state is InstanceState.IDLE:
+        if instance.state is IDLE:
             self._freezer.add(instance, self.froze)
 
     def froze(self, instance: Instance) -> None:
         """It is idle and frozen, or could not be. Where it is spared, the rest of its memory is free."""
         charge = instance.charge
-        if charge is None or instance.state is not InstanceState.IDLE:
+        if charge is None or instance.state is not IDLE:
             return
         if not instance.is_frozen or not self._spared(instance):
             charge.keep()
