@@ -23,8 +23,7 @@ class Trigger(enum.StrEnum):
     FOLDER = "folder"
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(NamedTuple):
     """One call, as the worker needs to know it.
 
     `wait_seconds`: the longest it may wait for a free instance (`queue_timeout`). An instance that is already
@@ -65,8 +64,7 @@ class Report(NamedTuple):
     failed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class InvocationResult:
+class InvocationResult(NamedTuple):
     """A Runtime API function's answer.
 
     `error_type` is None where it succeeded; else the function itself reported an error, and `payload` is Lambda's

@@ -7,7 +7,6 @@ worker, where a cold start is waited for. Before all that: whether a budget has 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -112,7 +111,7 @@ class Activation:
     def _waited(self, began: float) -> Invocation:
         """The invocation, with what is left of its wait."""
         left = self._invocation.wait_seconds - (self._activator.clock() - began)
-        return dataclasses.replace(self._invocation, wait_seconds=max(0.0, left))
+        return self._invocation._replace(wait_seconds=max(0.0, left))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

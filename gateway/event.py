@@ -45,6 +45,8 @@ _TEXT_TYPES = frozenset(
 )
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # made once: `json.dumps` makes one a call
 _JSON_BEGINS = frozenset(b'{["-0123456789tfn')
+_JSON_FIRST = frozenset(bytes([byte]) for byte in _JSON_BEGINS)
+_JSON_TYPE = "application/json"
 STREAMED = "application/vnd.awslambda.http-integration-response"  # the content type of an answer with a prelude
 PRELUDE_END = b"\0" * 8
 PRELUDE_BYTES = 65_536
@@ -209,6 +211,11 @@ def http_answer(payload: bytes, content_type: str = "application/json") -> Answe
     headers = outbound(fields_of(value))
     headers.setdefault("Content-Type", "application/json")
     return status_of(value["statusCode"]), headers, _body(value)
+
+
+def is_plain_json(payload: bytes, content_type: str) -> bool:
+    """Whether it certainly goes out as it is, as JSON: `http_answer` need not be asked."""
+    return content_type == _JSON_TYPE and payload[:1] in _JSON_FIRST and b'"statusCode"' not in payload
 
 
 def is_streamed(content_type: str) -> bool:

@@ -49,7 +49,7 @@ class InstanceState(enum.StrEnum):
 
 
 # Looking a member up in its enum costs more than anything that is done with it (0.2 µs on Python 3.11).
-_STARTING, IDLE, _BUSY, _STOPPING, _DEAD = InstanceState
+_STARTING, IDLE, BUSY, _STOPPING, _DEAD = InstanceState
 
 
 class Instance:
@@ -125,7 +125,7 @@ class Instance:
         """Take a slot."""
         assert self.executing < self.slots
         if self.executing == 0:
-            self._move(_BUSY, IDLE)
+            self._move(BUSY, IDLE)
             if self.charge is not None:
                 self.charge.use()
         self.executing += 1
@@ -135,16 +135,23 @@ class Instance:
         """Give a slot back; `yields`: bytes of its charge that will be free when it stands still."""
         assert self.executing > 0
         self.executing -= 1
-        if self.executing == 0 and self.state is _BUSY:
-            self._move(IDLE, _BUSY)
+        if self.executing == 0 and self.state is BUSY:
+            self._move(IDLE, BUSY)
             self.idle_since = time.monotonic()
             self.grace_is_over = False
             if self.charge is not None:
                 self.charge.rest(yields)
 
+    def pause(self) -> None:
+        """Give the last slot back; its charge stays as it is, for it may be claimed again at once."""
+        self.executing = 0
+        self._move(IDLE, BUSY)
+        self.idle_since = time.monotonic()
+        self.grace_is_over = False
+
     def stop(self) -> None:
         """No more slots from here on."""
-        self._move(_STOPPING, _STARTING, IDLE, _BUSY)
+        self._move(_STOPPING, _STARTING, IDLE, BUSY)
 
     def died(self) -> None:
         self._move(_DEAD, _STOPPING)
@@ -161,7 +168,7 @@ class Instance:
 
     @property
     def free_slots(self) -> int:
-        return self.slots - self.executing if self.state in (IDLE, _BUSY) else 0
+        return self.slots - self.executing if self.state in (IDLE, BUSY) else 0
 
     def status(self, now: float) -> InstanceStatus:
         idle = now - self.idle_since if self.state is IDLE else 0.0

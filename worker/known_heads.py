@@ -24,7 +24,7 @@ class KnownHead(NamedTuple):
 class KnownHeads:
     """`get` finds one by its bytes, empty line included."""
 
-    __slots__ = ("_known", "_pause", "_useful", "get")
+    __slots__ = ("_known", "_pause", "get")
 
     def __init__(self) -> None:
         self._known: dict[bytes, KnownHead] = {}

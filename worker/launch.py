@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 from faas.connections import Connections, NoConnections
-from faas.errors import Unavailable
+from faas.errors import FaasError, Unavailable
 from faas.leases import ColdStart
 from faas.protocol import (
     Revision,
@@ -25,6 +26,8 @@ from worker.push_door import PushDoor
 from worker.readiness import Readiness
 from worker.runtime_api import RuntimeApi
 from worker.sandbox_spec import RUNTIME_API_PORT
+
+log = logging.getLogger("worker.launch")
 
 PREPARE_SECONDS = 300.0  # an image of some GB, unpacked for the first time
 CREATE_SECONDS = 30.0
@@ -80,6 +83,17 @@ class Launches:
     ) -> None:
         """Make a STARTING instance ready; `on_begin` is called when there is a sandbox to be made, from where on
         calling it off costs something. Raises InitFailed, ImageUnusable, Unavailable."""
+        try:
+            await self._launch(instance, on_begin, on_exit)
+        except FaasError:
+            raise
+        except Exception as error:
+            log.exception("a launch failed", extra={"instance": instance.id})
+            raise FaasError(f"our fault: the instance could not be launched ({type(error).__name__})") from None
+
+    async def _launch(
+        self, instance: Instance, on_begin: Callable[[Instance], None], on_exit: Callable[[Instance], None]
+    ) -> None:
         revision = instance.revision
         image, sandbox, prepared, times = await self._start(instance, on_begin, on_exit)
         assert instance.api is not None

@@ -79,7 +79,7 @@ class Output:
         """Log some of what has arrived by now, with `begun` the beginning of a line too; whether there is more."""
         more = False
         for pipe in self._pipes:
-            if pipe.has_some and pipe.take_slice(begun=begun):
+            if (pipe.data or pipe.line or pipe.arrived) and pipe.take_slice(begun=begun):
                 more = True
         return more
 
@@ -149,20 +149,22 @@ class Output:
 
 
 class _Pipe:
-    """One stream, cut into lines."""
+    """One stream, cut into lines. Something can be logged at once where it holds `data`, a `line` or what has
+    `arrived`."""
 
     def __init__(self, output: Output, reader: asyncio.StreamReader, stream: str) -> None:
         self._output = output
         self._reader = reader
         self._stream = stream
-        self._data = b""  # read, not yet cut into lines
+        self.data = b""  # read, not yet cut into lines
         self._request_id = ""  # whose it is
-        self._line = bytearray()
+        self.line = bytearray()
+        self.arrived: bytearray = reader._buffer  # type: ignore[attr-defined]  # the reader's own; there is no other way
 
     async def pump(self) -> None:
         logged = 0  # since others had their turn
         while True:
-            while self._data:
+            while self.data:
                 logged += self._log_slice()
                 if logged >= SLICE_LINES or self._output.is_full:
                     logged = 0
@@ -170,23 +172,18 @@ class _Pipe:
             data = await self._reader.read(READ_BYTES)
             if data:
                 self._read(data)
-            elif self._reader.at_eof() and not self._data:  # else `take_slice` was quicker
+            elif self._reader.at_eof() and not self.data:  # else `take_slice` was quicker
                 break
         self._end_line()
 
-    @property
-    def has_some(self) -> bool:
-        """Whether anything was read that is not logged, or can be read at once."""
-        return bool(self._data or self._line or self._reader._buffer)  # type: ignore[attr-defined]  # no other way
-
     def take_slice(self, *, begun: bool) -> bool:
         """Log some of what the stream holds, without waiting for more; whether there is more."""
-        if not self._data:
+        if not self.data:
             self._read_now()
         self._log_slice()
-        if begun and not self._data:
+        if begun and not self.data:
             self._end_line()
-        return bool(self._data)
+        return bool(self.data)
 
     def _read_now(self) -> None:
         """`read` returns at once where there is something."""
@@ -201,7 +198,7 @@ class _Pipe:
             step.close()
 
     def _read(self, data: bytes) -> None:
-        self._data += data
+        self.data += data
         self._request_id = self._output.request_id
 
     def _log_slice(self) -> int:
@@ -211,33 +208,33 @@ class _Pipe:
             self._end_line()
             self.drop()
             return 0
-        *lines, rest = self._data.split(b"\n", SLICE_LINES)
+        *lines, rest = self.data.split(b"\n", SLICE_LINES)
         if len(lines) < SLICE_LINES:  # `rest` is the beginning of a line
-            self._data, begun = b"", rest
+            self.data, begun = b"", rest
         else:
-            self._data, begun = rest, b""
+            self.data, begun = rest, b""
         if not output.room(sum(map(len, lines)) + len(lines) + len(begun), len(lines)):
             self._end_line()
             return len(lines)
         for line in lines:
             self._extend(line)
-            output.line(bytes(self._line).rstrip(b"\r"), self._stream, self._request_id)
-            self._line.clear()
+            output.line(bytes(self.line).rstrip(b"\r"), self._stream, self._request_id)
+            self.line.clear()
         self._extend(begun)
         return len(lines)
 
     def drop(self) -> None:
         """What was read and not logged is cut."""
-        self._output.cut(len(self._data))
-        self._data = b""
+        self._output.cut(len(self.data))
+        self.data = b""
 
     def _extend(self, piece: bytes) -> None:
-        room = LINE_BYTES - len(self._line)
-        self._line += piece[:room]
+        room = LINE_BYTES - len(self.line)
+        self.line += piece[:room]
         if len(piece) > room:
             self._output.cut(len(piece) - max(0, room))
 
     def _end_line(self) -> None:
-        if self._line:
-            self._output.line(bytes(self._line), self._stream, self._request_id)
-            self._line.clear()
+        if self.line:
+            self._output.line(bytes(self.line), self._stream, self._request_id)
+            self.line.clear()

@@ -131,7 +131,7 @@ class Pool:
         self._closing = True
         pools = list(self._pools.values())
         for pool in pools:
-            pool.refuse_waiters(ShuttingDown())
+            pool.waiters.fail_all(ShuttingDown())
         self._ledger.close(ShuttingDown())
         try:
             await asyncio.gather(*(pool.drain(grace_seconds) for pool in pools))
@@ -309,7 +309,10 @@ class Pool:
         self._metrics.memory_max.labels(label).set_function(partial(self._recent_peak, label))
 
     def _count(self, label: str, state: InstanceState) -> int:
-        return sum(pool.count(state) for pool in self._pools.values() if pool.label == label)
+        pools = [pool for pool in self._pools.values() if pool.label == label]
+        if state is InstanceState.STOPPING:
+            return sum(pool.stopping for pool in pools)
+        return sum(int(getattr(pool.stats(), state.value)) for pool in pools)
 
     def _recent_peak(self, label: str) -> int:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""`RevisionPool`: the instances of one revision: how many there should be, who has a slot, who waits for one."""
+"""`RevisionPool`: the instances of one revision: how many there should be, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -8,164 +8,34 @@ import logging
 import time
 from collections.abc import Callable
 
-from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown
+from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown, Throttled
 from faas.protocol import Revision, RevisionStats
 from worker.backoff import Backoff
 from worker.deadlines import Deadlines
-from worker.instance import IDLE, Instance, InstanceState
-from worker.leaving import Leaving
+from worker.instance import BUSY, IDLE, Instance
 from worker.memory.charge import Charge
 from worker.memory.revision_memory import RevisionMemory
-from worker.memory.still import Still
 from worker.metering import Consumption, count_start
 from worker.parts import Parts
-from worker.sandbox_spec import label
-from worker.waiters import Waiters
+from worker.slots import Slots
 
 log = logging.getLogger("worker.pool")
 
 
-class RevisionPool:
+class RevisionPool(Slots):
     """An `Owner` of memory. `on_empty` is called when nothing is left of a revision that should have no instances."""
 
     def __init__(self, revision: Revision, parts: Parts, on_empty: Callable[[RevisionPool], None]) -> None:
-        self.revision = revision
-        self.label = label(revision)
-        self.moved_at, self.desired, self.retired = 0.0, 0, False
+        super().__init__(revision, parts)
         self.deadlines = Deadlines(revision.spec.timeout)
         self.consumption = Consumption(revision, parts.metrics, parts.reporting)
-        self.parts = parts
         self._on_empty = on_empty
-        self._starting: dict[Instance, asyncio.Future[None]] = {}  # resolves when it is ready
         self._turns = asyncio.Semaphore(parts.at_once)
-        self._queued: set[Instance] = set()  # of them those that have no sandbox yet
+        self._queued: set[Instance] = set()  # of those that start: they have no sandbox yet
         self._checking: set[Instance] = set()
         self._launches: dict[Instance, asyncio.Task[None]] = {}
-        self._ready: dict[Instance, None] = {}  # idle and busy ones
-        self._free: dict[Instance, None] = {}  # of them those with slot and memory free: longest unused first
-        self._leaving = Leaving(parts.janitor, self._reconcile)
-        self._busy = 0
-        self._executing = 0
-        self._waiters = Waiters(self._coming, lambda waited: self._memory.refusal(waited, self._still.stuck))
-        self._memory = RevisionMemory(parts.ledger, self, revision.spec.memory_bytes, self._waiters.expire)
-        self._still = Still(parts, self._spared, self._goes_on, self._waiters.expire)
+        self._memory = RevisionMemory(parts.ledger, self, revision.spec.memory_bytes, self.waiters.expire)
         self.backoff = Backoff(self._reconcile)  # launches that failed, and idle instances that died
-        self._quiet: asyncio.Event | None = None
-
-    # Slots
-
-    def try_take(self) -> Instance | None:
-        """A slot of the most recently used instance that has one."""
-        if len(self._waiters) or (instance := self._newest()) is None:
-            return None
-        return self._claim(instance)
-
-    def try_take_ready(self) -> Instance | None:
-        """The same, where that instance is ready to run this moment: it does not stand still."""
-        if not self._free or self._waiters.queue:
-            return None
-        instance = next(reversed(self._free))
-        if instance.outcome is not None:
-            return None
-        if 0 < (executing := instance.executing) < instance.slots - 1:  # one more of several, and not the last
-            instance.executing = executing + 1
-            instance.invocations += 1
-            self._executing += 1
-            return instance
-        return None if instance.stands_still else self._claim(instance)
-
-    async def take(self, wait_seconds: float) -> Instance:
-        """A slot, waited for. Raises Throttled, InitFailed, what else a launch failed with, NotFound."""
-        if (instance := self.try_take()) is not None:
-            return instance
-        if self.retired:
-            raise NotFound(f"{self.revision.key} is gone")
-        waiter = self._waiters.add(wait_seconds)
-        self._reconcile()
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            self._waiters.remove(waiter)
-            future = waiter.future
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self.release(future.result())  # it came together with the cancellation
-            raise
-        finally:
-            self._forgo()
-
-    def _newest(self) -> Instance | None:
-        """The most recently used instance with a free slot; one that stands still only where there is no other."""
-        while self._free:
-            instance = next(reversed(self._free))
-            if instance.outcome is None:
-                return instance
-            self.destroy(instance)
-        if (going_on := self._still.go_on()) is not None:
-            self._free[going_on] = None
-        return going_on
-
-    def _claim(self, instance: Instance) -> Instance:
-        if not instance.executing:
-            self._busy += 1
-            self.parts.freezer.discard(instance)
-        instance.claim()
-        self._executing += 1
-        if instance.executing == instance.slots:
-            del self._free[instance]
-        return instance
-
-    def release(self, instance: Instance) -> None:
-        """Give a slot back; it goes to the oldest waiter, if there is one."""
-        self._executing -= 1
-        if instance.executing > 1 and instance in self._free and not self._waiters.queue:
-            instance.executing -= 1  # one of several: it was not full, and does not become idle
-            return
-        ledger = self.parts.ledger
-        owed = bool(ledger.waiting) and ledger.is_owed(self)
-        instance.release(0 if owed or self.provisioned else self._still.yields(instance))
-        self.moved_at = instance.idle_since
-        if not self._executing and self._quiet is not None:
-            self._quiet.set()
-        if instance in self._ready:
-            if instance.state is IDLE:
-                self._busy -= 1
-            if instance.outcome is not None:
-                self.destroy(instance)
-                return
-            self._free.setdefault(instance)
-            if owed:
-                ledger.settle()  # those of others that wait for so long come before our own
-            self._serve()
-            self._still.rests(instance)
-            self._reconcile()
-            ledger.settle()
-        else:
-            self._leaving.released(instance)
-
-    def _serve(self) -> None:
-        while len(self._waiters) and (instance := self._newest()) is not None:
-            if (waiter := self._waiters.pop()) is None:
-                self._still.froze(instance)  # they have gone: it stands still again
-                return
-            waiter.future.set_result(self._claim(instance))
-
-    def _spared(self, instance: Instance) -> bool:
-        """Whether its memory may be others' while it stands still: the provisioned number is ready at once."""
-        if instance not in self._free or len(self._ready) - len(self._still) <= self.provisioned:
-            return False
-        del self._free[instance]
-        asyncio.get_running_loop().call_soon(self._reconcile)  # others may be started in it
-        return True
-
-    def _goes_on(self, instance: Instance) -> None:
-        """One that stood still has all its memory again."""
-        assert instance.charge is not None
-        self._free[instance] = None
-        instance.charge.rest()
-        self._serve()
-        self._still.froze(instance)  # where nobody needs it any more
-        self._waiters.expire()
-        self._reconcile()
 
     # How many
 
@@ -178,7 +48,7 @@ class RevisionPool:
     def retire(self) -> None:
         """Nothing new: waiting invocations are told, idle instances go, busy ones finish."""
         self.retired, self.desired = True, 0
-        self._waiters.fail_all(NotFound(f"{self.revision.key} is gone"))
+        self.waiters.fail_all(NotFound(f"{self.revision.key} is gone"))
         self._reconcile()
 
     def _reconcile(self) -> None:
@@ -190,9 +60,9 @@ class RevisionPool:
         if surplus < 0:
             self._start_missing(-surplus)
             return
-        if surplus and not len(self._waiters):
+        if surplus and not len(self.waiters):
             self._stop_surplus()
-        if not (self.desired or self._ready or self._starting or len(self._leaving) or len(self._waiters)):
+        if not (self.desired or self._ready or self._starting or len(self._leaving) or len(self.waiters)):
             self.backoff.cancel()
             self._on_empty(self)
 
@@ -213,7 +83,7 @@ class RevisionPool:
     @property
     def _needed(self) -> int:
         """So many instances would serve all who wait."""
-        return -(-len(self._waiters) // self.revision.spec.concurrency)
+        return -(-len(self.waiters) // self.revision.spec.concurrency)
 
     @property
     def _wanted(self) -> int:
@@ -279,6 +149,9 @@ class RevisionPool:
                 instance.charge = await self._memory.charge(instance, wait_seconds)
             await self.parts.launches.launch(instance, self._queued.discard, self._exited)
 
+    def _refusal(self, waited: float) -> Throttled:
+        return self._memory.refusal(waited, self._still.stuck)
+
     def _coming(self) -> int:
         """Slots that are on their way."""
         return (len(self._starting) - self._memory.stuck) * self.revision.spec.concurrency + self._still.promised
@@ -302,9 +175,7 @@ class RevisionPool:
             self._started(instance, checked=checked)
             ready.set_result(None)
             return
-        if not isinstance(error, FaasError):
-            log.error("a launch failed", exc_info=error, extra={"instance": instance.id})
-            error = FaasError(f"our fault: the instance could not be launched ({type(error).__name__})")
+        assert isinstance(error, FaasError)
         ready.set_exception(error)
         ready.exception()  # seen: where nobody checks, the waiters are told
         self._failed(instance, error, checked=checked)
@@ -322,7 +193,7 @@ class RevisionPool:
         self._memory.may_be_evicted(instance, lambda: self.destroy(instance))
         self._serve()
         self._still.rests(instance)
-        self._waiters.expire()
+        self.waiters.expire()
         self._reconcile()
         self.parts.ledger.settle()
 
@@ -330,15 +201,15 @@ class RevisionPool:
         self._leaving.stop(instance)
         self.backoff.failed()
         self.parts.failures.start_failed(self.revision.key, instance.id, failure)
-        told = len(self._waiters) > 0
+        told = len(self.waiters) > 0
         if isinstance(failure, InitFailed) or self._ready:
-            self._waiters.fail_oldest(failure)
+            self.waiters.fail_oldest(failure)
         else:  # no image, no room: the next launch would fail alike
-            self._waiters.fail_all(failure)
+            self.waiters.fail_all(failure)
         self._call_off(len(self._starting) - self._needed)  # they would fail alike
         if not told and not checked:
             log.warning("%s: %s", self.revision.key, failure, extra={"instance": instance.id})
-        self._waiters.expire()
+        self.waiters.expire()
         self._reconcile()
 
     # Ending
@@ -359,7 +230,7 @@ class RevisionPool:
         del self._ready[instance]
         self._free.pop(instance, None)
         self._still.discard(instance)
-        if instance.state is InstanceState.BUSY:
+        if instance.state is BUSY:
             self._busy -= 1
         self._leaving.stop(instance)
         if reconcile:
@@ -383,18 +254,16 @@ class RevisionPool:
             self.destroy(instance)
         self._leaving.remove_all()
 
-    def refuse_waiters(self, error: FaasError) -> None:
-        self._waiters.fail_all(error)
-
     # What is observed
 
     def stats(self) -> RevisionStats:
         idle = len(self._ready) - self._busy
-        return RevisionStats(len(self._starting), idle, self._busy, self._executing, len(self._waiters))
+        return RevisionStats(len(self._starting), idle, self._busy, self._executing, len(self.waiters))
 
     @property
     def every_instance(self) -> tuple[Instance, ...]:
         return (*self._starting, *self._ready, *self._leaving)
 
-    def count(self, state: InstanceState) -> int:
-        return len(self._leaving) if state is InstanceState.STOPPING else int(getattr(self.stats(), state.value))
+    @property
+    def stopping(self) -> int:
+        return len(self._leaving)

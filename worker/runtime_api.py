@@ -62,7 +62,9 @@ class RuntimeApi:
         self._limit_ms = limit_seconds * 1000
         self._head = (
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-            f"Lambda-Runtime-Invoked-Function-Arn: {function_arn}\r\n"
+            f"Lambda-Runtime-Invoked-Function-Arn: {function_arn.replace('%', '%%')}\r\n"
+            "Lambda-Runtime-Aws-Request-Id: %s\r\nLambda-Runtime-Deadline-Ms: %d\r\n"
+            "Lambda-Runtime-Trace-Id: %s%s\r\nContent-Length: %d\r\n\r\n"
         )
         self._listener: RuntimeListener | None = None
         self._connections: set[RuntimeConnection] = set()
@@ -124,14 +126,12 @@ class RuntimeApi:
                 connection.abort()
 
     def _event_head(self, invocation: Invocation, size: int) -> bytes:
+        request_id, _, _, trace_id, context = invocation
+        more = f"\r\nLambda-Runtime-Client-Context: {_header_value(context)}" if context else ""
+        if not trace_id.isprintable():
+            trace_id = _header_value(trace_id)
         deadline = int(time.time() * 1000) + self._limit_ms
-        more = f"Lambda-Runtime-Trace-Id: {_header_value(invocation.trace_id or new_trace_id())}\r\n"
-        if invocation.client_context:
-            more += f"Lambda-Runtime-Client-Context: {_header_value(invocation.client_context)}\r\n"
-        return (
-            f"{self._head}Lambda-Runtime-Aws-Request-Id: {invocation.request_id}\r\n"
-            f"Lambda-Runtime-Deadline-Ms: {deadline}\r\n{more}Content-Length: {size}\r\n\r\n"
-        ).encode()
+        return (self._head % (request_id, deadline, trace_id or new_trace_id(), more, size)).encode()
 
     # Called by connections
 
@@ -179,9 +179,7 @@ class RuntimeApi:
     def _is_open(self, request_id: bytes) -> bool:
         exchange = self._open
         return (
-            exchange is not None
-            and exchange.state is HANDED
-            and exchange.invocation.request_id.encode() == request_id
+            exchange is not None and exchange.state is HANDED and exchange.invocation.request_id.encode() == request_id
         )
 
     def route(self, connection: RuntimeConnection) -> None:

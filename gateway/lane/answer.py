@@ -143,7 +143,16 @@ class Answer:
         if result.error_type is not None:
             self.fail(reported(result))
             return
-        status, headers, body = event.http_answer(result.payload, result.content_type)
+        client, plan, payload = self._client, self.plan, result.payload
+        if event.is_plain_json(payload, result.content_type) and plan.is_usual and client.stays:
+            self.shape = shape = self.kit.shapes.plain_json
+            stamps = self.kit.stamps
+            if time() >= stamps.until:
+                stamps.look()
+            more = b"%b\r\nContent-Length: %d%b%b" % (self.id, len(payload), stamps.tail, payload)
+            client.write_last(shape.head + more)
+            return
+        status, headers, body = event.http_answer(payload, result.content_type)
         shape = self.shape = self.kit.shapes.of_event(status, headers, self.plan.is_head)
         length = b""
         if status not in NO_BODY and (body or not self.plan.is_head):

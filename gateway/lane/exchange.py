@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from faas.errors import BadFunctionResponse, FaasError, Throttled
 from faas.leases import Claim, InvocationResult, StreamedResult, Trigger
-from faas.trace_id import new_trace_id
 from gateway.event import streamed_head
 from gateway.invoke import SYNC_PAYLOAD_BYTES, closed, too_large
 from gateway.lane.answer import Answer
@@ -252,9 +251,9 @@ class EventExchange(Exchange):
     def _event(self) -> tuple[bytes, str]:
         """The event, and its trace id."""
         plan, stamps = self.plan, self.kit.stamps.look()
-        trace_id = plan.trace_id or new_trace_id()
-        values = [self.id, stamps.event_time, b"%d" % (stamps.now * 1000), b"", trace_id.encode()]
-        return plan.event(self._client.template(plan), values, self.body), trace_id
+        trace_id = plan.trace_id.encode() or self.kit.traces.next(stamps.now)
+        values = [self.id, stamps.event_time, b"%d" % (stamps.now * 1000), b"false", trace_id]
+        return plan.event(self._client.template(plan), values, self.body), trace_id.decode()
 
     def _go(self, claim: Claim) -> None:
         event, trace_id = self._event()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from faas.trace_id import TraceIds
 from gateway.activator import Activator
 from gateway.invoke import Invoker
 from gateway.lane.shape import Shapes
@@ -23,6 +24,7 @@ class Kit:
     shapes: Shapes = field(default_factory=Shapes)
     stamps: Stamps = field(default_factory=Stamps)
     ids: RequestIds = field(default_factory=RequestIds)
+    traces: TraceIds = field(default_factory=TraceIds)
     clock: Callable[[], float] = time.monotonic
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 

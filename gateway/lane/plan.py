@@ -61,8 +61,8 @@ class Plan:
     """
 
     __slots__ = (
-        "body_headers", "counters", "fields", "gate", "is_event", "is_head", "keeps", "length", "method", "route",
-        "sent", "target", "trace_id", "version_1_1", "wait_seconds",
+        "body_headers", "counters", "fields", "gate", "is_event", "is_head", "is_usual", "keeps", "length", "method",
+        "route", "sent", "target", "trace_id", "version_1_1", "wait_seconds",
     )  # fmt: skip
 
     def __init__(self, head: Head, target: Target, destination: Destination, told: Told) -> None:
@@ -74,6 +74,7 @@ class Plan:
         self.is_head = head.method == "HEAD"
         self.version_1_1 = head.is_1_1
         self.keeps = head.keeps
+        self.is_usual = head.keeps and head.is_1_1 and not self.is_head
         self.length = head.length
         self.is_event = route.revision.interface is Interface.LAMBDA
         self.fields = (*head.fields, *self._traced(head), *told.fields)
@@ -128,10 +129,10 @@ class Plan:
         return encoded
 
     def event(self, sent: Template, values: list[bytes], body: bytes) -> bytes:
-        """The event of `sent`, this plan's or one that has an address, with `values`; BASE64's is found out here."""
+        """The event of `sent`, this plan's or one that has an address, with `values`; BASE64's, where it is true, is found out here."""
         if not body:
-            values[BASE64] = b"false"
             return sent.filled(values)
         text, is_base64 = event.body_text(body, self.body_headers)
-        values[BASE64] = b"true" if is_base64 else b"false"
+        if is_base64:
+            values[BASE64] = b"true"
         return b'%b,"body":%b}' % (sent.filled(values)[:-1], _json_text(text).encode())

@@ -52,10 +52,11 @@ class Shape:
 class Shapes:
     """Those seen lately: functions say the same again and again."""
 
-    __slots__ = ("kept",)
+    __slots__ = ("kept", "plain_json")
 
     def __init__(self) -> None:
         self.kept: dict[Any, Shape] = {}
+        self.plain_json = Shape(200, CIMultiDict({"Content-Type": "application/json"}), is_head=False, length=None)
 
     def of(self, status: int, headers: Fields, is_head: bool) -> Shape:
         """Of an http function's answer. Raises BadFunctionResponse where its head is none."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Self
+from operator import itemgetter
+from typing import Any, Self
 
 MOST = 10  # values: one digit
 _PREFIX = secrets.token_hex(16)  # nobody can put it into a request on purpose
@@ -19,42 +20,32 @@ def mark(number: int) -> str:
 class Template:
     """Made of bytes with marks in them; `filled` puts values in their places."""
 
-    __slots__ = ("_one", "_pieces", "_places")
+    __slots__ = ("_format", "_pick", "_pieces", "_values")
 
     def __init__(self, text: bytes) -> None:
         first, *others = text.split(_BYTES)
-        self._pieces = [first]
-        self._places: list[tuple[int, int]] = []  # (which piece, which value)
-        for other in others:
-            self._places.append((len(self._pieces), other[0] - 48))
-            self._pieces += (b"", other[1:])
-        self._one = self._only_place()
+        self._set([first, *(other[1:] for other in others)], [other[0] - 48 for other in others])
+
+    def _set(self, pieces: list[bytes], values: list[int]) -> None:
+        """`pieces` with a value between each two of them."""
+        self._pieces = pieces
+        self._values = values
+        self._format = b"%b".join(piece.replace(b"%", b"%%") for piece in pieces)
+        self._pick: Any = itemgetter(*values) if values else lambda given: ()
 
     def with_values(self, values: Mapping[int, bytes]) -> Self:
         """The same with these in their places for good."""
-        made = type(self).__new__(type(self))
-        made._pieces = self._pieces.copy()
-        made._places = []
-        for piece, value in self._places:
+        pieces, left = [self._pieces[0]], list[int]()
+        for value, piece in zip(self._values, self._pieces[1:], strict=True):
             if value in values:
-                made._pieces[piece] = values[value]
+                pieces[-1] += values[value] + piece
             else:
-                made._places.append((piece, value))
-        made._one = made._only_place()
+                pieces.append(piece)
+                left.append(value)
+        made = type(self).__new__(type(self))
+        made._set(pieces, left)
         return made
 
-    def _only_place(self) -> tuple[bytes, int, bytes] | None:
-        """What stands before it, which value it is of, and what stands behind it."""
-        if len(self._places) != 1:
-            return None
-        [(at, value)] = self._places
-        return b"".join(self._pieces[:at]), value, b"".join(self._pieces[at + 1 :])
-
     def filled(self, values: Sequence[bytes]) -> bytes:
-        if self._one is not None:
-            before, value, behind = self._one
-            return b"%b%b%b" % (before, values[value], behind)
-        pieces = self._pieces.copy()
-        for piece, value in self._places:
-            pieces[piece] = values[value]
-        return b"".join(pieces)
+        made: bytes = self._format % self._pick(values)
+        return made

@@ -3,6 +3,7 @@ those wait for the rest of their memory, to go on."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,13 +11,15 @@ from worker.instance import IDLE, Instance
 from worker.memory.charge import Readmission, still_size
 from worker.parts import Parts
 
+PAUSE_SECONDS = 0.002
+
 
 class Still:
     """Holds those that are charged less than they may use.
 
     `spared` takes one out of use where not so many must be ready at once, and says whether it did; `goes_on` puts one
-    back into use that has its memory again; `lost`: memory that was on its way is not any more. At most as many wait at
-    once as launches.
+    back into use that has its memory again; `lost`: memory that was on its way is not any more; `at_rest`: one that
+    paused has not been taken again. At most as many wait at once as launches.
     """
 
     def __init__(
@@ -25,6 +28,7 @@ class Still:
         spared: Callable[[Instance], bool],
         goes_on: Callable[[Instance], None],
         lost: Callable[[], None],
+        at_rest: Callable[[Instance], None],
     ) -> None:
         self._ledger = parts.ledger
         self._freezer = parts.freezer
@@ -32,14 +36,16 @@ class Still:
         self._spared = spared
         self._goes_on = goes_on
         self._lost = lost
-        self._instances: dict[Instance, None] = {}  # the longest unused first
+        self._at_rest = at_rest
+        self._pausing: dict[Instance, None] = {}
+        self.instances: dict[Instance, None] = {}  # the longest unused first
         self._asking: dict[Instance, Readmission] = {}  # of them; the oldest request first
 
     def __len__(self) -> int:
-        return len(self._instances)
+        return len(self.instances)
 
     def __iter__(self) -> Iterator[Instance]:
-        return iter(self._instances)
+        return iter(self.instances)
 
     @property
     def stuck(self) -> int:
@@ -52,6 +58,19 @@ class Still:
         return len(self._asking) - self.stuck
 
     # Coming to rest
+
+    def pauses(self, instance: Instance) -> None:
+        """It is idle, and comes to rest in a moment where nobody takes it again: on a busy function's way, that costs
+        an entry of a dict."""
+        if not self._pausing:
+            asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._paused)
+        self._pausing[instance] = None
+
+    def _paused(self) -> None:
+        pausing, self._pausing = self._pausing, {}
+        for instance in pausing:
+            if instance.state is IDLE:
+                self._at_rest(instance)
 
     def yields(self, instance: Instance) -> int:
         """Bytes that will be free when it stands still, as far as is known."""
@@ -73,13 +92,13 @@ class Still:
             charge.keep()
             return
         instance.sample(time.monotonic(), 0.0)
-        self._instances[instance] = None
+        self.instances[instance] = None
         charge.shrink(still_size(instance.memory_bytes, charge.full))
 
     def discard(self, instance: Instance) -> None:
         """It is being ended."""
         self._freezer.discard(instance)
-        self._instances.pop(instance, None)
+        self.instances.pop(instance, None)
         if (request := self._asking.pop(instance, None)) is not None:
             self._ledger.forget(request)
 
@@ -87,12 +106,12 @@ class Still:
 
     def go_on(self) -> Instance | None:
         """The most recently used one, if the rest of its memory is free: it is none of these any more."""
-        for instance in reversed(self._instances):
+        for instance in reversed(self.instances):
             if instance.outcome is None and instance not in self._asking:
                 assert instance.charge is not None
                 if not instance.charge.try_grow():
                     return None
-                del self._instances[instance]
+                del self.instances[instance]
                 return instance
         return None
 
@@ -103,7 +122,7 @@ class Still:
             _, request = self._asking.popitem()
             self._ledger.forget(request)
         if len(self._asking) < wanted:
-            for instance in reversed(self._instances):
+            for instance in reversed(self.instances):
                 if len(self._asking) >= wanted:
                     return
                 if instance not in self._asking and instance.outcome is None:
@@ -114,8 +133,8 @@ class Still:
         self._asking[instance] = self._ledger.readmit(instance.charge, lambda: self._granted(instance), self._lost)
 
     def _granted(self, instance: Instance) -> None:
-        if instance not in self._instances:
+        if instance not in self.instances:
             return  # it is being ended
         self._asking.pop(instance, None)
-        del self._instances[instance]
+        del self.instances[instance]
         self._goes_on(instance)

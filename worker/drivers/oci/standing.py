@@ -25,7 +25,18 @@ FOLDER_MODE = 0o755  # of what leads there; another one would be seen
 STEM_TMP_BYTES = 512 * 1024 * 1024  # of /tmp: the default of ephemeral_storage
 STEM_MEMORY_BYTES = 128 * 1024 * 1024  # the least that a function can have: it only ever grows
 # What cannot be changed any more in a sandbox that runs.
-FIXED = ("args", "workdir", "user", "tmp_bytes", "pids", "open_files", "writable_root", "network", "hostname", "terminal")
+FIXED = (
+    "args",
+    "workdir",
+    "user",
+    "tmp_bytes",
+    "pids",
+    "open_files",
+    "writable_root",
+    "network",
+    "hostname",
+    "terminal",
+)
 # Read once, by the loader, the C library or the interpreter as they start: too late for a runtime that runs.
 START_NAMES = frozenset({"LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH", "GLIBC_TUNABLES"})
 START_PREFIXES = ("LD_", "LC_", "MALLOC_", "OPENSSL_", "PYTHON", "NODE_", "UV_", "V8_")
