@@ -28,6 +28,7 @@ CONNECTIONS_SHARE = 0.2  # of our descriptors, for each listener: instances and 
 LEAST_CONNECTIONS = 64
 PLAIN = ("private", "redirect")
 SETTLE_SECONDS = 0.1  # in which who has just connected sends a request
+LAST_CALL_SECONDS = 1.0  # in which clients that keep a connection and use it hear that they need another one
 TELL_SECONDS = 1.0  # between two lines of the log about connections too many
 CUT_SECONDS = 0.5  # after that: for handlers to notice that they are cancelled
 
@@ -55,6 +56,10 @@ class Front(Protocol):
 
     def accept(self) -> asyncio.Protocol:
         """For a new connection."""
+        ...
+
+    def last_call(self) -> None:
+        """The next answer on each connection says that it is the last one."""
         ...
 
     def refuse(self) -> None:
@@ -130,15 +135,21 @@ class Doors:
         """No new connection from here on. Those that are open get the answer that is on its way, and end.
 
         Whoever connected before sees no reset: its request has a moment to come in. `hand_over`: the sockets go on
-        listening, for another process that has them too; who waits in their queues is its client.
+        listening, for another process that has them too; who waits in their queues is its client. Then clients hear in
+        an answer that their connection ends: who sends a request just as an idle one is closed would lose it.
         """
+        if hand_over:
+            for front in self._fronts.values():
+                front.last_call()
+            for runner in self._runners.values():
+                runner.last_call()
         ended = [] if hand_over else self._sockets
         last = [(queued, accept, tls) for listener, accept, tls in ended for queued in end(listener)]
         for listening in self._listening:
             listening.close()
         self._sockets.clear()
         serving = [asyncio.create_task(self._serve(*one)) for one in last]
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(LAST_CALL_SECONDS if hand_over else SETTLE_SECONDS)
         for task in serving:
             task.cancel()  # a handshake that has not ended
         for front in self._fronts.values():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 
 from faas.errors import FaasError, InvalidInput
@@ -20,6 +21,7 @@ log = logging.getLogger("faas.web")
 
 SHOWN = 200  # characters of what was wrong, in the log
 Answer = Callable[[FaasError, str], web.Response]  # (error, request id)
+Factory = Callable[..., web.BaseRequest]
 ANSWER: web.AppKey[Answer] = web.AppKey("answer")  # an application's own form of these errors
 
 
@@ -64,9 +66,18 @@ class _Server(web.Server):
     """Makes connections of ours."""
 
     answer: Answer = staticmethod(error_response)
+    is_last_call = False
 
     def __call__(self) -> web.RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    def made_by(self, factory: Factory) -> None:
+        """Have `factory` make requests; on the last call none that lets its connection stay."""
+
+        def make(message: RawRequestMessage, *more: Any) -> web.BaseRequest:
+            return factory(message._replace(should_close=True) if self.is_last_call else message, *more)
+
+        self.request_factory = make
 
 
 class Runner(web.AppRunner):
@@ -81,4 +92,10 @@ class Runner(web.AppRunner):
             **made._kwargs,
         )
         ours.answer = self.app.get(ANSWER, error_response)
+        ours.made_by(made.request_factory)
         return ours
+
+    def last_call(self) -> None:
+        """The next answer on each connection says that it is the last one."""
+        if self.server is not None:
+            cast("_Server", self.server).is_last_call = True

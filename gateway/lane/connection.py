@@ -30,8 +30,8 @@ class Connection(asyncio.Protocol):
     """`asyncio` calls in, and so does the exchange whose `Client` it is."""
 
     __slots__ = (
-        "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_lane", "_last", "_paused", "_pieces", "_plan",
-        "_plans", "_template", "_transport", "address", "since", "stays",
+        "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_is_over", "_lane", "_last", "_paused",
+        "_pieces", "_plan", "_plans", "_template", "_transport", "address", "since", "stays",
     )  # fmt: skip
 
     def __init__(self, lane: Lane) -> None:
@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._template: Template
         self.address = ""
         self.stays = True
+        self._is_over = False  # no request begins any more
         self.since = 0.0  # nothing is being answered since
 
     # asyncio
@@ -67,7 +68,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lane.connections.discard(self)
-        self.stays = False
+        self._end()
         self._wake()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -112,7 +113,7 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Begin the request in the buffer, where it is whole."""
-        if self._exchange is not None or self._full or not self._buffer or not self.stays:
+        if self._exchange is not None or self._full or not self._buffer or self._is_over:
             return
         plan = self._plan
         if plan is None:
@@ -177,7 +178,7 @@ class Connection(asyncio.Protocol):
         self._lane.hand_over(self._transport, bytes(self._buffer))
         self._buffer.clear()
         self._plan = None
-        self.stays = False
+        self._end()
 
     # For the exchange
 
@@ -191,7 +192,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     async def drained(self) -> None:
-        while self._full and self.stays:
+        while self._full and not self._is_over:
             self._drain = asyncio.get_running_loop().create_future()
             await self._drain
 
@@ -211,7 +212,7 @@ class Connection(asyncio.Protocol):
         if self._held:
             self._let_go()
         if not keeps:
-            self.stays = False
+            self._end()
             self._transport.close()
             return
         self.since = self._lane.clock()
@@ -223,11 +224,15 @@ class Connection(asyncio.Protocol):
 
     def cut(self, gently: bool) -> None:
         self._exchange = None
-        self.stays = False
+        self._end()
         if gently:
             self._transport.close()  # neither the last chunk nor the whole length has been sent: that shows it
         else:
             self._transport.abort()  # here a plain end would look like the answer's own
+
+    def _end(self) -> None:
+        self._is_over = True
+        self.stays = False
 
     # For the lane
 
@@ -243,7 +248,7 @@ class Connection(asyncio.Protocol):
 
     def refuse(self) -> None:
         """No request after the one that is being answered."""
-        self.stays = False
+        self._end()
         if self._exchange is None:
             self._transport.close()
 

@@ -40,7 +40,7 @@ class Lane:
         self.idle_seconds = idle_seconds
         self._behind: web.Server | None = None
         self._checking: asyncio.TimerHandle | None = None
-        self._refuses = False
+        self._refuses = self.is_last_call = False
         self.clock = clock
         self.kit = Kit(path.activator, path.invoker)
         self.connections: set[Connection] = set()
@@ -57,6 +57,12 @@ class Lane:
 
     def accept(self) -> asyncio.Protocol:
         return Connection(self)
+
+    def last_call(self) -> None:
+        """The next answer on each connection says that it is the last one."""
+        self.is_last_call = True
+        for connection in self.connections:
+            connection.stays = False
 
     def refuse(self) -> None:
         """Those that are open get the answer that is on its way, and end."""

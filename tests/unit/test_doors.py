@@ -87,6 +87,32 @@ async def test_an_end_waits_for_requests_and_for_no_connection_that_only_waits()
             await doors.close()
 
 
+async def test_before_a_successor_takes_over_the_next_answer_on_a_kept_connection_is_its_last() -> None:
+    app = web.Application()
+    app.router.add_get("/", hello)
+    doors = Doors({"public": app}, None)
+    with listen(Address("127.0.0.1", 0)) as listener:
+        port = bound(listener).port
+        await doors.open({"public": listener})
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+            writer.write(request)
+            assert b"connection: close" not in (await reader.readuntil(b"hello")).lower()
+            refusing = asyncio.create_task(doors.refuse(hand_over=True))
+            await asyncio.sleep(0.05)
+            assert not refusing.done()
+            writer.write(request)
+            async with asyncio.timeout(5):
+                answer = await reader.read()  # to the connection's end
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer.lower()
+            writer.close()
+            await refusing
+        finally:
+            await doors.close()
+
+
 async def test_who_had_connected_when_the_end_came_is_answered_and_never_reset() -> None:
     app = web.Application()
     app.router.add_get("/", hello)

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from faas.bodies import BODIES
+from faas.doors import Doors
 from faas.leases import HttpRequest, HttpResponse, InvocationResult, StreamedResult
+from faas.listener import bound, listen
 from faas.protocol import Revision
+from faas.settings import Address
 from faas.spec import Interface
 from faas.web import RUNNER_OPTIONS
 from gateway.data_path import DataPath
@@ -20,7 +23,7 @@ from gateway.edge.passage import Passage
 from tests.conftest import SOAK
 from tests.support.data_path import application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker, echo, ok, stream
-from tests.support.raw_http import serving, talk
+from tests.support.raw_http import LANE, serving, talk
 
 GET = b"GET /function/hello HTTP/1.1\r\nHost: a\r\n\r\n"
 KEY = revision().key
@@ -91,6 +94,38 @@ class Gated:
         self.order.append(json.loads(event)["rawPath"])
         await self.may.wait()
         return InvocationResult(event)
+
+
+async def test_on_the_last_call_the_next_answer_says_so_and_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.support.data_path.BY_THE_LANE", True)
+    path, _ = data_path(worker := FakeWorker(echo))
+    put(path, made := revision())
+    await worker.scale(made, 1)
+    app = application(path)
+    doors = Doors({"public": app}, None, {"public": app[LANE]})
+    with listen(Address("127.0.0.1", 0)) as listener:
+        port = bound(listener).port
+        await doors.open({"public": listener})
+        try:
+            request = b"GET /function/hello HTTP/1.1\r\nHost: a\r\n\r\n"
+            (used, writer), (idle, other) = await opened(port, request), await opened(port, request)
+            assert [(await answer(reader))[0] for reader in (used, idle)] == [200, 200]
+            refusing = asyncio.create_task(doors.refuse(hand_over=True))
+            await asyncio.sleep(0.05)
+            writer.write(request)
+            async with asyncio.timeout(5):
+                last = await used.read()
+                assert last.startswith(b"HTTP/1.1 200")
+                assert b"\r\nConnection: close\r\n" in last
+                assert not refusing.done()
+                assert await idle.read() == b""
+                await refusing
+            for one in (writer, other):
+                one.close()
+        finally:
+            await doors.close()
 
 
 async def test_what_is_pipelined_is_answered_in_order_whatever_way_each_request_goes(
