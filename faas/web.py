@@ -103,7 +103,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except FaasError as error:
-        _log(request, error, request_id)
+        log_failure(request.method, request.path, error, request_id)
         response = error_response(error, request_id)
         if isinstance(error, RequestTimeout):
             response.force_close()  # the rest of the body may still come, some day
@@ -120,7 +120,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
-def _log(request: web.Request, error: FaasError, request_id: str) -> None:
+def log_failure(method: str, path: str, error: FaasError, request_id: str) -> None:
     """What is ours to mend, and what the machine lacks, is in the log by its id. What a caller did wrong, or came too
     much of, is in the access log: here it would be theirs to fill the disk with."""
     extra = {"request_id": request_id}
@@ -129,7 +129,7 @@ def _log(request: web.Request, error: FaasError, request_id: str) -> None:
         return
     ours = isinstance(error, Unavailable) and not isinstance(error, Paused)
     level = logging.WARNING if ours else logging.DEBUG
-    words = (request.method, request.path[:SHOWN], error.status, error.code, error.message)
+    words = (method, path[:SHOWN], error.status, error.code, error.message)
     log.log(level, "%s %s: %d %s: %s", *words, extra=extra)
 
 

@@ -6,21 +6,18 @@ The connection is told once, by `answered`, that the answer is over and whether 
 from __future__ import annotations
 
 import json
-import logging
 from time import time
 from typing import Protocol
 
 from faas.errors import BadFunctionResponse, FaasError, FunctionError
 from faas.leases import InvocationResult
-from faas.web import SERVER, error_body, error_headers
+from faas.web import SERVER, error_body, error_headers, log_failure
 from gateway import event
 from gateway.edge.call import for_strangers, reported
 from gateway.lane.kit import Kit
 from gateway.lane.plan import Plan
 from gateway.lane.shape import NO_BODY, Shape, status_line
 from gateway.lane.template import Template
-
-log = logging.getLogger("faas.web")
 
 
 class Client(Protocol):
@@ -167,8 +164,7 @@ class Answer:
         if self._has_begun:
             self._client.cut(self.plan.version_1_1)
             return
-        if error.status == 500:
-            log.error("request failed", exc_info=error, extra={"request_id": self.request_id})
+        log_failure(self.plan.method, self.plan.target.path, error, self.request_id)
         if isinstance(error, FunctionError):
             error = for_strangers(error)
         body = json.dumps(error_body(error, self.request_id)).encode()

@@ -129,8 +129,7 @@ class Plan:
         return encoded
 
     def event(self, sent: Template, values: list[bytes], body: bytes) -> bytes:
-        """The event of `sent`, this plan's or one that has an address, with `values`; BASE64's, where it is true, is found
-        out here."""
+        """The event of `sent`, this plan's or one that has an address, with `values`; BASE64's is "false" there."""
         if not body:
             return sent.filled(values)
         text, is_base64 = event.body_text(body, self.body_headers)
