@@ -145,26 +145,30 @@ class _Share:
 @dataclass(slots=True)
 class Ration:
     """How much of what was refused or failed is kept: so many a minute of each caller and address. The log has a bound,
-    and who may do nothing must not push out of it what others did. What is left out is counted in the next one."""
+    and who may do nothing must not push out of it what others did. What is left out is counted in the next one. Whose
+    client goes each time before the end has one for all addresses, a larger one: some of it may be done."""
 
     most: int = 30
+    most_unknown: int = 300
     seconds: float = 60.0
     kept: int = 4096  # callers
     clock: Callable[[], float] = time.monotonic
-    _shares: OrderedDict[tuple[str, str], _Share] = field(default_factory=OrderedDict)
+    _shares: OrderedDict[tuple[str, str, bool], _Share] = field(default_factory=OrderedDict)
 
     def pass_on(self, entry: Entry) -> Entry | None:
         """The entry to write, with those that were left out before it; None where it is left out itself."""
-        if entry.outcome not in ("refused", "failed"):
+        if entry.outcome == "done":
             return entry
-        now, key = self.clock(), (entry.by, entry.address)
+        unknown = entry.outcome == "unknown"
+        most = self.most_unknown if unknown else self.most
+        now, key = self.clock(), (entry.by, "" if unknown else entry.address, unknown)
         share = self._shares.setdefault(key, _Share(now))
         self._shares.move_to_end(key)
         if len(self._shares) > self.kept:
             self._shares.popitem(last=False)
         if now - share.since >= self.seconds:
             share.since, share.used = now, 0
-        if share.used >= self.most:
+        if share.used >= most:
             share.left_out += entry.count
             return None
         share.used += 1

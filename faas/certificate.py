@@ -38,5 +38,11 @@ def fingerprint(pem: str) -> str:
     return "sha256:" + hashlib.sha256(der).hexdigest()
 
 
+def alone(pem: str) -> str:
+    """The first certificate without what stands beside it: the only one that its `fingerprint` speaks of. Raises
+    ValueError."""
+    return _text(x509.load_pem_x509_certificate(pem.encode()))
+
+
 def _text(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(Encoding.PEM).decode()

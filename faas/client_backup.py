@@ -48,5 +48,5 @@ class BackupCalls:
         path = f"/v1/functions/{quote(name, safe='')}/rebase"
         return await self._object("POST", path, body={"dry_run": dry_run}, seconds=REBASE_SECONDS, function=name)
 
-    async def end_backup(self: Calls, backup: str) -> None:
-        await self._json("DELETE", f"/v1/backups/{backup}")
+    async def end_backup(self: Calls, backup: str, *, failed: bool = False) -> None:
+        await self._json("DELETE", f"/v1/backups/{backup}" + ("?failed=1" if failed else ""))

@@ -87,9 +87,13 @@ LOGINS = web.AppKey("logins", Logins)
 
 @contextmanager
 def watching(
-    request: web.Request, permission: Permission, namespace: str, function: str | None, end: Callable[[], object]
+    request: web.Request,
+    permission: Permission,
+    namespace: str | None,
+    function: str | None,
+    end: Callable[[], object],
 ) -> Iterator[None]:
-    """`end` is called when who has sent `request` does not hold `permission` there any more.
+    """`end` is called when who has sent `request` does not hold `permission` there (None: anywhere) any more.
 
     Whoever has come in without a token of the server (a public function, an API key) is not watched.
     """
@@ -103,7 +107,7 @@ def watching(
 
 @asynccontextmanager
 async def while_allowed(
-    request: web.Request, permission: Permission, namespace: str, function: str | None = None
+    request: web.Request, permission: Permission, namespace: str | None, function: str | None = None
 ) -> AsyncIterator[None]:
     """As `watching`; the block is cancelled then, and Ended raised in its place."""
     ended = False

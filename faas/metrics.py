@@ -218,6 +218,12 @@ class Metrics:
         self.certificate_end = Gauge(
             "faas_tls_certificate_end_timestamp_seconds", "When a certificate that is shown ends", ("name",), registry=r
         )
+        self.notifications = Counter(
+            "faas_notifications", "Messages to targets of notifications", ("kind", "outcome"), registry=r
+        )
+        for kind in ("webhook", "mail"):
+            for outcome in ("sent", "failed"):
+                self.notifications.labels(kind, outcome)
         self.build_info = Gauge("faas_build_info", "Always 1", ("version", "python"), registry=r)
         self.build_info.labels(version, platform.python_version()).set(1)
         self._of_functions = (

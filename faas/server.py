@@ -261,6 +261,7 @@ async def _run(start: Start) -> int:
             burst=settings.burst,
             key_sets=settings.data / "jwks",
             private_key_sets=settings.private_key_sets,
+            private_notifications=settings.private_notifications,
             access_log=await _access_log(settings, metrics, stack),
             spans=await _spans(settings, stack),
         )
@@ -272,6 +273,10 @@ async def _run(start: Start) -> int:
         pool.push_to(Pushes(gateway.edge.websockets))
         grace = Grace()
         stack.push_async_callback(gateway.ledger.stop)  # what the pool's end has ended
+        gateway.notifications.facts.damaged = registry.scrub.damaged
+        if start.tls is not None:
+            tls = start.tls
+            gateway.notifications.facts.certificates = lambda: tls.ends
         await pool.open()
         stack.push_async_callback(lambda: pool.close(grace.left))
         await gateway.start(settings.admin_token_file)
@@ -286,6 +291,7 @@ async def _run(start: Start) -> int:
         stack.push_async_callback(backups.close)
         await backups.open()
         apps["api"][BACKUPS] = backups
+        gateway.notifications.facts.backup = lambda: backups.last
         lane = public_lane(gateway, gateway.tokens, scheme="https" if start.tls else "http", proxies=settings.proxies)
         per_address = settings.connections_per_address
         if "redirect" in sockets:

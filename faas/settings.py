@@ -145,6 +145,12 @@ class Settings:
             "default": False,
         }
     )
+    private_notifications: bool = field(
+        metadata={
+            "help": "notifications may go to this machine and its networks, there without TLS too",
+            "default": False,
+        }
+    )
     trusted_proxies: str = field(
         metadata={
             "help": "networks (10.0.0.0/8,fd00::/8) of proxies whose X-Forwarded-For, Forwarded and "

@@ -279,9 +279,7 @@ def _check_auth(spec: FunctionSpec) -> None:
 
 def _check_secrets(spec: FunctionSpec) -> None:
     if both := sorted(spec.secrets.keys() & spec.env.keys()):
-        raise SpecError(
-            f"{both[0]} stands in env and in secrets", key=f"secrets.{both[0]}", hint="drop one of the two"
-        )
+        raise SpecError(f"{both[0]} stands in env and in secrets", key=f"secrets.{both[0]}", hint="drop one of the two")
 
 
 def _check_together(spec: FunctionSpec) -> None:

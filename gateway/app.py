@@ -32,6 +32,7 @@ from gateway import (
     logs,
     maintenance,
     not_offered,
+    notifications,
     openapi,
     plans,
     rebase,
@@ -62,11 +63,11 @@ from gateway.public import by_api_host, function_routes, strict
 from gateway.top import TOP, Top
 
 NOUNS = (
-    builds, functions, revisions, aliases, instances, logs, invocations, schedules, triggers, dead_letters, tokens, runtimes,
-    usage, budgets, top, keys, apis, routes, api_documents,
+    builds, functions, revisions, aliases, instances, logs, invocations, schedules, triggers, dead_letters, tokens,
+    runtimes, usage, budgets, top, keys, apis, routes, api_documents,
     websockets, websocket_routes, plans, maintenance, backups, rebase, debug, doctor,
     users, audit,
-    dev, secrets,
+    dev, secrets, notifications,
 )  # fmt: skip
 
 

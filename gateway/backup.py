@@ -22,7 +22,7 @@ from pathlib import Path
 from faas.background import Background, to_its_end
 from faas.backup.manifest import DATABASES, FILES, KEY_SETS, SECRETS_KEY, Blob, Entry, Manifest, is_file_name
 from faas.backup.port import StoredBlobs
-from faas.errors import Conflict, NotFound, StorageFull, Unavailable
+from faas.errors import Conflict, FaasError, NotFound, StorageFull, Unavailable
 from faas.oci.digest import Digest
 from faas.state import snapshot
 from faas.state.session import Database
@@ -35,6 +35,14 @@ IDLE_SECONDS = 60.0
 LOOK_SECONDS = 5.0
 FILE_BYTES = 16 << 20  # of a file beside the databases
 CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a backup ended. `failure`: why, "" where it was whole."""
+
+    at: float  # Unix seconds
+    failure: str = ""
 
 
 @dataclass(eq=False)
@@ -62,6 +70,7 @@ class Backups:
         self._idle_seconds = idle_seconds
         self._turn = asyncio.Lock()
         self._current: Backup | None = None
+        self.last: Outcome | None = None  # since the start
         self._background = Background()
 
     async def open(self) -> None:
@@ -75,6 +84,16 @@ class Backups:
 
     async def begin(self, *, secrets_key: bool = False) -> Backup:
         """Raises Conflict where another one is under way, StorageFull, Unavailable."""
+        try:
+            return await self._begin(secrets_key)
+        except Conflict:
+            raise
+        except Exception as error:
+            failure = error.message if isinstance(error, FaasError) else "it could not begin: see the server's log"
+            self.last = Outcome(time.time(), failure)
+            raise
+
+    async def _begin(self, secrets_key: bool) -> Backup:
         async with self._turn:
             if self._current is not None:
                 raise Conflict(
@@ -132,10 +151,11 @@ class Backups:
         current.touched = time.monotonic()
         return current
 
-    async def end(self, backup_id: str) -> None:
-        """Its copies go, and the collector may work again. Raises NotFound."""
+    async def end(self, backup_id: str, *, failed: bool = False) -> None:
+        """Its copies go, and the collector may work again. `failed`: its client lacks some. Raises NotFound."""
         async with self._turn:
             self.of(backup_id)
+            self.last = Outcome(time.time(), "its client could not finish it" if failed else "")
             await self._end()
 
     async def _end(self) -> None:
@@ -150,6 +170,7 @@ class Backups:
                 current = self._current
                 if current is not None and time.monotonic() - current.touched > self._idle_seconds:
                     log.warning("a backup's client has gone: it is given up")
+                    self.last = Outcome(time.time(), "its client has gone")
                     await self._end()
 
     def file(self, backup: Backup, name: str) -> Path:

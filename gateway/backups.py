@@ -67,7 +67,11 @@ async def blob(request: web.Request) -> web.StreamResponse:
 
 @access(Permission.ADMIN)
 async def ended(request: web.Request) -> web.Response:
-    await _backups(request).end(request.match_info["id"])
+    backups = _backups(request)
+    failed = request.query.get("failed", "")
+    if failed not in ("", "0", "1"):
+        raise InvalidInput("failed must be 0 or 1")
+    await backups.end(request.match_info["id"], failed=failed == "1")
     return web.Response(status=204)
 
 
@@ -98,5 +102,6 @@ OPERATIONS = (
               body=an_object(secrets_key=FLAG)),
     Operation("GET", _BACKUP + "/files/{file}", file, "One of its files", {200: TEXT}, media_type=MEDIA_TYPE),
     Operation("GET", _BACKUP + "/blobs/{digest}", blob, "A blob that it names", {200: TEXT}, media_type=MEDIA_TYPE),
-    Operation("DELETE", _BACKUP, ended, "End it: its copies go, and the collector may work", {204: None}),
+    Operation("DELETE", _BACKUP, ended, "End it: its copies go, and the collector may work; `failed=1`: it is not whole",
+              {204: None}, query={"failed": {"type": "string", "enum": ["0", "1"]}}),
 )  # fmt: skip

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 from aiohttp import WSMsgType, web
@@ -17,14 +18,16 @@ from aiohttp import WSMsgType, web
 from faas.auth import Permission
 from faas.build.messages import END, MESSAGE_BYTES
 from faas.errors import FaasError, InvalidInput, OutOfMemory, PayloadTooLarge, RequestTimeout, Throttled, Unavailable
+from faas.logins import while_allowed
 from faas.protocol import Kind, Revision, RevisionKey, Running
 from faas.spec import FunctionSpec
-from faas.web import REQUEST_ID, access, error_body
+from faas.web import PRINCIPAL, REQUEST_ID, access, error_body
 from gateway.gateway import Gateway
 from gateway.operations import TEXT, Operation
 
 AT_ONCE = 2
 WAITING = 8  # builds beyond these
+OF_ONE = 4  # that one caller has, running and waiting: each may take its whole time
 TURN_SECONDS = 300.0
 BUILD_SECONDS = 600.0
 MEMORY_MB = 1024
@@ -45,18 +48,21 @@ class Builds:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._inside = 0
+        self._inside: Counter[str] = Counter()  # by caller
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Raises Throttled where too many wait already."""
-        if self._inside >= AT_ONCE + WAITING:
-            raise Throttled(f"{self._inside} builds run or wait already", retry_after=30)
-        self._inside += 1
+    def place(self, by: str) -> Iterator[None]:
+        """Raises Throttled where too many wait already, or too many of this caller's."""
+        if (inside := self._inside.total()) >= AT_ONCE + WAITING:
+            raise Throttled(f"{inside} builds run or wait already", retry_after=30)
+        if self._inside[by] >= OF_ONE:
+            raise Throttled(f"{OF_ONE} builds of {by} run or wait already", retry_after=30)
+        self._inside[by] += 1
         try:
             yield
         finally:
-            self._inside -= 1
+            self._inside[by] -= 1
+            self._inside += Counter()  # without those at 0
 
     async def run(self, runtime: str, client: web.WebSocketResponse) -> None:
         """One build, from its turn to its end. Raises FaasError with what ended it before the builder did."""
@@ -179,10 +185,11 @@ async def built(request: web.Request) -> web.StreamResponse:
     if not client.can_prepare(request).ok:
         raise InvalidInput("a build is a WebSocket: it takes files and gives wheels", hint="faas push opens it")
     builds = request.app[BUILDS]
-    with builds.place():
+    with builds.place(request[PRINCIPAL].name):
         await client.prepare(request)
         try:
-            await builds.run(runtime, client)
+            async with while_allowed(request, Permission.CHANGE, None):
+                await builds.run(runtime, client)
         except FaasError as error:
             with contextlib.suppress(OSError):
                 await client.send_json(error_body(error, request[REQUEST_ID]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from ssl import SSLContext
 from urllib.parse import urlsplit
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
@@ -49,11 +50,17 @@ class Callbacks:
             await self._session.close()
             self._session = None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Raises Unavailable where it was not taken (2xx); redirects are not followed."""
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, trust: SSLContext | None = None
+    ) -> None:
+        """Raises Unavailable where it was not taken (2xx); redirects are not followed. `trust`: None for whom this
+        machine trusts."""
         assert self._session is not None
+        sent = self._session.post(
+            url, data=io.BytesIO(body), headers=headers, allow_redirects=False, ssl=True if trust is None else trust
+        )
         try:
-            async with self._session.post(url, data=io.BytesIO(body), headers=headers, allow_redirects=False) as answer:
+            async with sent as answer:
                 status = answer.status
         except (TimeoutError, ClientError, OSError, ValueError) as error:
             raise Unavailable(f"the callback could not be delivered: {type(error).__name__}: {error}") from None

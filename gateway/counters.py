@@ -9,9 +9,7 @@ from weakref import WeakKeyDictionary, finalize
 from faas.errors import CircuitOpen, FunctionError, InitFailed, OutOfMemory, Throttled, TimedOut
 from faas.leases import Trigger
 from faas.metrics import Metrics
-from faas.protocol import (
-    NO_MEMORY,
-)
+from faas.protocol import NO_MEMORY
 from gateway.breaker import CONCURRENCY, RESERVED
 from gateway.router import LIVE, Route
 from gateway.spending import REASON as BUDGET

@@ -22,6 +22,7 @@ from faas.logins import Logins
 from faas.spec import is_namespace
 from faas.state.session import Database
 from gateway.accounts import ROLES, UserStore
+from gateway.edge.throttle import Buckets, Rate
 from gateway.periodic import Periodic
 from gateway.store import tokens
 from gateway.store.tokens import TokenRow
@@ -34,6 +35,7 @@ SWEEP_SECONDS = 3600.0
 SHOWN_EXPIRED_SECONDS = 86_400.0  # an expired token is listed for a day: somebody may wonder why it opens nothing
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=3650)
 GRACE = timedelta(hours=1)
+PACE = Rate(0.5, 50)  # of changes by who administers nothing
 LONGEST_GRACE = timedelta(days=30)
 
 
@@ -58,6 +60,7 @@ class TokenStore:
         self._turn = asyncio.Lock()
         self.users = UserStore(database, self._turn, self._is_taken, self._user_changed)
         self.logins = Logins(self.now)
+        self.pace = Buckets(PACE)
         self._admin_hash = ""
         self._by_hash: dict[str, Held] = {}
         self._by_name: dict[str, Held] = {}

@@ -28,6 +28,7 @@ from aiohttp import WSMsgType, web
 
 from faas.auth import Permission
 from faas.errors import FaasError, ImageUnusable, InvalidInput, RequestTimeout, Throttled
+from faas.logins import while_allowed
 from faas.protocol import Kind, Revision, Running, Terminal, Worker
 from faas.web import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, access, error_body
 from gateway.edge.websocket.opening import UpgradeRequired
@@ -136,7 +137,8 @@ async def debug(request: web.Request) -> web.StreamResponse:
         with request.app[SESSIONS].place():
             wish = await _wish(socket)
             _begun(request, revision, by, wish)
-            words = await _session(socket, gateway.worker, revision, wish)
+            async with while_allowed(request, Permission.CHANGE, where.namespace, where.name):
+                words = await _session(socket, gateway.worker, revision, wish)
     except FaasError as error:
         words = f"{error.code}: {error.message}"
         if error.status == FaasError.status:

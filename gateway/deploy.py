@@ -215,8 +215,8 @@ class Deployer:
 
     @contextmanager
     def _reserving(self, namespace: str, spec: FunctionSpec) -> Iterator[None]:
-        """What `spec` reserves, and its routes and secrets, are held beside what is held already; at the end what is live decides.
-        Raises SpecError, Conflict where they cannot be had."""
+        """What `spec` reserves, its routes and secrets, are held beside what is held already; at the end what is live
+        decides. Raises SpecError, Conflict where they cannot be had."""
         self._reservations.widen(namespace, spec.name, spec)
         try:
             with self._secrets.needed(namespace, spec), self._apis.reserving(namespace, spec.name, spec.routes):

@@ -44,6 +44,9 @@ from gateway.idle_patterns import PatternKeeper
 from gateway.image_upkeep import ImageUpkeep
 from gateway.images import Images
 from gateway.ledger import Ledger
+from gateway.notify.facts import Facts
+from gateway.notify.keeper import Keeper
+from gateway.notify.senders import Senders
 from gateway.prices import Prices
 from gateway.retries import RetryRules
 from gateway.router import Router
@@ -130,6 +133,7 @@ class Gateway:
     audit: AuditTrail = field(init=False)
     image_upkeep: ImageUpkeep = field(init=False)
     staleness: Staleness = field(init=False)
+    notifications: Keeper = field(init=False)
     ready: bool = False
 
     def __post_init__(self) -> None:
@@ -158,6 +162,7 @@ class Gateway:
         burst: int = BURST,
         key_sets: Path | None = None,
         private_key_sets: bool = False,
+        private_notifications: bool = False,
         access_log: AccessLog | None = None,
         spans: Spans | None = None,
     ) -> Gateway:
@@ -198,7 +203,7 @@ class Gateway:
             metrics,
             registry=info.registry,
         )
-        return cls(
+        made = cls(
             database,
             worker,
             metrics,
@@ -238,6 +243,15 @@ class Gateway:
             secrets,
             Images(images, info.registry),
         )
+        made.notifications = Keeper(
+            database,
+            Facts(database, path.invoker.tallies, spending),
+            Senders(secrets.value, allow_private=private_notifications),
+            metrics,
+            info.public_url,
+        )
+        secrets.others = made.notifications.using
+        return made
 
     async def held(self) -> dict[str, list[str]]:
         """Images that must not be deleted → who needs them. The registry's port `Holders`."""
@@ -276,6 +290,8 @@ class Gateway:
         await self.follower.start()
         await self.dev.start()
         await self.image_upkeep.start()
+        self.notifications.facts.data = admin_token_file.parent
+        await self.notifications.start()
         self.ready = True
 
     async def stop(self, grace_seconds: float) -> None:
@@ -284,6 +300,7 @@ class Gateway:
         The worker may end invocations after that: `ledger.stop` again once it has been closed.
         """
         self.ready = False
+        await self.notifications.stop()
         await self.image_upkeep.stop()
         await self.dev.stop()
         await self.follower.stop()

@@ -7,7 +7,8 @@ import asyncio
 from aiohttp import web
 
 from faas.auth import Permission
-from faas.errors import Conflict, InvalidInput, Unavailable
+from faas.errors import Conflict, Forbidden, InvalidInput, Unavailable
+from faas.oci.reference import Reference
 from faas.protocol import Revision
 from faas.state.session import Transaction
 from faas.web import PRINCIPAL, access, json_body
@@ -37,6 +38,9 @@ async def rebased(request: web.Request) -> web.Response:
     told = {"name": where.name, "namespace": where.namespace, "base": base, "stale": stale}
     if dry_run or not stale:
         return answer({**told, "changed": False, "revision": live.key.number, "image": live.image})
+    repository = Reference.parse(live.image).local
+    if not request[PRINCIPAL].may_use(Permission.PUSH, repository):  # that is where the new one goes
+        raise Forbidden(f"{request[PRINCIPAL].title} may not push {repository}")
     try:
         async with asyncio.timeout(BUILD_SECONDS):
             image = await gateway.runtimes.rebase(live.image, base)

@@ -58,6 +58,7 @@ class SecretStore:
         self._awaited: Counter[tuple[str, str]] = Counter()  # by deploys on their way
         self._turn = asyncio.Lock()
         self._changes = Background()
+        self.others: Callable[[str, str], list[str]] = lambda namespace, name: []  # who needs it beside functions
 
     async def start(self, key_file: Path) -> None:
         """Before any instance starts. A rotation that a crash ended is finished."""
@@ -69,7 +70,8 @@ class SecretStore:
         if lost := sum(not self._vault.knows(row) for row in rows):
             log.error("%d secrets cannot be read: %s does not hold their key", lost, key_file)
         if self._vault.is_rotating:
-            await self._reseal()
+            with contextlib.suppress(Unavailable):  # of damaged ones, which are in the log: all others have to run
+                await self._reseal()
 
     async def stop(self, grace_seconds: float) -> None:
         await self._changes.finish(grace_seconds)
@@ -85,6 +87,12 @@ class SecretStore:
                 raise Unavailable("a secret of this function is not there", hint="see faas secret ls")
             found[name] = self._vault.open(row)
         return found
+
+    # For the server itself
+
+    def value(self, namespace: str, name: str) -> Secret:
+        """What a part of the server logs in somewhere with. Raises NotFound, Unavailable."""
+        return self._vault.open(self.get(namespace, name))
 
     # For deploys
 
@@ -176,6 +184,7 @@ class SecretStore:
         async with self._turn:
             place = self.get(namespace, name).place
             users = [str(key) for key in self.users().get(place, ())] + ["a deploy"] * (place in self._awaited)
+            users += self.others(namespace, name)
             if users and not force:
                 raise Conflict(
                     f"the secret {function_label(namespace, name)} is used by {', '.join(users)}",
@@ -199,17 +208,30 @@ class SecretStore:
             return await self._reseal()
 
     async def _reseal(self) -> int:
-        """In a turn, or before anybody else comes."""
+        """In a turn, or before anybody else comes. Raises Unavailable where one is damaged: then the old key stays."""
         old = [row for row in self._rows.values() if row.key != self._vault.key and self._vault.knows(row)]
-        new = await asyncio.to_thread(lambda: [self._vault.seal(row, self._vault.open(row)) for row in old])
+        new = await asyncio.to_thread(self._sealed_anew, old)
         async with self._database.write() as tx:
             await secrets.reseal(tx, new)
         self._rows.update({row.place: row for row in new})
+        if left := len(old) - len(new):
+            raise Unavailable(
+                f"{left} secrets are damaged and were not sealed anew, so the old key stays",
+                hint="the server's log names them: set or remove them, then faas secret rotate-key",
+            )
         await asyncio.to_thread(self._vault.end_rotation)
         log.info("%d secrets are sealed with a new key", len(new))
         return len(new)
 
     # Inside
+
+    def _sealed_anew(self, rows: list[Sealed]) -> list[Sealed]:
+        """Blocking. Without those that are damaged."""
+        found = []
+        for row in rows:
+            with contextlib.suppress(Unavailable):
+                found.append(self._vault.seal(row, self._vault.open(row)))
+        return found
 
     def _using(self, namespace: str, name: str) -> list[Revision]:
         """Every revision that may have instances with it."""

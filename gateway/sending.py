@@ -13,6 +13,8 @@ from gateway.edge.compression import encoder_for
 
 log = logging.getLogger("faas.gateway")
 
+SENT = web.ResponseKey("sent", int)  # bytes of the body: aiohttp itself counts head and framing with them
+
 
 class Sending:
     """`begun`: the answer whose head has gone out. An error after that has no other way to be told than `cut`."""
@@ -43,10 +45,12 @@ class Sending:
                 if length is not None and sent > length:
                     break
                 if data := piece if encoder is None else await encoder.add(piece):
+                    answer[SENT] = answer.get(SENT, 0) + len(data)
                     await answer.write(data)
             if length is not None and sent != length:
                 raise BadFunctionResponse("the function's answer is not as long as it says")
             if encoder is not None and (data := encoder.end()):
+                answer[SENT] = answer.get(SENT, 0) + len(data)
                 await answer.write(data)
             await answer.write_eof()
         except (FaasError, ConnectionError):

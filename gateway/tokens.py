@@ -16,10 +16,11 @@ from faas import patterns
 from faas.audited import about, within
 from faas.auth import ALL_NAMESPACES, GRANTS, Permission, Principal, Role
 from faas.checks import parse_duration
-from faas.errors import Forbidden, InvalidInput
+from faas.errors import Forbidden, InvalidInput, Throttled
 from faas.web import PRINCIPAL, access, json_body, require
 from gateway.accounts import ROLES, no_user
 from gateway.credentials import GRACE, TokenStore, no_token
+from gateway.edge.throttle import retry_after
 from gateway.gateway import GATEWAY
 from gateway.operations import (
     TEXT,
@@ -109,7 +110,8 @@ async def made(request: web.Request) -> web.Response:
     lifetime = _duration(body, "expires") if body.get("expires") not in (None, "") else None
     about(request, f"tokens/{wish.name}" + (f"@{user}" if user else ""))
     _check_maker(request, wish, user)
-    _check_end(tokens, principal, lifetime)
+    _check_pace(request)
+    _check_end(tokens, principal, None if lifetime is None else time.time() + lifetime.total_seconds())
     row, token = await tokens.create(wish, user=user, lifetime=lifetime, by=principal.name)
     return answer(_once(row, token), 201)
 
@@ -150,15 +152,25 @@ def _check_maker(request: web.Request, wish: Principal, user: str) -> None:
             raise Forbidden(f"{user} has roles that are not yours to give", hint="users make their own tokens")
         for namespace in found.roles or (ALL_NAMESPACES,):
             within(request, namespace)
+        _check_held(principal, wish.namespace)
     if words := reaches(principal, wish):
         raise Forbidden(words)
 
 
-def _check_end(tokens: TokenStore, principal: Principal, lifetime: timedelta | None) -> None:
-    """What a token makes ends with it, where that has an end. Raises Forbidden."""
+def _check_held(principal: Principal, namespace: str) -> None:
+    """Who holds another's token has what that user is given later, wherever it opens. Raises Forbidden where that is
+    beyond what `principal` administers."""
+    if not principal.may(Permission.ADMIN, namespace):
+        raise Forbidden(
+            "a token of somebody else would open what its user is given elsewhere", hint="narrow it: -n NAMESPACE"
+        )
+
+
+def _check_end(tokens: TokenStore, principal: Principal, wished: float | None) -> None:
+    """What a token makes or rotates ends with it (Unix seconds), where that has an end. Raises Forbidden."""
     found = tokens.now(principal.credential)
     ends = found[1] if found else None
-    if ends is not None and (lifetime is None or time.time() + lifetime.total_seconds() > ends):
+    if ends is not None and (wished is None or wished > ends):
         left = max(0, int(ends - time.time()))
         raise Forbidden("your own token ends before that", hint=f"at most {left}s: --expires")
 
@@ -169,6 +181,17 @@ def texts(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InvalidInput(f"{key} must be a list of texts")
     return tuple(texts)
+
+
+def _check_pace(request: web.Request) -> None:
+    """Each change is a record of the audit log, which has a bound: who administers nothing does not fill it. Raises
+    Throttled."""
+    principal, pace, now = request[PRINCIPAL], request.app[GATEWAY].tokens.pace, time.monotonic()
+    if principal.may(Permission.ADMIN):
+        return
+    if wait := pace.wait(principal.name, now):
+        raise Throttled("you change tokens too often", reason="TokenChanges", retry_after=retry_after(wait))
+    pace.take(principal.name, now)
 
 
 def _duration(body: Mapping[str, Any], key: str) -> timedelta:
@@ -201,12 +224,18 @@ async def rotated(request: web.Request) -> web.Response:
     body = await json_body(request)
     known_keys(body, "grace")
     grace = _duration(body, "grace") if "grace" in body else GRACE
-    row = await _theirs(request)
-    return answer(_once(*await request.app[GATEWAY].tokens.rotate(row.name, grace)))
+    _check_pace(request)
+    row, tokens, principal = await _theirs(request), request.app[GATEWAY].tokens, request[PRINCIPAL]
+    if row.name != principal.credential:  # the caller holds it from here on, as if it had made it
+        _check_end(tokens, principal, row.expires_at)
+        if row.user and not _mine(principal, row):
+            _check_held(principal, row.principal.namespace)
+    return answer(_once(*await tokens.rotate(row.name, grace)))
 
 
 @access(Permission.SELF)
 async def revoked(request: web.Request) -> web.Response:
+    _check_pace(request)
     row = await _theirs(request)
     await request.app[GATEWAY].tokens.revoke(row.name)
     return web.Response(status=204)

@@ -53,7 +53,7 @@ class Vault:
 
     def load(self) -> None:
         """Take the keys that there are. Raises Unavailable where the file is there and cannot be read."""
-        for half in self._file.parent.glob(f"{self._file.name}.*"):  # a crash was in the middle of writing it
+        for half in self._file.parent.glob(f"{self._file.name}.{'[0-9a-f]' * 8}"):  # a crash was in the middle of it
             with contextlib.suppress(OSError):
                 half.unlink()
         try:

@@ -30,7 +30,9 @@ class BackupSource:
     def listed(self, copy: Path) -> Listed:
         """A file of another size than its row says is none of them: a push mends it, a backup cannot."""
         found = Listed([], [])
-        with contextlib.closing(sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        ) as connection:
             for digest, size in connection.execute(_STORED):
                 blob = Blob(Digest.parse(digest), int(size))
                 if self._is_there(blob):

@@ -191,6 +191,11 @@ class Scrub:
             "quarantine": [asdict(file) for file in await self.blobs.quarantined()],
         }
 
+    async def damaged(self) -> list[str]:
+        """What is damaged and not mended, some of it: digests of blobs, `repository@digest` of manifests."""
+        found = await self.index.database.ask(rows.damaged_digests)
+        return [*found, *(f"{repository}@{digest}" for repository, digest in sorted(self._manifests))][: rows.LISTED]
+
     async def _damaged_manifests(self) -> list[dict[str, Any]]:
         """Those that are so still: a push mends them."""
         listed = []

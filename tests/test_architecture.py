@@ -26,6 +26,7 @@ DOORS = {
     "argon2": ("faas.passwords",),
     "opentelemetry": ("gateway.edge.spans",),
     "jwt": ("gateway.edge.auth",),
+    "aiosmtplib": ("gateway.notify.mail",),
     "subprocess": ("worker", "faas.build", *COMPOSITION_ROOTS),
     "pip": (),
 }

@@ -31,6 +31,7 @@ class PoolClaim(Slot):
     _exchange: Exchange | None = None
     _connection: HttpConnection | None = None
     _is_over = _has_head = _paused = _reused = False
+    _began = 0.0  # sent to an http function
 
     def __init__(self, pool: RevisionPool, instance: Instance, request_id: str, background: Background) -> None:
         self._pool = pool
@@ -221,6 +222,8 @@ class PoolClaim(Slot):
         if self._exchange is not None:
             self._exchange.leave(self._answered)
         if self._answering is None:
+            if self._exchange is None and not self._began:  # not even sent: nothing else would give it back
+                self._give_back()
             return
         self._answering = None
         if self._instance.slots == 1 and not self._has_head:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from faas.backup.manifest import DATABASES, Manifest, blob_name
+from faas.backup.manifest import DATABASES, KEY_SETS, Manifest, blob_name
 from faas.backup.source import Source
 from faas.backup.target import make_folder, refused, sync_folder
 from faas.errors import Conflict, InvalidInput, StorageFull
@@ -17,6 +17,7 @@ from faas.oci.digest import Digest
 
 WORK = ".restoring"  # in the data folder: what a crash leaves, and the next run removes
 IGNORED = (WORK, "lost+found")
+OPERATORS = ("prices.toml",)  # files that stay root's, and which the server's account has to read; key sets are, too
 SPARE_BYTES = 64 << 20
 CHUNK = 1 << 20
 Told = Callable[[int], None]  # of bytes that were read
@@ -64,6 +65,7 @@ class Restoring:
         """Raises InvalidInput, StorageFull; the data folder is empty then as it was."""
         work = self._data / WORK
         try:
+            self._take()
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(mode=0o700)
             for name, size, digest in self._everything():
@@ -76,6 +78,13 @@ class Restoring:
         finally:
             with contextlib.suppress(OSError):
                 shutil.rmtree(work)
+
+    def _take(self) -> None:
+        """The folder for ourselves: a server's account that shares an emptied one puts nothing between, and the next
+        start gives it what is here now (`worker.launcher.data_folder`)."""
+        if os.geteuid() == 0:
+            os.chown(self._data, 0, -1)
+        self._data.chmod(0o700)
 
     def _everything(self) -> Iterator[tuple[str, int, Digest]]:
         for entry in self._manifest.files:
@@ -103,6 +112,10 @@ class Restoring:
                 file.write(chunk)
                 told(len(chunk))
             file.flush()
+            if name.startswith(f"{KEY_SETS}/"):
+                path.parent.chmod(0o755)
+            if name in OPERATORS or name.startswith(f"{KEY_SETS}/"):
+                os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
 
     def _place(self, work: Path) -> None:

@@ -6,7 +6,7 @@ import re
 
 import aiohttp
 
-from faas.certificate import fingerprint
+from faas.certificate import alone, fingerprint
 from faas.client_errors import Unreachable
 from faas.errors import FaasError, InvalidInput
 from faas.trust import HINT, Untrusted, unverified
@@ -33,7 +33,7 @@ async def by_fingerprint(url: str, given: str) -> str:
         raise Untrusted(
             f"{url} has another CA: {found}", hint="compare it with what faas tls show prints on the server itself"
         )
-    return pem
+    return alone(pem)  # a second one would be trusted as well, and nobody has compared it
 
 
 async def explained(error: Untrusted, url: str) -> Untrusted:

@@ -120,7 +120,7 @@ async def _fetch(
 ) -> tuple[Path, Manifest]:
     display.stage("databases")
     begun = await client.begin_backup(secrets_key=secrets_key)
-    backup_id = str(begun["id"])
+    backup_id, failed = str(begun["id"]), True
     try:
         manifest = Manifest.parse_answer(begun)
 
@@ -141,7 +141,8 @@ async def _fetch(
             display.detail(f"{number} of {len(lacking)}, {len(manifest.blobs) - len(lacking)} already there")
             await target.blob(blob, paced("blobs", str(blob.digest), "", blob.size))
         made = await target.finish(manifest)
+        failed = False
     finally:
         with contextlib.suppress(FaasError):  # it ends by itself, too
-            await client.end_backup(backup_id)
+            await client.end_backup(backup_id, failed=failed)
     return made, manifest

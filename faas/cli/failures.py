@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 FAILED, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE, TIMED_OUT, FUNCTION_FAILED = 1, 2, 3, 4, 5, 6, 7
 INTERRUPTED = 130
 # Errors of the API's and the registry's client by code: importing these would cost every command a tenth of a second.
-_OF_CLIENTS = {"Unreachable": UNREACHABLE, "RegistryUnreachable": UNREACHABLE, "Untrusted": UNREACHABLE, "NoAnswer": TIMED_OUT}
+_OF_CLIENTS = {
+    "Unreachable": UNREACHABLE,
+    "RegistryUnreachable": UNREACHABLE,
+    "Untrusted": UNREACHABLE,
+    "NoAnswer": TIMED_OUT,
+}
 
 
 class FunctionFailed(FaasError):

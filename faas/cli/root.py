@@ -50,6 +50,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Usage": {
         "usage": ("usage", "Show what functions used, and what that would cost."),
         "budget": ("budget", "How much may be used in a month: ls, set, rm."),
+        "notify": ("notify", "Who is told of what goes wrong, by web hook or e-mail: add, ls, rm, test."),
         "plan": ("plan", "How often and how much API keys may call: ls, set, rm, usage."),
     },
     "Images": {

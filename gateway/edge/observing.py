@@ -17,6 +17,7 @@ from gateway.edge.entry import API, ENTRY
 from gateway.edge.spans import Spans
 from gateway.edge.witness import GONE, Witness
 from gateway.flight import FLIGHT, Flight
+from gateway.sending import SENT
 from gateway.trace import TRACE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -89,6 +90,8 @@ def _read(request: web.Request) -> int:
 
 def _size(response: web.StreamResponse) -> int:
     """Bytes of the body, as far as it was sent."""
+    if SENT in response:
+        return response[SENT]
     if isinstance(response, web.Response) and not response.prepared:
         return response.content_length or 0
     return response.body_length if response.prepared else 0

@@ -77,7 +77,6 @@ class Passage:
             and entry.rules.none
             and entry.route.split is None
             and not self.guards.maintenance.covers(entry.route.label)
-            and not self.witness.watching
             and not self.witness.tracing
         )
 

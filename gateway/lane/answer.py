@@ -60,9 +60,10 @@ class Answer:
     # Defaults of the class: one is made for each request, and most of them stay as they are.
     shape: Shape | None = None
     _body: bytes | bytearray = b""
-    _size = 0
-    _has_begun = False  # its head has gone out, before its end was known
+    size = 0  # of the body, as far as it was sent
+    has_begun = False  # its head has gone out, before its end was known
     _keeps = False
+    error_status = 0  # where it is not a function's answer
 
     def __init__(self, kit: Kit, client: Client, plan: Plan, body: bytes) -> None:
         """`body`: the request's."""
@@ -78,7 +79,7 @@ class Answer:
         self.shape = shape
         if shape.bodiless or shape.whole:
             return
-        self._has_begun = True
+        self.has_begun = True
         framed = shape.length is not None
         self._keeps = self.plan.keeps and self._client.stays and (framed or self.plan.version_1_1)
         chunked = b"\r\nTransfer-Encoding: chunked" if not framed and self.plan.version_1_1 else b""
@@ -90,8 +91,8 @@ class Answer:
         assert shape is not None
         if shape.bodiless:
             return
-        self._size += len(piece)
-        if shape.length is not None and self._size > shape.length:
+        self.size += len(piece)
+        if shape.length is not None and self.size > shape.length:
             raise BadFunctionResponse("the function's answer is not as long as it says")
         if shape.whole:
             if not self._body:
@@ -107,12 +108,13 @@ class Answer:
     def check(self) -> None:
         """Whether all of it has come."""
         shape = self.shape
-        if shape is None or (not shape.bodiless and shape.length not in (None, self._size)):
+        if shape is None or (not shape.bodiless and shape.length not in (None, self.size)):
             raise BadFunctionResponse("the function's answer is not as long as it says")
 
     def write_whole(self, shape: Shape, body: bytes) -> None:
         """An answer that goes out in one piece."""
         client, plan = self._client, self.plan
+        self.shape, self.size = shape, len(body)
         keeps = plan.keeps and client.stays
         if keeps and plan.version_1_1 and not shape.has_date:
             stamps = self.kit.stamps
@@ -128,7 +130,7 @@ class Answer:
         shape = self.shape
         assert shape is not None
         client = self._client
-        if self._has_begun:
+        if self.has_begun:
             if shape.length is None and self.plan.version_1_1:
                 client.write(b"0\r\n\r\n")
             client.answered(self._keeps)
@@ -143,6 +145,7 @@ class Answer:
         client, plan, payload = self._client, self.plan, result.payload
         if event.is_plain_json(payload, result.content_type) and plan.is_usual and client.stays:
             self.shape = shape = self.kit.shapes.plain_json
+            self.size = len(payload)
             stamps = self.kit.stamps
             if time() >= stamps.until:
                 stamps.look()
@@ -156,18 +159,20 @@ class Answer:
             length = b"\r\nContent-Length: %d" % len(body)
         keeps = self.plan.keeps and self._client.stays
         head = self._head(shape, length, keeps)
+        self.size = 0 if shape.bodiless else len(body)
         self._client.write(head if shape.bodiless else head + body)
         self._client.answered(keeps)
 
     def fail(self, error: FaasError) -> None:
         """Answer with `error`; where the answer has begun, show that it ends too soon."""
-        if self._has_begun:
+        if self.has_begun:
             self._client.cut(self.plan.version_1_1)
             return
         log_failure(self.plan.method, self.plan.target.path, error, self.request_id)
         if isinstance(error, FunctionError):
             error = for_strangers(error)
         body = json.dumps(error_body(error, self.request_id)).encode()
+        self.error_status, self.size = error.status, 0 if self.plan.is_head else len(body)
         lines = [status_line(error.status)]
         lines += [f"{name}: {value}" for name, value in error_headers(error).items()]
         lines += ["Content-Type: application/json; charset=utf-8", f"Content-Length: {len(body)}", f"Server: {SERVER}"]

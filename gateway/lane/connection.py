@@ -31,7 +31,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_is_over", "_lane", "_last", "_paused",
-        "_pieces", "_plan", "_plans", "_template", "_transport", "address", "since", "stays",
+        "_pieces", "_plan", "_plans", "_template", "_transport", "_watched", "address", "since", "stays",
     )  # fmt: skip
 
     def __init__(self, lane: Lane) -> None:
@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
         self.address = ""
         self.stays = True
         self._is_over = False  # no request begins any more
+        self._watched = lane.kit.witness is not None
         self.since = 0.0  # nothing is being answered since
 
     # asyncio
@@ -72,6 +73,8 @@ class Connection(asyncio.Protocol):
         self._wake()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
+            if self._watched:
+                exchange.seen(self.address, gone=True)
             exchange.gone()
         self._let_go()
         self._buffer.clear()
@@ -201,14 +204,14 @@ class Connection(asyncio.Protocol):
 
     def write_last(self, data: bytes) -> None:
         self._transport.write(data)
-        if self._held or self._paused or self._buffer:
+        if self._held or self._paused or self._buffer or self._watched:
             self.answered(True)
         else:  # as nearly always
             self._exchange = None
             self.since = monotonic()
 
     def answered(self, keeps: bool) -> None:
-        self._exchange = None
+        self._over()
         if self._held:
             self._let_go()
         if not keeps:
@@ -223,12 +226,17 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._next)
 
     def cut(self, gently: bool) -> None:
-        self._exchange = None
+        self._over()
         self._end()
         if gently:
             self._transport.close()  # neither the last chunk nor the whole length has been sent: that shows it
         else:
             self._transport.abort()  # here a plain end would look like the answer's own
+
+    def _over(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if self._watched and exchange is not None:
+            exchange.seen(self.address)
 
     def _end(self) -> None:
         self._is_over = True

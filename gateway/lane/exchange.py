@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from faas.errors import BadFunctionResponse, FaasError, Throttled
 from faas.leases import Claim, InvocationResult, StreamedResult, Trigger
+from gateway.edge.witness import GONE
 from gateway.event import streamed_head
+from gateway.flight import CURRENT, Flight
 from gateway.invoke import SYNC_PAYLOAD_BYTES, closed, too_large
 from gateway.lane.answer import Answer
 from gateway.place import Guest, Turn
@@ -21,11 +23,13 @@ from gateway.place import Guest, Turn
 class Exchange(Answer, Guest):
     """`start`ed once; `gone` once its client is not there any more, unless it has answered."""
 
+    _flight: Flight | None = None  # where it took the way through the invoker
     _claim: Claim | None = None
     _turn: Turn | None = None
     _timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
     _began = _admitted = 0.0
+    _trace_id = ""  # of an event, where its caller sent none
 
     def start(self) -> None:
         self._began = began = self.kit.clock()
@@ -64,6 +68,29 @@ class Exchange(Answer, Guest):
             self._claim.abandon()
             self._over(error, False)
         self.fail(_ours(error, self.request_id))
+
+    def seen(self, address: str, *, gone: bool = False) -> None:
+        """Tell the witness, once it is over; `gone`: its client was, before."""
+        witness, plan, shape = self.kit.witness, self.plan, self.shape
+        assert witness is not None
+        status = self.error_status or (shape.status if shape is not None else GONE)
+        fields = dict(plan.fields)
+        witness.saw(
+            method=plan.method,
+            target=plan.written,
+            status=GONE if gone and not self.has_begun else status,
+            request_id=self.request_id,
+            seconds=self.kit.clock() - self._began,
+            route=plan.route,
+            address=plan.told.known_address or address,
+            agent=fields.get("user-agent", ""),
+            referer=fields.get("referer", ""),
+            trace=plan.trace or self._trace_id,
+            bytes_in=plan.length,
+            bytes_out=0 if gone and not self.has_begun else self.size,
+            cold=self._flight is not None and self._flight.cold is not None,
+            version="1.1" if plan.version_1_1 else "1.0",
+        )
 
     # The way in
 
@@ -128,6 +155,8 @@ class Exchange(Answer, Guest):
     # The way through the invoker
 
     async def _slowly(self, wait_seconds: float) -> None:
+        self._flight = Flight(self.plan.route)
+        CURRENT.set(self._flight)  # of this task
         try:
             await self._invoke(wait_seconds)
         except FaasError as error:
@@ -253,7 +282,8 @@ class EventExchange(Exchange):
         plan, stamps = self.plan, self.kit.stamps.look()
         trace_id = plan.trace_id.encode() or self.kit.traces.next(stamps.now)
         values = [self.id, stamps.event_time, b"%d" % (stamps.now * 1000), b"false", trace_id]
-        return plan.event(self._client.template(plan), values, self.body), trace_id.decode()
+        self._trace_id = trace_id.decode()
+        return plan.event(self._client.template(plan), values, self.body), self._trace_id
 
     def _go(self, claim: Claim) -> None:
         event, trace_id = self._event()

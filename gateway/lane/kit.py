@@ -10,6 +10,7 @@ from typing import Any
 
 from faas.trace_id import TraceIds
 from gateway.activator import Activator
+from gateway.edge.witness import Witness
 from gateway.invoke import Invoker
 from gateway.lane.shape import Shapes
 from gateway.lane.stamps import RequestIds, Stamps
@@ -21,6 +22,7 @@ class Kit:
 
     activator: Activator
     invoker: Invoker
+    witness: Witness | None  # where somebody watches
     shapes: Shapes = field(default_factory=Shapes)
     stamps: Stamps = field(default_factory=Stamps)
     ids: RequestIds = field(default_factory=RequestIds)

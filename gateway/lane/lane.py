@@ -42,7 +42,8 @@ class Lane:
         self._checking: asyncio.TimerHandle | None = None
         self._refuses = self.is_last_call = False
         self.clock = clock
-        self.kit = Kit(path.activator, path.invoker)
+        witness = place.passage.witness
+        self.kit = Kit(path.activator, path.invoker, witness if witness.watching else None)
         self.connections: set[Connection] = set()
         self._proxies = proxies
         self._plans = {v6: Plans(place, scheme, v6=v6) for v6 in (False, True)}

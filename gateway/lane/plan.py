@@ -35,6 +35,11 @@ class Told:
     fields: tuple[tuple[str, str], ...]
     address: str
 
+    @property
+    def known_address(self) -> str:
+        """Empty where it is the connection's own."""
+        return "" if self.address == ADDRESS_V4 else self.address
+
     @classmethod
     def of(cls, asks: Client, host: str) -> Told:
         """`asks` may have ADDRESS_V4 or ADDRESS_V6 for its address."""
@@ -62,11 +67,13 @@ class Plan:
 
     __slots__ = (
         "body_headers", "counters", "fields", "gate", "is_event", "is_head", "is_usual", "keeps", "length", "method",
-        "route", "sent", "target", "trace_id", "version_1_1", "wait_seconds",
+        "route", "sent", "target", "told", "trace", "trace_id", "version_1_1", "wait_seconds", "written",
     )  # fmt: skip
 
     def __init__(self, head: Head, target: Target, destination: Destination, told: Told) -> None:
         self.target = target
+        self.written = head.target
+        self.told = told
         self.route, self.counters, self.gate = destination
         route = self.route
         self.wait_seconds = route.revision.spec.queue_timeout
@@ -85,6 +92,7 @@ class Plan:
         """Sets `trace_id`, for the function's environment: of events always one, TRACE's value where none was sent."""
         self.trace_id = ""
         found = trace.read_fields(CIMultiDict(head.traces)) if head.traces else None
+        self.trace = found.told if found is not None else ""
         if self.is_event:
             found = found or trace.Trace()
             self.trace_id = found.amazon

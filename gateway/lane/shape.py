@@ -31,9 +31,10 @@ class Shape:
     """`head`: line and fields, to the request id's value; `length`: of the body where it was declared. Sent without a
     body (`bodiless`), in one piece (`whole`), or as it comes. `headers` have been checked."""
 
-    __slots__ = ("bodiless", "handled", "has_date", "head", "length", "whole")
+    __slots__ = ("bodiless", "handled", "has_date", "head", "length", "status", "whole")
 
     def __init__(self, status: int, headers: CIMultiDict[str], *, is_head: bool, length: int | None) -> None:
+        self.status = status
         self.handled = status >= 500  # an error of the function's own
         self.length = length
         self.bodiless = is_head or status in NO_BODY

@@ -84,6 +84,12 @@ def damaged_blobs(tx: Connection) -> list[Damaged]:
     return [Damaged(row.digest, row.size, row.damaged_at, tuple(_images(tx, row.digest))) for row in rows]
 
 
+def damaged_digests(tx: Connection) -> list[str]:
+    """Of some of them; the longest known first."""
+    query = select(blobs.c.digest).where(blobs.c.damaged_at.is_not(None)).order_by(blobs.c.damaged_at).limit(LISTED)
+    return list(tx.execute(query).scalars())
+
+
 def damaged_count(tx: Connection) -> int:
     return int(tx.execute(select(func.count()).where(blobs.c.damaged_at.is_not(None))).scalar_one())
 

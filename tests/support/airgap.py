@@ -35,7 +35,8 @@ mount --rbind /dev dev
 mount -t tmpfs tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 mount --bind "$hand" {HAND}
-rmdir "$hand" 2>/dev/null || true
+umount "$hand"
+rmdir "$hand"
 ip link set lo up
 ip link add out type veth peer name nowhere
 for name in out nowhere; do

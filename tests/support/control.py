@@ -197,6 +197,7 @@ async def control(
     changes: TagChanges | None = None,
     allow_private_callbacks: bool = False,
     private_key_sets: bool = False,
+    private_notifications: bool = False,
     open_metrics: bool = False,
 ) -> AsyncIterator[Control]:
     """A gateway on the folder `data`; used twice on one folder it is the same one, restarted."""
@@ -217,6 +218,7 @@ async def control(
         allow_private_callbacks=allow_private_callbacks,
         key_sets=data / "jwks",
         private_key_sets=private_key_sets,
+        private_notifications=private_notifications,
     )
     try:
         await gateway.start(data / "admin-token")

@@ -16,7 +16,9 @@ from faas.web import authorization, errors
 from gateway.data_path import DataPath
 from gateway.edge.doorman import Doorman
 from gateway.edge.guards import Guards
+from gateway.edge.observing import observing
 from gateway.edge.passage import Passage, answering
+from gateway.edge.witness import NOBODY, Witness
 from gateway.lane.lane import Lane
 from gateway.lane.plans import Place
 from gateway.public import function_routes, strict
@@ -62,22 +64,32 @@ def application(
     domain: str = "",
     authenticator: Authenticator | None = None,
     guards: Guards | None = None,
+    witness: Witness | None = None,
 ) -> web.Application:
     """The functions' part of the public listener, or (`api`) of the API listener."""
     checker = authenticator or TokenFile(TOKEN)
-    app = web.Application(middlewares=[errors, strict])
+    watching = [observing(witness, None, "public")] if witness is not None else []
+    app = web.Application(middlewares=[*watching, errors, strict])
     if api:
         app.middlewares.append(cast("Middleware", authorization(checker)))
     app.on_response_prepare.append(answering)
-    passage = passage_of(path, checker, api=api, guards=guards)
+    passage = passage_of(path, checker, api=api, guards=guards, witness=witness)
     app.add_routes(function_routes(passage, domain=domain))
     if BY_THE_LANE and not api:
         app[LANE] = Lane(path, Place(passage, domain))
     return app
 
 
-def passage_of(path: DataPath, checker: Authenticator, *, api: bool = False, guards: Guards | None = None) -> Passage:
-    return Passage(path.router, path.invoker, Doorman(checker, api), path.canaries, guards or no_guards(path))
+def passage_of(
+    path: DataPath,
+    checker: Authenticator,
+    *,
+    api: bool = False,
+    guards: Guards | None = None,
+    witness: Witness | None = None,
+) -> Passage:
+    doorman, guards = Doorman(checker, api), guards or no_guards(path)
+    return Passage(path.router, path.invoker, doorman, path.canaries, guards, witness or NOBODY)
 
 
 def no_guards(path: DataPath) -> Guards:

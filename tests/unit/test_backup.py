@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import sqlite3
+import stat
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from faas.state import schema
 from registry.index.index import MIGRATIONS
 from tests.support.backup_server import BackedUp, backed_up
 from tests.support.control import until
+from worker.launcher.data_folder import SHARED
 
 KNOWN = {"faas.db": schema.versions(), "registry.db": schema.versions(MIGRATIONS)}
 
@@ -79,6 +81,21 @@ def rows(database: Path) -> list[str]:
 
 def blobs(data: Path) -> dict[str, bytes]:
     return {str(p.relative_to(data)): p.read_bytes() for p in (data / "blobs").rglob("*") if p.is_file()}
+
+
+async def test_what_is_restored_can_be_read_by_the_servers_account_also_in_a_folder_that_was_emptied(
+    server: BackedUp, tmp_path: Path
+) -> None:
+    (server.data / "jwks").mkdir()
+    (server.data / "jwks" / "issuer").write_text("{}")
+    made, _, _ = await server.backup(ArchiveTarget(tmp_path / "kept.tar"))
+    data = tmp_path / "restored"
+    data.mkdir()
+    data.chmod(SHARED)  # so it would not be walked through again
+    restore(made, data)
+    modes = {name: stat.S_IMODE((data / name).stat().st_mode) for name in ("", "prices.toml", "jwks", "jwks/issuer")}
+    assert modes == {"": 0o700, "prices.toml": 0o644, "jwks": 0o755, "jwks/issuer": 0o644}
+    assert stat.S_IMODE((data / DATABASES[0]).stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])

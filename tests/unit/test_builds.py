@@ -18,7 +18,7 @@ from faas.build.dependencies import NeedsBuild, listed, python_layer
 from faas.build.messages import Channel
 from faas.build.progress import Quiet
 from faas.client import Client
-from faas.errors import FaasError, InvalidInput, OutOfMemory, PayloadTooLarge, Throttled, Unavailable
+from faas.errors import FaasError, Forbidden, InvalidInput, OutOfMemory, PayloadTooLarge, Throttled, Unavailable
 from gateway import builds
 from tests.support.control import Control, control, until
 from tests.support.local_builder import BuildingWorker
@@ -237,6 +237,25 @@ async def test_builds_wait_for_their_turn_and_beyond_those_that_wait_they_are_re
         await first.aclose()
         await second
         assert len(worker.jobs) == 2
+
+
+async def test_one_caller_takes_not_all_places_and_a_build_ends_with_its_callers_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builds, "OF_ONE", 1)
+    worker = BuildingWorker(tmp_path, SILENT)
+    async with building(tmp_path, worker) as (server, client):
+        made = await server.call("POST", "/v1/tokens", {"name": "ci", "role": "deployer"})
+        async with Client(server.api, made.json()["token"]) as other, other.build(RUNTIME) as channel:
+            with pytest.raises(Throttled, match="builds of ci"):
+                async with other.build(RUNTIME):
+                    pass
+            async with client.build(RUNTIME):
+                pass
+            assert (await server.call("DELETE", "/v1/tokens/ci")).status == 204
+            with pytest.raises(Forbidden):
+                await channel.receive()
+        await until(lambda: all(job.process.returncode is not None for job in worker.jobs))
 
 
 async def test_who_asks_for_no_websocket_or_another_language_is_told(tmp_path: Path) -> None:

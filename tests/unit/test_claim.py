@@ -534,3 +534,16 @@ async def test_who_abandons_an_event_that_is_streamed_drops_its_pieces(tmp_path:
         assert len(got) == begun
         assert claim.report is not None
         assert not claim.report.failed
+
+
+@pytest.mark.parametrize("http", [False, True], ids=["an event", "a request"])
+async def test_who_abandons_what_was_never_sent_gives_the_slot_back(tmp_path: Path, http: bool) -> None:
+    world = World(tmp_path, handle=answering(OK)) if http else World(tmp_path, lambda_program(modes))
+    async with world:
+        if not http:
+            await world.fresh()
+        claim = world.claim()
+        assert world.stats.executing == 1
+        claim.abandon()
+        claim.abandon()
+        assert world.stats.executing == 0

@@ -42,7 +42,17 @@ def test_ls_prints_a_row_per_function(faas: CommandLine) -> None:
     other = {**HELLO, "name": "other", "namespace": "team", "runtime": "", "instances": {}, "state": "failed"}
     faas.api.replies["GET", "/v1/functions"] = Reply({"functions": [HELLO, other]})
     header, first, second = faas("ls", "--namespace", "team").out.splitlines()
-    assert header.split() == ["NAME", "REVISION", "READY", "REASON", "INSTANCES", "MEMORY", "IMAGE/RUNTIME", "AGE", "URL"]
+    assert header.split() == [
+        "NAME",
+        "REVISION",
+        "READY",
+        "REASON",
+        "INSTANCES",
+        "MEMORY",
+        "IMAGE/RUNTIME",
+        "AGE",
+        "URL",
+    ]
     assert first.split()[:3] == ["hello", "v7", "yes"]
     assert "3 (1 starting)" in first
     assert "python3.11" in first
@@ -221,9 +231,7 @@ def test_an_asynchronous_invocation_prints_its_id(faas: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [("success", 0), ("error", 7)])
-def test_an_asynchronous_invocation_can_be_waited_for_with_its_log(
-    faas: CommandLine, status: str, code: int
-) -> None:
+def test_an_asynchronous_invocation_can_be_waited_for_with_its_log(faas: CommandLine, status: str, code: int) -> None:
     told = {"id": "e-1", "status": status, "attempts": 3, "error_type": "ValueError", "error_message": "no"}
     faas.api.replies["POST", "/v1/functions/hello/invocations"] = Reply({"id": "e-1"}, 202)
     faas.api.replies["GET", "/v1/invocations/e-1"] = Reply(told)

@@ -88,9 +88,9 @@ def test_read_commands_take_the_output_option() -> None:
         "faas image quota ls", "faas image scrub",
         "faas image retention ls", "faas image retention preview", "faas image retention run",
         "faas image policy ls", "faas usage", "faas budget ls", "faas plan ls", "faas plan usage",
-        "faas secret ls",
-        "faas user ls", "faas user show", "faas whoami", "faas audit ls", "faas maintenance ls", "faas token ls", "faas key ls", "faas config", "faas tls show",
-        "faas doctor", "faas rebase",
+        "faas secret ls", "faas notify ls",
+        "faas user ls", "faas user show", "faas whoami", "faas audit ls", "faas maintenance ls",
+        "faas token ls", "faas key ls", "faas config", "faas tls show", "faas doctor", "faas rebase",
     }  # fmt: skip
 
 

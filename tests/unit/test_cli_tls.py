@@ -114,6 +114,20 @@ def test_a_ca_that_is_named_by_somebody_in_between_does_not_help_him(faas: Comma
         assert [seen.headers.get("authorization") for seen in evil.seen if seen.path != "/v1/ca"] == []
 
 
+def test_a_ca_of_his_own_behind_the_right_one_does_not_help_him_either(faas: CommandLine, tmp_path: Path) -> None:
+    own = TlsFolder(tmp_path / "evil" / "tls")
+    own.set_own("127.0.0.1", (), datetime.now(UTC))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(own.server_file)
+    right = (tmp_path / "server" / "tls" / "ca.crt").read_text()
+    with FakeApi(context) as evil:
+        evil.replies["GET", "/v1/ca"] = Reply(right.encode() + own.ca_file.read_bytes())
+        options = ("--token-stdin", "--ca-fingerprint", fingerprint(right))
+        done = faas.process("login", evil.url, *options, stdin=TOKEN + "\n")
+        assert (done.code, "is not trusted here" in done.err) == (5, True)
+        assert [seen.headers.get("authorization") for seen in evil.seen if seen.path != "/v1/ca"] == []
+
+
 def test_on_its_own_host_a_server_is_found_and_believed_by_what_it_left(faas: CommandLine, made: TlsFolder) -> None:
     data = faas.home / "data"
     data.mkdir()

@@ -249,3 +249,13 @@ async def test_a_driver_without_terminals_is_named(server: Control) -> None:
 def test_a_wish_that_makes_no_sense_is_refused_by_its_key(text: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         Wish.parse(text)
+
+
+async def test_a_session_ends_with_the_right_to_have_it(server: Control) -> None:
+    made = await server.call("POST", "/v1/tokens", {"name": "dev", "role": "deployer"})
+    async with session(server, made.json()["token"], command=["sleep", "60"]) as socket:
+        await socket.receive(timeout=10)  # it runs
+        assert (await server.call("DELETE", "/v1/tokens/dev")).status == 204
+        _, told = await whole(socket)
+    assert told["error"]["code"] == "Forbidden"
+    await until(lambda: server.worker.on_run.open == [])  # type: ignore[union-attr]

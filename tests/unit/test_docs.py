@@ -21,6 +21,10 @@ RUN_BY = {
     "deploy/howto/secrets.md": "tests/e2e/test_secrets.py",
     "deploy/howto/why-was-my-function-killed.md": "tests/e2e/test_howto_killed.py",
     "deploy/howto/users-and-audit.md": "tests/unit/test_cli_users.py",
+    "deploy/howto/offline.md": "tests/e2e/test_offline.py",
+    "deploy/howto/private-packages.md": "tests/e2e/test_private_packages.py",
+    "deploy/howto/from-aws-lambda.md": "tests/e2e/test_howto_migrations.py",
+    "deploy/howto/from-openfaas.md": "tests/e2e/test_howto_migrations.py",
 }
 FOLDERS = "faas|registry|gateway|worker|deploy|tests"
 
@@ -84,8 +88,33 @@ def test_the_registrys_page_has_a_row_for_each_of_its_files_and_folders(project_
 def test_every_page_with_commands_has_a_test_that_runs_them(project_root: Path) -> None:
     with_commands = {str(p.relative_to(project_root)) for p in pages(project_root) if commands(p).strip()}
     assert with_commands == RUN_BY.keys()
-    for test in RUN_BY.values():
-        assert (project_root / test).exists()
+    for page, test in RUN_BY.items():
+        source = (project_root / test).read_text()
+        assert Path(page).name in source or "tests.support.prometheus" in source, (page, test)
+
+
+def test_every_how_to_is_in_both_indexes_and_has_a_test_of_its_own(project_root: Path) -> None:
+    there = {page.name for page in (project_root / "deploy" / "howto").glob("*.md")}
+    for index in ("README.md", "deploy/README.md"):
+        text = (project_root / index).read_text()
+        assert there == {Path(target).name for target in re.findall(r"\]\(([\w./-]*howto/[\w.-]+\.md)\)", text)}, index
+    assert there == {Path(page).name for page in RUN_BY if "howto/" in page}
+
+
+def test_every_link_leads_to_a_heading_that_is_there(project_root: Path) -> None:
+    wrong = []
+    for page in pages(project_root):
+        for target, heading in re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", page.read_text()):
+            there = headings(page.parent / target if target else page)
+            if heading not in there:
+                wrong.append((str(page.relative_to(project_root)), f"{target}#{heading}"))
+    assert wrong == []
+
+
+def headings(page: Path) -> set[str]:
+    """As they are linked to: lower case, hyphens for spaces, no other signs."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_contributings_commands_are_modes_of_the_scripts(project_root: Path) -> None:

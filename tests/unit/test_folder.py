@@ -410,7 +410,7 @@ async def test_a_file_that_is_too_large_is_a_dead_letter_and_a_problem_while_it_
         await until(lambda: server.gateway.folders.problems("default", "photo"))
         (shown,) = (await server.call("GET", "/v1/triggers")).json()["triggers"]
         reason = (await server.call("GET", "/v1/functions/photo")).json()["reason"]
-        assert reason == shown["problem"]
+        assert reason == f"FolderProblem: {shown['problem']}"
         assert reason.endswith("4,700,000 bytes: huge.jpg")
         (watched / "huge.jpg").unlink()
         await until(lambda: not server.gateway.folders.problems("default", "photo"))

@@ -246,7 +246,7 @@ async def test_want_of_a_part_is_tried_again_and_holds_the_image_meanwhile(tmp_p
         worker.refusals = 1_000_000
         digest = await tags.push("new", "prod")
         assert (await outcome(server, "retrying"))["error"] == "no room"
-        assert (await server.gateway.held())[f"hello@{digest}"] == ["a push that hello follows"]
+        assert "a push that hello follows" in (await server.gateway.held())[f"hello@{digest}"]  # or a try's too
         worker.refusals = 0
         assert (await outcome(server, "deployed"))["digest"] == digest
         await until(lambda: _none(tags))

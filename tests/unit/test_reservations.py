@@ -176,7 +176,7 @@ async def test_who_waited_for_a_reservation_that_is_over_passes_under_the_ceilin
         return InvocationResult(event)
 
     path = DataPath.create(FakeWorker(wait), Metrics("test"), max_concurrency=2)
-    hello, ceiling = revision(scale={"reserved": 1}), path.invoker._activator.ceiling
+    hello, ceiling = revision(scale={"reserved": 1}), path.invoker.activator.ceiling
     put(path, hello)
     path.reservations.settle(*WHERE, hello.spec)
     route = Route(hello, "live")

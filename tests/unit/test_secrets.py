@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from faas import secret
 from faas.errors import SpecError, Unavailable
@@ -182,6 +183,25 @@ async def test_a_rotation_that_a_crash_ended_is_finished_by_the_next_start(
     async with control(tmp_path) as server:
         assert len(file.read_text().splitlines()) == 2
         assert (revealed(server), revealed(server, "later")) == (CANARY, "x")
+
+
+async def test_one_that_is_damaged_keeps_the_old_key_and_no_server_from_starting(tmp_path: Path) -> None:
+    async with control(tmp_path) as server:
+        await put(server)
+        await put(server, "damaged", "x")
+        async with server.gateway.secrets._database.write() as tx:
+            await tx.execute(text("UPDATE secrets SET sealed = zeroblob(40) WHERE name = 'damaged'"))
+    async with control(tmp_path) as server:
+        answered = await server.call("POST", "/v1/secrets-key/rotate", {})
+        assert (answered.status, "are damaged" in answered.json()["error"]["message"]) == (503, True)
+        assert revealed(server) == CANARY
+        file = key_of(tmp_path)
+        assert len(file.read_text().splitlines()) == 3
+    async with control(tmp_path) as server:
+        assert revealed(server) == CANARY
+        await put(server, "damaged", "y")
+        assert (await server.call("POST", "/v1/secrets-key/rotate", {})).status == 200
+        assert len(file.read_text().splitlines()) == 2
 
 
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (

@@ -70,6 +70,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path, name: str) 
         "trusted_proxies": "10.0.0.0/8 fd00::/8",
         "connections_per_address": "20",
         "private_key_sets": "true",
+        "private_notifications": "true",
         "redirect_listen": "127.0.0.1:9",
         "access_log": "json",
         "access_log_file": "/var/log/access.log",

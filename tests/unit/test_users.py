@@ -16,6 +16,7 @@ from faas.errors import Conflict, InvalidInput, NotFound
 from faas.protocol import LogQuery, LogRecord
 from faas.state.session import Database
 from gateway.credentials import MOST_OF_USER, SHOWN_EXPIRED_SECONDS, TokenStore
+from gateway.edge.throttle import Buckets, Rate
 from gateway.tokens import reaches
 from tests.support.control import Control, control, until
 from tests.support.fake_worker import FakeWorker
@@ -178,12 +179,43 @@ async def test_an_administrator_of_a_namespace_manages_that_one_only(server: Con
         ("DELETE", "/v1/users/ada", None, 403),
         ("PATCH", "/v1/users/ada", {"roles": {"team": "deployer"}}, 200),
         ("POST", "/v1/users", {"name": "new", "roles": {"team": "viewer"}}, 201),
-        ("POST", "/v1/tokens", {"name": "x", "user": "new"}, 201),
+        ("POST", "/v1/tokens", {"name": "x", "user": "new"}, 403),  # it would open what others give the user later
+        ("POST", "/v1/tokens", {"name": "x", "user": "new", "namespace": "team"}, 201),
         ("DELETE", "/v1/users/new", None, 204),
         ("DELETE", "/v1/tokens/first@eve", None, 404),
     ):
         await asked(server, verb, path, body, by=boss, status=status)
     assert (await asked(server, "GET", "/v1/users/ada"))["roles"] == {"team": "deployer", "other": "viewer"}
+
+
+async def test_who_administers_one_namespace_holds_nobodys_rights_in_others(server: Control) -> None:
+    boss = await a_user(server, "boss", team="admin")
+    await a_user(server, "new", team="viewer")
+    wish = {"name": "x", "user": "new", "namespace": "team"}
+    held = (await asked(server, "POST", "/v1/tokens", wish, by=boss, status=201))["token"]
+    await asked(server, "POST", "/v1/tokens/first@new/rotate", by=boss, status=403)  # that one is for everywhere
+    await asked(server, "POST", "/v1/tokens/x@new/rotate", {"grace": "1h"}, by=boss)
+    await asked(server, "PATCH", "/v1/users/new", {"roles": {"other": "admin"}})
+    await asked(server, "GET", "/v1/audit?namespace=other", by=held, status=403)
+
+
+async def test_a_token_that_ends_gets_none_that_lasts_by_rotating_another_one(server: Control) -> None:
+    ada = await a_user(server, "ada", team="deployer")
+    short = {"name": "short", "user": "ada", "expires": "1h"}
+    by = (await asked(server, "POST", "/v1/tokens", short, by=ada, status=201))["token"]
+    await asked(server, "POST", "/v1/tokens/first@ada/rotate", by=by, status=403)
+    await asked(server, "POST", "/v1/tokens", {**short, "name": "shorter", "expires": "10m"}, by=by, status=201)
+    await asked(server, "POST", "/v1/tokens/shorter@ada/rotate", by=by)
+    await asked(server, "POST", "/v1/tokens/short@ada/rotate", by=by)
+
+
+async def test_who_administers_nothing_does_not_fill_the_audit_log_with_its_tokens(server: Control) -> None:
+    caller = await a_user(server, "ada", team="caller")
+    server.gateway.tokens.pace = Buckets(Rate(0.001, 2))
+    for status in (200, 200, 429):
+        caller = (await asked(server, "POST", "/v1/tokens/first@ada/rotate", by=caller, status=status)).get("token")
+    for _ in range(3):
+        await asked(server, "POST", "/v1/tokens/first@ada/rotate")
 
 
 async def test_names_of_users_and_of_tokens_that_stand_alone_are_never_the_same(server: Control) -> None:

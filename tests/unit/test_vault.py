@@ -72,10 +72,12 @@ def test_both_keys_open_until_a_rotation_is_over_also_after_a_crash(vault: Vault
     old = vault.seal(a_row(), Secret(CANARY))
     vault.begin_rotation()
     new = vault.seal(a_row(), Secret(CANARY))
-    (tmp_path / f"{KEY_FILE}.half").write_text("half")  # of a crash while it was written
+    half, copy = tmp_path / f"{KEY_FILE}.0a1b2c3d", tmp_path / f"{KEY_FILE}.2030-01-01"
+    half.write_text("half")  # of a crash while it was written
+    copy.write_text("somebody's own")
     crashed = Vault(tmp_path / KEY_FILE)
     crashed.load()
-    assert not (tmp_path / f"{KEY_FILE}.half").exists()
+    assert (half.exists(), copy.exists()) == (False, True)
     assert crashed.is_rotating
     assert (crashed.key, crashed.open(old).reveal(), crashed.open(new).reveal()) == (new.key, CANARY, CANARY)
     crashed.end_rotation()

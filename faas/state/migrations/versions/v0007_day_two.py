@@ -16,6 +16,7 @@ def upgrade() -> None:
     _users()
     _audit()
     _secrets()
+    _notifications()
 
 
 def _secrets() -> None:
@@ -112,4 +113,31 @@ def _audit() -> None:
         "CREATE TRIGGER audit_goes_at_its_beginning BEFORE DELETE ON audit "
         "WHEN OLD.seq > coalesce((SELECT seq FROM audit_ends WHERE name = 'first'), 0) "
         "BEGIN SELECT RAISE(ABORT, 'the audit log is only cut at its beginning'); END"
+    )
+
+
+def _notifications() -> None:
+    op.create_table(
+        "notification_targets",
+        sa.Column("namespace", sa.String(128), nullable=False),
+        sa.Column("name", sa.String(128), nullable=False),
+        sa.Column("definition", sa.Text(), nullable=False),
+        sa.Column("changed_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", "name", name="pk_notification_targets"),
+    )
+    op.create_table(
+        "notification_states",
+        sa.Column("namespace", sa.String(128), nullable=False),
+        sa.Column("target", sa.String(128), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("of", sa.String(128), nullable=False),
+        sa.Column("subject", sa.String(300), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", "target", "kind", "of", "subject", name="pk_notification_states"),
+        sa.ForeignKeyConstraint(
+            ["namespace", "target"],
+            ["notification_targets.namespace", "notification_targets.name"],
+            ondelete="CASCADE",
+            name="fk_notification_states_notification_targets",
+        ),
     )
