@@ -80,7 +80,8 @@ async def seen(recorder: Recorder, requests: int) -> list[dict[str, Any]]:
     async with asyncio.timeout(5):
         while len(recorder.told) < requests:  # noqa: ASYNC110 - it is told when the answer is over, not before
             await asyncio.sleep(0.01)
-    defaults: dict[str, Any] = {"api": "", "caller": "", "cold": False, "listener": "public", "version": "1.1", "trace": ""}
+    defaults: dict[str, Any] = {"api": "", "caller": "", "cold": False, "listener": "public", "version": "1.1"}
+    defaults["trace"] = ""
     told = [defaults | told for told in recorder.told]
     for one in told:  # an event always has a trace
         one["trace"] = "made" if one["trace"].startswith("Root=1-") else one["trace"]
