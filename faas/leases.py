@@ -166,8 +166,8 @@ class Answering(Protocol):
     quick, raising nothing."""
 
     def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
-        """All of it at once, as long as its Content-Length says, with the fields of `head`; over as with `end`. It took
-        `seconds`: the report may come later."""
+        """All of it at once, as long as its Content-Length says, with the fields of `head`; the last call. It took
+        `seconds`: the report comes later, and the slot is given back when this returns."""
         ...
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -140,16 +140,10 @@ class Settings:
         }
     )
     private_key_sets: bool = field(
-        metadata={
-            "help": "issuers' keys (auth.jwt.jwks) may come from this machine and its networks, there by http too",
-            "default": False,
-        }
+        metadata={"help": "JWT key sets may come from this machine and its networks, by http too", "default": False}
     )
     private_notifications: bool = field(
-        metadata={
-            "help": "notifications may go to this machine and its networks, there without TLS too",
-            "default": False,
-        }
+        metadata={"help": "notifications may go to this machine and its networks, without TLS too", "default": False}
     )
     trusted_proxies: str = field(
         metadata={

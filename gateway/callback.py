@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ssl import SSLContext
 from urllib.parse import urlsplit
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
 from faas.addresses import public_socket
 from faas.errors import InvalidInput, Unavailable
@@ -50,9 +50,7 @@ class Callbacks:
             await self._session.close()
             self._session = None
 
-    async def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, *, trust: SSLContext | None = None
-    ) -> None:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, *, trust: SSLContext | None = None) -> None:
         """Raises Unavailable where it was not taken (2xx); redirects are not followed. `trust`: None for whom this
         machine trusts."""
         assert self._session is not None
@@ -63,6 +61,9 @@ class Callbacks:
             async with sent as answer:
                 status = answer.status
         except (TimeoutError, ClientError, OSError, ValueError) as error:
-            raise Unavailable(f"the callback could not be delivered: {type(error).__name__}: {error}") from None
+            # One without a number is our own refusal of an address: aiohttp does not show its words.
+            refusal = error.os_error if isinstance(error, ClientConnectorError) else None
+            why = refusal if refusal is not None and refusal.errno is None else error
+            raise Unavailable(f"the callback could not be delivered: {type(why).__name__}: {why}") from None
         if not 200 <= status < 300:
             raise Unavailable(f"the callback was answered with {status}")

@@ -198,8 +198,8 @@ _TARGET = an_object(
 _WISH = an_object(
     webhook=an_object(url=TEXT, url_secret=TEXT, signing_secret=TEXT, ca=TEXT),
     mail=an_object(
-        ("server", "sender", "to"), server=TEXT, security=_SECURITY, sender=TEXT, user=TEXT, password_secret=TEXT, ca=TEXT,
-        to={"type": "array", "items": TEXT, "minItems": 1, "maxItems": MOST_RECEIVERS},
+        ("server", "sender", "to"), server=TEXT, security=_SECURITY, sender=TEXT, user=TEXT, password_secret=TEXT,
+        ca=TEXT, to={"type": "array", "items": TEXT, "minItems": 1, "maxItems": MOST_RECEIVERS},
     ),
     on=_KINDS, everywhere=FLAG, errors={"type": "integer", "minimum": 1, "maximum": 100, "default": ERRORS},
     repeat={"type": "integer", "minimum": REPEATS[0], "maximum": REPEATS[1], "default": REPEAT_SECONDS},

@@ -49,14 +49,18 @@ class PoolClaim(Slot):
         self._client = client = client or self._http_client()
         self._method, self._request, self._answering = method, request, answering
         self._began = now = monotonic()
-        self._pool.deadlines.add(self, now)
-        instance.begin(self._request_id)
+        is_alone = instance.slots == 1
+        if is_alone:  # its START stands before whatever it says
+            instance.begin(self._request_id)
         if (connection := client.kept()) is not None:
             self._reused = connection.served > 0
             self._connection = connection
             connection.send(method, request, self)
         else:
             client.open(self._opened)
+        self._pool.deadlines.add(self, now)
+        if not is_alone:
+            instance.begin(self._request_id)
 
     def _opened(self, found: HttpConnection | BrokenConnection) -> None:
         if isinstance(found, BrokenConnection):
@@ -76,15 +80,17 @@ class PoolClaim(Slot):
         self._is_over = True
         connection, pool, instance, seconds = self._connection, self._pool, self._instance, monotonic() - self._began
         assert connection is not None
-        pool.deadlines.discard(self)
-        self._client.keep(connection)
-        if self._failure is not None or not instance.ended_well(self._request_id, seconds):
-            self._account(seconds, self._failure, None)
-        self._has_slot = False
-        pool.release(instance)
-        if (answering := self._answering) is not None:
-            self._answering = None
-            answering.whole(head.status, head.fields, body, seconds)
+        try:
+            if (answering := self._answering) is not None:  # first: whoever waits need not wait for what follows
+                self._answering = None
+                answering.whole(head.status, head.fields, body, seconds)
+        finally:
+            pool.deadlines.discard(self)
+            self._client.keep(connection)
+            if self._failure is not None or not instance.ended_well(self._request_id, seconds):
+                self._account(seconds, self._failure, None)
+            self._has_slot = False
+            pool.release(instance)
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._has_head = True

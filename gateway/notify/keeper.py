@@ -267,8 +267,8 @@ class Keeper:
             self._unwritten = True
             return
         self._unwritten = False
-        for watched, subject, mark in marks:
-            if mark is None:
+        for watched, subject, written in marks:
+            if written is None:
                 watched.written.pop(subject, None)
             else:
-                watched.written[subject] = mark
+                watched.written[subject] = written

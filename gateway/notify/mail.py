@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP as WIRE
@@ -34,9 +35,9 @@ async def send(
     """One try, within `seconds`. Raises Unavailable where not every receiver's server has taken it."""
     try:
         async with asyncio.timeout(seconds):
+            context = await asyncio.to_thread(trusting, mail.ca)  # a machine's own list takes some ten ms to read
             connected = await _connected(mail.host, mail.port, allow_private)
-            with contextlib.closing(connected):
-                await _spoken(mail, password, connected, written(mail, message, now))
+            await _spoken(mail, password, connected, context, written(mail, message, now))
     except TimeoutError:
         raise Unavailable(f"the mail server {mail.host} did not answer within {seconds:g} s") from None
     except aiosmtplib.SMTPRecipientsRefused as error:
@@ -85,8 +86,10 @@ async def _connected(host: str, port: int, allow_private: bool) -> socket.socket
     raise last
 
 
-async def _spoken(mail: Mail, password: Secret | None, connected: socket.socket, made: EmailMessage) -> None:
-    context = await asyncio.to_thread(trusting, mail.ca)  # a machine's own list takes some ten ms to read
+async def _spoken(
+    mail: Mail, password: Secret | None, connected: socket.socket, context: ssl.SSLContext, made: EmailMessage
+) -> None:
+    """The connection is the client's from here on, and closed by it."""
     client = aiosmtplib.SMTP(
         hostname=mail.host,
         sock=connected,

@@ -52,7 +52,7 @@ class Notice(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class State:
     """`looks`: the last ones as bits, the newest lowest. `since`: the first bad look of what goes on. `told`: None
-    where the target knows of nothing. `ended_at`, `flaps`: its last end, and how often it fired again soon after one."""
+    where the target knows of nothing. `ended_at`, `flaps`: its last end, how often it fired soon after one."""
 
     looks: int = 0
     firing: bool = False

@@ -31,29 +31,35 @@ async def serve(address, ready):
     successor = Successor()
     with Handed.received() as handed:
         listener = handed.take("public", address) or listen(address)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    stop, busy = asyncio.Event(), set()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
     successor.listen({"public": listener}, stop.set)
 
-    busy = set()
+    def take():
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return
+        connection.setblocking(False)
+        task = loop.create_task(answer(connection))
+        busy.add(task)  # at once: it is answered, whatever comes next
+        task.add_done_callback(busy.discard)
 
-    async def answer(reader, writer):
-        busy.add(writer)
-        await reader.readline()
-        writer.write(str(os.getpid()).encode())
-        writer.close()
-        await writer.wait_closed()
-        busy.discard(writer)
+    async def answer(connection):
+        with connection:
+            await loop.sock_recv(connection, 100)
+            await loop.sock_sendall(connection, str(os.getpid()).encode())
 
-    server = await asyncio.start_server(answer, sock=listener)
+    loop.add_reader(listener, take)
     ready.write_text(f"{os.getpid()} {bound(listener).port}")
     await stop.wait()
+    loop.remove_reader(listener)
     if not successor.comes:
         end(listener)
-    server.close()
-    await asyncio.sleep(0.05)  # who was taken has a moment to ask
-    while busy:
-        await asyncio.sleep(0.01)
+    listener.close()
+    if busy:
+        await asyncio.wait(busy)
 
 folder = Path(sys.argv[1])
 if (folder / "broken").exists():

@@ -247,7 +247,7 @@ async def test_one_caller_takes_not_all_places_and_a_build_ends_with_its_callers
     async with building(tmp_path, worker) as (server, client):
         made = await server.call("POST", "/v1/tokens", {"name": "ci", "role": "deployer"})
         async with Client(server.api, made.json()["token"]) as other, other.build(RUNTIME) as channel:
-            with pytest.raises(Throttled, match="builds of ci"):
+            with pytest.raises(Throttled):
                 async with other.build(RUNTIME):
                     pass
             async with client.build(RUNTIME):

@@ -43,7 +43,7 @@ class Answer:
         self.head(status, headers)
         self.data(body)
         self.seconds = seconds
-        self.end(None)
+        asyncio.get_running_loop().call_soon(self.end, None)  # then the slot is free again
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.status, self.headers = status, tuple(headers)

@@ -172,6 +172,21 @@ async def test_a_key_of_one_namespace_opens_nothing_in_the_other(us: Us) -> None
     assert (own.status, foreign.status) == (200, 403)
 
 
+async def test_a_function_on_an_image_of_another_namespace_is_not_rebased_into_that(
+    us: Us, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def said(_: object) -> str:
+        return "runtime/python:3.11"
+
+    for name in ("base_of", "of"):
+        monkeypatch.setattr(us.server.gateway.staleness, name, said)
+    body = {"spec": {"name": "onit"}, "image": f"{OTHER}/onit@{DIGEST}"}
+    await put(us.server, "PUT", "/v1/functions/onit.us", body)
+    path = "/v1/functions/onit.us/rebase"
+    assert {status for status, _ in await us.tries("POST", path, {"dry_run": True})} == {200}
+    assert {status for status, _ in await us.tries("POST", path)} == {403}
+
+
 async def test_strangers_are_told_no_names(us: Us) -> None:
     for path in (f"/function/{THEIRS[:-1]}.{OTHER}", f"/function/{THEIRS}.us", f"/{THEIRS}", "/us/nothing"):
         answered = await us.server.call("GET", path, public=True)

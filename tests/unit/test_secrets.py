@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text as sql
 
 from faas import secret
 from faas.errors import SpecError, Unavailable
@@ -190,7 +190,7 @@ async def test_one_that_is_damaged_keeps_the_old_key_and_no_server_from_starting
         await put(server)
         await put(server, "damaged", "x")
         async with server.gateway.secrets._database.write() as tx:
-            await tx.execute(text("UPDATE secrets SET sealed = zeroblob(40) WHERE name = 'damaged'"))
+            await tx.execute(sql("UPDATE secrets SET sealed = zeroblob(40) WHERE name = 'damaged'"))
     async with control(tmp_path) as server:
         answered = await server.call("POST", "/v1/secrets-key/rotate", {})
         assert (answered.status, "are damaged" in answered.json()["error"]["message"]) == (503, True)
