@@ -91,6 +91,9 @@ class Slot:
     def _event_ended(self, exchange: Exchange) -> None:
         """The answer, or what came instead of it; called before whoever waits gets it."""
         instance, error = self._instance, exchange.error
+        if error is None and exchange.result is not None and exchange.result.error_type is None:  # as nearly always
+            self._account(exchange.ended_at - exchange.handed_at, None, None)
+            return
         if not exchange.deliveries and isinstance(error, TimedOut):
             instance.begin(self._request_id)  # it never came for its event: that is an invocation too
         if exchange.deliveries or isinstance(error, TimedOut):
