@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from faas.attempts import network_of
+
 NO_HASH = "0" * 64  # before the first record of all
 TEXT_LENGTH = 512  # letters of each text
 SECRETS = ("faas_", "faask_")  # how tokens and keys begin: one that was written as a name is not kept
@@ -149,7 +151,7 @@ class Ration:
     client goes each time before the end has one for all addresses, a larger one: some of it may be done."""
 
     most: int = 30
-    most_unknown: int = 300
+    most_unknown: int = 60
     seconds: float = 60.0
     kept: int = 4096  # callers
     clock: Callable[[], float] = time.monotonic
@@ -161,7 +163,7 @@ class Ration:
             return entry
         unknown = entry.outcome == "unknown"
         most = self.most_unknown if unknown else self.most
-        now, key = self.clock(), (entry.by, "" if unknown else entry.address, unknown)
+        now, key = self.clock(), (entry.by, "" if unknown else network_of(entry.address), unknown)
         share = self._shares.setdefault(key, _Share(now))
         self._shares.move_to_end(key)
         if len(self._shares) > self.kept:

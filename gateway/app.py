@@ -117,7 +117,7 @@ def api_app(gateway: Gateway, authenticator: Authenticator, *, open_metrics: boo
     app[LOGINS] = gateway.tokens.logins
     app[TOP] = Top(gateway)
     app[BUILDS] = Builds(gateway)
-    app[debug.SESSIONS] = debug.Sessions()
+    app[debug.PLACES] = debug.places()
     app[doctor.DOCTOR] = doctor.Doctor()
     table = operations(open_metrics=open_metrics)
 

@@ -30,7 +30,7 @@ TRIM_SECONDS = 3600.0
 RETRY_SECONDS = 1.0
 PIECE = 5000  # records of one transaction
 WAITING = 10_000  # entries that nobody waits for
-LOGINS_A_MINUTE = 300  # refused ones, of everybody together
+LOGINS_AN_HOUR = 120  # refused ones, of everybody together: strangers must not fill the log in less than a year
 DAY_MS = 86_400_000
 
 
@@ -61,7 +61,7 @@ class AuditTrail:
         self._most = most
         self._clock = clock
         self._ration = Ration()
-        self._logins = Ration(most=LOGINS_A_MINUTE)
+        self._logins = Ration(most=LOGINS_AN_HOUR, seconds=3600.0)
         self._waiting: list[Entry] = []
         self._failed: list[Entry] = []
         self._last: End | None = None  # as this process has written it

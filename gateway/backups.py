@@ -102,6 +102,6 @@ OPERATIONS = (
               body=an_object(secrets_key=FLAG)),
     Operation("GET", _BACKUP + "/files/{file}", file, "One of its files", {200: TEXT}, media_type=MEDIA_TYPE),
     Operation("GET", _BACKUP + "/blobs/{digest}", blob, "A blob that it names", {200: TEXT}, media_type=MEDIA_TYPE),
-    Operation("DELETE", _BACKUP, ended, "End it: its copies go, and the collector may work; `failed=1`: it is not whole",
+    Operation("DELETE", _BACKUP, ended, "End it: its copies go, the collector may work; `failed=1`: it is not whole",
               {204: None}, query={"failed": {"type": "string", "enum": ["0", "1"]}}),
 )  # fmt: skip

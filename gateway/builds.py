@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from aiohttp import WSMsgType, web
 
@@ -24,6 +23,7 @@ from faas.spec import FunctionSpec
 from faas.web import PRINCIPAL, REQUEST_ID, access, error_body
 from gateway.gateway import Gateway
 from gateway.operations import TEXT, Operation
+from gateway.places import Places
 
 AT_ONCE = 2
 WAITING = 8  # builds beyond these
@@ -48,21 +48,7 @@ class Builds:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._inside: Counter[str] = Counter()  # by caller
-
-    @contextlib.contextmanager
-    def place(self, by: str) -> Iterator[None]:
-        """Raises Throttled where too many wait already, or too many of this caller's."""
-        if (inside := self._inside.total()) >= AT_ONCE + WAITING:
-            raise Throttled(f"{inside} builds run or wait already", retry_after=30)
-        if self._inside[by] >= OF_ONE:
-            raise Throttled(f"{OF_ONE} builds of {by} run or wait already", retry_after=30)
-        self._inside[by] += 1
-        try:
-            yield
-        finally:
-            self._inside[by] -= 1
-            self._inside += Counter()  # without those at 0
+        self.places = Places("builds run or wait", AT_ONCE + WAITING, OF_ONE, reason="Builds", retry_after=30)
 
     async def run(self, runtime: str, client: web.WebSocketResponse) -> None:
         """One build, from its turn to its end. Raises FaasError with what ended it before the builder did."""
@@ -185,7 +171,7 @@ async def built(request: web.Request) -> web.StreamResponse:
     if not client.can_prepare(request).ok:
         raise InvalidInput("a build is a WebSocket: it takes files and gives wheels", hint="faas push opens it")
     builds = request.app[BUILDS]
-    with builds.place(request[PRINCIPAL].name):
+    with builds.places.of(request[PRINCIPAL].name):
         await client.prepare(request)
         try:
             async with while_allowed(request, Permission.CHANGE, None):

@@ -19,28 +19,32 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from faas.auth import Permission
-from faas.errors import FaasError, ImageUnusable, InvalidInput, RequestTimeout, Throttled
+from faas.errors import FaasError, ImageUnusable, InvalidInput, RequestTimeout
 from faas.logins import while_allowed
 from faas.protocol import Kind, Revision, Running, Terminal, Worker
 from faas.web import PRINCIPAL, REQUEST_ID, REQUEST_ID_HEADER, access, error_body
 from gateway.edge.websocket.opening import UpgradeRequired
 from gateway.gateway import GATEWAY
 from gateway.operations import Operation, a_number, an_object, function_name, known_keys
+from gateway.places import Places
 
 log = logging.getLogger("faas.debug")
 
 SHELL = "/bin/sh"
 # Between process 1 and the command: the kernel keeps Ctrl-C from a process 1 that does not ask for it.
 WITH_SHELL = (SHELL, "-c", '"$@"; exit $?', "sh")
+# Where a program is at the other end: the command waits for a line of ours, until the terminal is as that one wants it.
+AFTER_A_LINE = (SHELL, "-c", 'read -r _; "$@"; exit $?', "sh")
 MOST = 4  # sessions at once: each holds its function's memory
+OF_ONE = MOST - 1  # that one caller has
 IDLE_SECONDS = 900
 LIFETIME_SECONDS = 3600
 WAIT_SECONDS = 10.0  # for memory
@@ -99,28 +103,11 @@ def debugged(revision: Revision, args: tuple[str, ...], term: str) -> Revision:
     return replace(revision, spec=replace(spec, entrypoint=args, command=(), env={**spec.env, "TERM": term}))
 
 
-class Sessions:
-    """How many there are now: so many of a server, whosever they are."""
-
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
-        self.open = 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Raises Throttled."""
-        if self.open >= self._most:
-            raise Throttled(
-                f"{self._most} debug sessions are open, and that is all at once", reason="debug", hint="end one of them"
-            )
-        self.open += 1
-        try:
-            yield
-        finally:
-            self.open -= 1
+def places() -> Places:
+    return Places("debug sessions are open", MOST, OF_ONE, reason="debug", hint="end one of them")
 
 
-SESSIONS = web.AppKey("debug_sessions", Sessions)
+PLACES = web.AppKey("debug_places", Places)
 
 
 @access(Permission.CHANGE)
@@ -134,7 +121,7 @@ async def debug(request: web.Request) -> web.StreamResponse:
     await socket.prepare(request)
     began, by, words = time.monotonic(), request[PRINCIPAL].name, "it was called off"
     try:
-        with request.app[SESSIONS].place():
+        with request.app[PLACES].of(by):
             wish = await _wish(socket)
             _begun(request, revision, by, wish)
             async with while_allowed(request, Permission.CHANGE, where.namespace, where.name):
@@ -174,12 +161,14 @@ async def _wish(socket: web.WebSocketResponse) -> Wish:
 
 async def _session(socket: web.WebSocketResponse, worker: Worker, revision: Revision, wish: Wish) -> str:
     """From the start of the instance to its end; how it ended, in words. Raises FaasError, ConnectionError."""
-    async with _running(worker, revision, wish) as running:
+    async with _running(worker, revision, wish) as (running, waits):
         terminal = running.terminal
         assert terminal is not None
         terminal.resize(wish.columns, wish.rows)
         if wish.plain:
             terminal.plain()
+            if waits:
+                await terminal.write(b"\n")
         await _send(socket, {"instance": running.instance_id})
         clock = Idle(asyncio.get_running_loop().time)
         writing = asyncio.create_task(_to_client(socket, terminal, clock))
@@ -204,8 +193,11 @@ async def _session(socket: web.WebSocketResponse, worker: Worker, revision: Revi
 
 
 @asynccontextmanager
-async def _running(worker: Worker, revision: Revision, wish: Wish) -> AsyncIterator[Running]:
-    """The command by way of the shell; where the image has none, the command itself."""
+async def _running(worker: Worker, revision: Revision, wish: Wish) -> AsyncIterator[tuple[Running, bool]]:
+    """The command by way of the shell, and whether that waits for a line; where the image has no shell, the command
+    itself."""
+    shell = AFTER_A_LINE if wish.plain else WITH_SHELL
+    waits = bool(wish.command) and wish.plain
 
     def run(*args: str) -> AbstractAsyncContextManager[Running]:
         wanted = debugged(revision, args, wish.term)
@@ -213,13 +205,13 @@ async def _running(worker: Worker, revision: Revision, wish: Wish) -> AsyncItera
 
     async with AsyncExitStack() as stack:
         try:
-            running = await stack.enter_async_context(run(*WITH_SHELL, *wish.command) if wish.command else run(SHELL))
+            running = await stack.enter_async_context(run(*shell, *wish.command) if wish.command else run(SHELL))
         except ImageUnusable as error:
             if not wish.command:
                 hint = "name a program that is in it: faas debug NAME -- PROGRAM …"
                 raise ImageUnusable(f"the image has no shell: {error.message}", hint=hint) from None
-            running = await stack.enter_async_context(run(*wish.command))
-        yield running
+            running, waits = await stack.enter_async_context(run(*wish.command)), False
+        yield running, waits
 
 
 class Idle:

@@ -39,6 +39,7 @@ from gateway.store import dead_letters, invocations
 log = logging.getLogger("faas.dev")
 
 SESSIONS = 64  # of all developers together
+OF_ONE = 16  # of one
 PREPARE_SECONDS = 120.0
 TICK_SECONDS = 1.0
 # What stands in a faas.toml and has no effect here.
@@ -176,6 +177,8 @@ class DevSessions:
             raise Conflict(f"there is a function {function_label(namespace, name)} already")
         if len(self._sessions) >= SESSIONS:
             raise Throttled(f"there are {SESSIONS} dev functions already", reason="DevSessions", retry_after=10)
+        if sum(session.by == by.name for session in self._sessions.values()) >= OF_ONE:
+            raise Throttled(f"{by.name} has {OF_ONE} dev functions already", reason="DevSessions", retry_after=10)
         made = DevSession(namespace, name, by.name, session_id, spec, image, time.time(), self._clock())
         self._sessions[namespace, name] = made
         return made

@@ -79,7 +79,7 @@ class FailedDeploys:
             message=error.message[:MESSAGE_CHARACTERS],
             hint=error.hint[:MESSAGE_CHARACTERS],
             log_tail=error.log_tail[-TAIL_CHARACTERS:] if isinstance(error, InitFailed) else "",
-            image=image[:MESSAGE_CHARACTERS],  # as it was written, which may be anything
+            image=image,
             by=by,
             request_id=request_id,
             live=live,

@@ -172,7 +172,7 @@ def _check_end(tokens: TokenStore, principal: Principal, wished: float | None) -
     ends = found[1] if found else None
     if ends is not None and (wished is None or wished > ends):
         left = max(0, int(ends - time.time()))
-        raise Forbidden("your own token ends before that", hint=f"at most {left}s: --expires")
+        raise Forbidden("your own token ends before that", hint=f"make one that ends, too: --expires {left}s at most")
 
 
 def texts(body: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ def _nobodys(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _editable(name: str, line: str) -> dict[str, str]:
-    return {"message": f"{name}: {line} is not offered: an image has no folder to edit", "hint": "drop -e"}
+    return {"message": f"{name}: {_shown(line)} is not offered: an image has no folder to edit", "hint": "drop -e"}
 
 
 def _shown(text: str) -> str:

@@ -1,5 +1,5 @@
-"""Every table of the gateway, but those of who there is (`faas.state.people`). All are keyed by namespace; times are
-Unix seconds.
+"""Every table of the gateway, but those of who there is (`faas.state.people`) and who is told (`faas.state.told`). All
+are keyed by namespace; times are Unix seconds.
 
 `migrations/versions` brings a database to exactly this (a test compares the two).
 """
@@ -21,7 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from faas.state import people  # noqa: F401 - so that `metadata` has them all
+from faas.state import people, told  # noqa: F401 - so that `metadata` has them all
 from faas.state.columns import metadata as metadata
 from faas.state.columns import name as _name
 
@@ -390,29 +390,4 @@ secrets = Table(
     Column("size", Integer, nullable=False),  # bytes of the value
     Column("set_at", Float, nullable=False),
     _name("set_by"),
-)
-
-# Who is told of what goes wrong, and which way; secrets stand in it by their names.
-notification_targets = Table(
-    "notification_targets",
-    metadata,
-    _name("namespace", key=True),
-    _name("name", key=True),
-    Column("definition", Text, nullable=False),  # JSON, as `gateway.notify.target.definition` gives it
-    Column("changed_at", Float, nullable=False),
-)
-
-# What each target was told, so that a restart tells nothing twice and forgets no end.
-notification_states = Table(
-    "notification_states",
-    metadata,
-    _name("namespace", key=True),
-    _name("target", key=True),
-    Column("kind", String(16), primary_key=True),
-    Column("of", String(128), primary_key=True),  # the subject's namespace; "" for the machine
-    Column("subject", String(300), primary_key=True),
-    Column("state", Text, nullable=False),  # JSON, as `gateway.notify.states.State.dump` gives it
-    ForeignKeyConstraint(
-        ["namespace", "target"], ["notification_targets.namespace", "notification_targets.name"], ondelete="CASCADE"
-    ),
 )

@@ -63,11 +63,12 @@ class Exchange(Answer, Guest):
             self._client_left()
 
     def crash(self, error: Exception) -> None:
-        """Our own fault, on the way in: nothing may stay taken."""
+        """Our own fault: nothing may stay taken."""
         if self._claim is not None:
             self._claim.abandon()
             self._over(error, False)
-        self.fail(_ours(error, self.request_id))
+        if self._client.is_there(self):
+            self.fail(_ours(error, self.request_id))
 
     def seen(self, address: str, *, gone: bool = False) -> None:
         """Tell the witness, once it is over; `gone`: its client was, before."""
@@ -116,7 +117,10 @@ class Exchange(Answer, Guest):
         self._turn = self._timer = None
         claim, now = self.take_turn(turn, self.request_id), self.kit.clock()
         if claim is not None:
-            self._admit(claim, now)
+            try:
+                self._admit(claim, now)
+            except Exception as error:
+                self.crash(error)
             return
         self.kit.invoker.http_ended()
         self._task = self.kit.run(self._slowly(max(0.0, self.plan.wait_seconds - (now - self._began))))
@@ -210,6 +214,8 @@ class HttpExchange(Exchange):
         except BadFunctionResponse as error:
             self.fail(error)
             self._over(error, False, seconds)
+        except Exception as failure:
+            self.crash(failure)
         else:
             self._over(None, shape.handled, seconds)
 
@@ -218,6 +224,8 @@ class HttpExchange(Exchange):
             self.begin(self.kit.shapes.of(status, headers, self.plan.is_head))
         except BadFunctionResponse as error:
             self._broken(error)
+        except Exception as failure:
+            self.crash(failure)
 
     def data(self, piece: bytes) -> None:
         if self._claim is None:
@@ -226,6 +234,8 @@ class HttpExchange(Exchange):
             self.more(piece)
         except BadFunctionResponse as error:
             self._broken(error)
+        except Exception as failure:
+            self.crash(failure)
 
     def end(self, error: BaseException | None) -> None:
         if self._claim is None:

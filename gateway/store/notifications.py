@@ -10,14 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 
-from faas.state.tables import (
-    dead_letters,
-    functions,
-    notification_states,
-    notification_targets,
-    schedule_fires,
-    schedules,
-)
+from faas.state.tables import dead_letters, functions, schedule_fires, schedules
+from faas.state.told import notification_states, notification_targets
 from gateway.notify.subjects import Kind, Letters, ScheduleEnd, Subject
 from gateway.store.schedules import MISSED
 

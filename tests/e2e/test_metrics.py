@@ -323,10 +323,12 @@ class Panels:
         assert of(self.one("Share of invocations that succeed"), function="panel") == close((CALLS + 1) / ran)
 
     def times(self, durations: list[float], overheads: list[float]) -> None:
-        slept = [amount for amount, _ in self.sent.answered]
-        assert of(self.one("Duration, mean"), function="panel") == close(sum(slept) / len(slept))
+        ran = [report["Duration"] / 1000 for report in self.sent.reports("panel", self.sent.began)]
+        for (slept, elapsed), seconds in zip(self.sent.answered, ran, strict=True):
+            assert slept <= seconds <= elapsed
+        assert of(self.one("Duration, mean"), function="panel") == close(sum(ran) / len(ran))
         p95 = of(self.one("Duration, 95th percentile"), function="panel")
-        assert p95 == close(quantile(0.95, slept, durations))
+        assert p95 == close(quantile(0.95, ran, durations))
         waited = [1e-6, 0.7] * PAIRS
         p95 = of(self.one("Wait for an instance, 95th percentile"), function="queued")
         assert p95 == close(quantile(0.95, waited, durations))
@@ -367,8 +369,9 @@ class Panels:
         assert made_ahead == {(): 0}  # what stems serve needs none
         base = self.sent.reports("hold", 0)[0]["Max Memory Used"]  # before it held anything
         assert of(self.one("Most memory used"), function="hold") == close((base + HELD) * 2**20)
-        billed = sum(report["Billed Duration"] for report in self.sent.reports("panel", self.sent.began)) / 1000
-        assert billed == close(sum(amount for amount, _ in self.sent.answered))
+        ran = self.sent.reports("panel", self.sent.began)
+        assert all(-0.01 < report["Billed Duration"] - report["Duration"] < 1.01 for report in ran), "whole ms, up"
+        billed = sum(report["Billed Duration"] for report in ran) / 1000
         assert self.counted("Billed GB-seconds per second", function="panel") == close(billed * 128 / 1024)
 
     def budgets(self) -> None:
@@ -399,6 +402,7 @@ class Panels:
         assert of(plans, plan="gold", outcome="admitted") * WINDOW == close(PLANNED)
         assert sum(plans.values()) * WINDOW == close(PLANNED)
         assert self.one("Time until certificates end") == {}  # it has none; tests/e2e/test_other_machines.py has
+        assert set(self.one("Notifications per second").values()) == {0}  # nobody is to be told
         assert self.one("Circuit breakers: 1 half-open, 2 open") == {(("function", "planned"),): 0}
 
     def registry(self, stored_before: float) -> None:

@@ -133,15 +133,20 @@ def test_no_connection_is_refused_over_restarts_and_every_one_is_answered(kept: 
             answers.append(kept.ask())
 
     calling = threading.Thread(target=call)
+
+    def answered_by(pid: int) -> None:
+        deadline = time.monotonic() + 20
+        while pid not in answers:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     calling.start()
     pids = [kept.server]
+    answered_by(pids[-1])
     for _ in range(2):
         kept.tell(signal.SIGHUP)
         pids.append(kept.ready(pids[-1])[0])
-        deadline = time.monotonic() + 20
-        while pids[-1] not in answers:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        answered_by(pids[-1])
     enough.set()
     calling.join()
     assert set(answers) == set(pids), "an exception in the thread would have ended it early"

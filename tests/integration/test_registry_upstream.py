@@ -102,7 +102,8 @@ def test_a_tag_is_served_stale_while_its_upstream_is_away_and_moves_when_it_is_b
         assert cache.call("GET", f"/v2/{NAME}/team/app/tags/list").json()["tags"] == ["v1"]
         never = cache.call("GET", f"/v2/{NAME}/team/app/manifests/v9")
         assert (never.status, never.code) == (502, "MANIFEST_UNKNOWN")
-        assert never.json()["errors"][0]["message"] == f"{NAME} cannot be reached"
+        told = f"{NAME} cannot be reached (request id {never.headers['X-Request-Id']})"
+        assert never.json()["errors"][0]["message"] == told
         upstream.start()
         second, _ = upstream.push_image("team/app", "v1", b"second layer")
         eventually(lambda: cache.call("HEAD", path).headers["Docker-Content-Digest"] == second)

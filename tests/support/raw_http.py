@@ -12,6 +12,7 @@ from aiohttp import web
 from faas.runner import Runner
 from gateway.lane.lane import Lane
 
+FIRST_SECONDS = 5.0  # an answer may take as long to begin where the machine is busy
 LANE = web.AppKey("lane", Lane)
 
 
@@ -48,7 +49,8 @@ async def _in_front(lane: Lane, runner: Runner) -> AsyncIterator[int]:
 
 
 async def talk(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 5.0, end: bool = False) -> bytes:
-    """Send `pieces` with `pause` between them and read until the server closes, or nothing came for `seconds`.
+    """Send `pieces` with `pause` between them and read until the server closes, or nothing more came for `seconds`. The
+    first byte is waited for longer.
 
     `end`: close our own direction after the last piece.
     """
@@ -63,7 +65,7 @@ async def talk(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 5
         if end:
             writer.write_eof()
         while True:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds if answer else max(seconds, FIRST_SECONDS)):
                 data = await reader.read(65_536)
             if not data:
                 return answer

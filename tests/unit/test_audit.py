@@ -301,6 +301,9 @@ def test_who_may_do_nothing_does_not_fill_the_log() -> None:
     passed = ration.pass_on(refused)
     assert passed is not None
     assert passed.count == 3  # itself, and the two that were left out
+    ration = Ration(most=3, clock=lambda: now[0])
+    near = [entry(status=403, address=f"2001:db8::{last:x}") for last in range(5)]  # all of them one client's
+    assert [ration.pass_on(one) is not None for one in near] == [True, True, True, False, False]
     ration = Ration(most_unknown=2, clock=lambda: now[0])
     gone = [entry(status=0, address=f"192.0.2.{last}") for last in range(4)]  # who goes before each answer
     assert [ration.pass_on(one) is not None for one in gone] == [True, True, False, False]

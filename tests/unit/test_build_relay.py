@@ -231,6 +231,7 @@ url @ https://${TOKEN}@x.example/url-1.tar.gz#sha256=00 ; os_name=='posix'
     [
         ("-e .", "-e"),
         ("--editable=./lib", "--editable"),
+        ("-e git+https://u:CANARY@example.com/r", "is not offered"),
         ("git+https://u:CANARY@example.com/r@v1", "there is no git"),
         ("x @ git+https://CANARY@example.com/r", "there is no git"),
         ("-r https://CANARY@example.com/list.txt", "a list is a file"),

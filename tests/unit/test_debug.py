@@ -17,7 +17,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 
 from faas.errors import ImageUnusable, InvalidInput, NotOffered
 from faas.protocol import Outcome, Revision, Terminal
-from gateway.debug import MOST, SHELL, Idle, Wish
+from gateway.debug import MOST, OF_ONE, SHELL, Idle, Wish
 from tests.support.control import Control, control, until
 from worker.terminal import PtyTerminal
 
@@ -154,14 +154,21 @@ async def test_a_client_that_goes_takes_its_instance_with_it(server: Control) ->
     await until(lambda: not runs.open)
 
 
-async def test_there_are_so_many_sessions_at_once_and_no_more(server: Control) -> None:
+async def test_there_are_so_many_sessions_at_once_and_no_more_and_no_caller_has_them_all(server: Control) -> None:
+    other = await server.a_token("deployer")
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(MOST):
-            socket = await stack.enter_async_context(session(server, command=["sleep", "60"]))
+        for number in range(MOST):
+            if number == OF_ONE:
+                async with session(server) as socket:
+                    _, told = await whole(socket)
+                assert told["error"]["message"].endswith("for admin, who gets no more at once")
+            by = other if number >= OF_ONE else ""
+            socket = await stack.enter_async_context(session(server, by, command=["sleep", "60"]))
             await socket.receive()
-        async with session(server) as socket:
+        async with session(server, other) as socket:
             _, told = await whole(socket)
         assert told["error"]["code"] == "Throttled"
+        assert told["error"]["message"].endswith("that is all at once")
         assert told["error"]["request_id"]
     async with session(server, command=["true"]) as socket:
         await until(lambda: not server.worker.on_run.open)  # type: ignore[union-attr]

@@ -21,6 +21,7 @@ from faas.oci.digest import Digest
 from faas.oci.manifest import ImageConfig, Manifest
 from faas.oci.platform import architecture
 from faas.protocol import Revision
+from gateway import dev_sessions
 from tests.support.control import Control, control
 from tests.support.fake_worker import FakeWorker
 
@@ -168,6 +169,16 @@ async def test_another_run_of_the_same_person_takes_over_and_another_person_does
     assert (await save(running, "two", TWO)).status == 200
     stranger = await running.a_token("deployer")
     assert (await begin(running, ONE, token=stranger)).status == 409
+
+
+async def test_one_person_does_not_keep_all_of_them(running: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dev_sessions, "OF_ONE", 1)
+    assert (await begin(running)).status == 200
+    name = "hello--dev-bob"
+    for token, status in ((None, 429), (await running.a_token("deployer"), 200)):
+        body = {"spec": {**SPEC, "name": name}, "image": IMAGE}
+        answered = await running.call("PUT", f"/v1/dev/{name}?session={TWO}", body, token=token)
+        assert answered.status == status
 
 
 async def test_it_ends_with_its_command_and_leaves_nothing(running: Control, tmp_path: Path) -> None:

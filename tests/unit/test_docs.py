@@ -19,6 +19,7 @@ RUN_BY = {
     "deploy/howto/backup-and-restore.md": "tests/e2e/test_backup.py",
     "deploy/howto/upgrade.md": "tests/e2e/test_backup.py",
     "deploy/howto/secrets.md": "tests/e2e/test_secrets.py",
+    "deploy/howto/notifications.md": "tests/e2e/test_notifications.py",
     "deploy/howto/why-was-my-function-killed.md": "tests/e2e/test_howto_killed.py",
     "deploy/howto/users-and-audit.md": "tests/unit/test_cli_users.py",
     "deploy/howto/offline.md": "tests/e2e/test_offline.py",

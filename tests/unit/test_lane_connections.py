@@ -20,6 +20,8 @@ from faas.spec import Interface
 from faas.web import RUNNER_OPTIONS
 from gateway.data_path import DataPath
 from gateway.edge.passage import Passage
+from gateway.lane.answer import Answer
+from gateway.lane.exchange import EventExchange
 from tests.conftest import SOAK
 from tests.support.data_path import application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker, echo, ok, stream
@@ -94,6 +96,34 @@ class Gated:
         self.order.append(json.loads(event)["rawPath"])
         await self.may.wait()
         return InvocationResult(event)
+
+
+async def test_what_breaks_on_our_side_in_a_turn_or_in_an_answer_leaves_nothing_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gated()
+    async with lane(monkeypatch, FakeWorker(gate)) as served:
+        first, one = await opened(served.port, GET)
+        await served.until(1)
+        second, two = await opened(served.port, GET)
+        await asyncio.sleep(0.05)
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("ours")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(EventExchange, "_go", broken)
+            gate.may.set()
+            assert (await answer(first))[0] == 200
+            assert (await answer(second))[0] == 500
+        with monkeypatch.context() as patched:
+            patched.setattr(Answer, "result", broken)
+            third, three = await opened(served.port, GET)
+            assert (await answer(third))[0] == 500
+        assert served.path.activator.breakers.of(revision()).unused
+        assert served.path.activator.ceiling.inside == 0
+        for writer in (one, two, three):
+            writer.close()
 
 
 async def test_on_the_last_call_the_next_answer_says_so_and_ends_its_connection(

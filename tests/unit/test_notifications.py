@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from faas.leases import InvocationResult, Report
+from faas.protocol import Revision, RevisionKey
 from gateway.backup import Outcome
 from gateway.notify import facts
 from gateway.notify.keeper import Keeper
@@ -96,23 +99,20 @@ async def test_what_goes_wrong_on_a_server_is_told_with_the_command_that_shows_m
         return web.Response()
 
     monkeypatch.setattr(facts, "room", lambda check, data: [])  # however full this machine's disk is
-    app, worker = web.Application(), FakeWorker()
+    app, worker = web.Application(), FakeWorker(failing)
     app.router.add_post("/", take)
     async with serving(app) as url, control(tmp_path, worker, private_notifications=True) as server:
         keeper = server.gateway.notifications
-        keeper.facts.certificates = lambda: {
-            "": keeper._clock() + 2 * DAY,
-            "far.example.com": keeper._clock() + 90 * DAY,
-        }
+        keeper.facts.certificates = lambda: {"": time.time() + 2 * DAY, "far.example.com": time.time() + 90 * DAY}
         keeper.facts.backup = lambda: Outcome(0.0, "its client has gone")
         keeper.facts.damaged = damaged
         await put(server, body={"webhook": {"url": url}}, everywhere=True)
         await server.deploy("hello", **{"async": {"retries": 0, "on_failure": "dlq"}})
         await server.call("PUT", "/v1/budgets/most", {"requests": 2})
         await keeper.tick()  # from here on failures are counted
-        worker.errors = "ValueError"
         for _ in range(4):
             assert (await server.call("GET", "/function/hello", public=True)).status == 502
+        server.gateway.ledger.add(RevisionKey("default", "hello", 1), [Report(0.01, 0.01, 1 << 27, 0)] * 2)
         assert (await server.call("POST", "/async-function/hello", b"{}", public=True)).status == 202
         await until(lambda: letters(server))
         for _ in range(3):
@@ -128,6 +128,10 @@ async def test_what_goes_wrong_on_a_server_is_told_with_the_command_that_shows_m
             "backup": ("backup", "faas backup DIR --verify"),
         }
         assert "ValueError" not in json.dumps(came), "what a function says is not passed on"
+
+
+async def failing(revision: Revision, event: bytes) -> InvocationResult:
+    return InvocationResult(b'{"errorType": "ValueError"}', error_type="ValueError")
 
 
 async def damaged() -> list[str]:

@@ -26,6 +26,7 @@ from gateway.notify.facts import Facts, Seen
 from gateway.notify.keeper import GAP_SECONDS, LOOK_SECONDS, MOST_TARGETS, Keeper
 from gateway.notify.senders import Senders
 from gateway.notify.subjects import Kind, Observation, Severity, Subject
+from gateway.notify.target import Mail as ByMail
 from gateway.notify.target import parse
 from tests.support.control import serving, until
 from tests.support.data_path import sample
@@ -347,15 +348,22 @@ async def test_a_server_without_starttls_gets_neither_login_nor_message(tmp_path
 
 
 async def test_a_mail_server_that_says_nothing_is_left_after_its_time(tmp_path: Path) -> None:
+    gone = asyncio.Event()
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        gone.set()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     target = parse("default", "ops", {"mail": of_mail(port)}, allow_private=True)
+    assert isinstance(target.way, ByMail)
     async with server:
         with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s"):
             await mails.send(
                 target.way, None, messages.test_message("ops", "x", 0.0), 0.0, allow_private=True, seconds=0.2
             )
+        async with asyncio.timeout(5):
+            await gone.wait()
