@@ -79,15 +79,11 @@ def schedule_ends(tx: Connection) -> list[ScheduleEnd]:
         fire.function == schedules.c.function,
         fire.schedule == schedules.c.name,
     )
-    last = (
-        select(fire.fire_time).where(*mine, fire.status.in_(_ENDED)).order_by(fire.fire_time.desc()).limit(1)
-    ).scalar_subquery()
-    rows = tx.execute(
-        select(schedules.c.namespace, schedules.c.function, schedules.c.name, fire.status, fire.fire_time)
-        .join(schedule_fires, and_(*mine))
-        .where(fire.fire_time == last.correlate(schedules))
-    )
-    return [ScheduleEnd(*row) for row in rows]
+    ended = select(fire.status).where(*mine, fire.status.in_(_ENDED)).order_by(fire.fire_time.desc()).limit(1)
+    key = (schedules.c.namespace, schedules.c.function, schedules.c.name)
+    # Two small questions for each row: as a join SQLite would ask them for every fire time.
+    rows = tx.execute(select(*key, ended.scalar_subquery(), ended.with_only_columns(fire.fire_time).scalar_subquery()))
+    return [ScheduleEnd(*row) for row in rows if row[3] is not None]
 
 
 def new_letters(tx: Connection, since: float) -> list[Letters]:

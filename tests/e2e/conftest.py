@@ -12,7 +12,8 @@ from tests.support.server import RunningServer
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with RunningServer(tmp_path_factory.mktemp("server") / "data", "--driver", "oci", "--private-notifications") as running:
+    data = tmp_path_factory.mktemp("server") / "data"
+    with RunningServer(data, "--driver", "oci", "--private-notifications") as running:
         yield running
 
 

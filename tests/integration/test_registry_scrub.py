@@ -250,6 +250,7 @@ async def test_an_unreadable_blob_is_told_at_once_and_comes_back_by_itself(
     assert [entry["digest"] for entry in (await registry.scrub.status())["damaged"]] == [str(digest)]
     assert damaged_gauge(registry) == 1
     assert registry.blobs.path(digest).exists()
+    assert await registry.scrub.damaged() == [str(digest)]
     fails = False
     await registry.scrub.round(time.time() + AGAIN_SECONDS + 1)
     assert not (await registry.scrub.status())["damaged"]

@@ -212,6 +212,15 @@ async def test_one_backup_at_a_time_and_one_whose_client_has_gone_ends(tmp_path:
         assert not backup.folder.exists()
 
 
+async def test_how_the_last_backup_ended_is_known(server: BackedUp) -> None:
+    assert server.backups.last is None
+    for failed, failure in ((True, "its client could not finish it"), (False, "")):
+        backup = await server.backups.begin()
+        await server.backups.end(backup.id, failed=failed)
+        assert server.backups.last is not None
+        assert server.backups.last.failure == failure
+
+
 async def test_bytes_that_do_not_come_as_they_were_named_are_refused(server: BackedUp, tmp_path: Path) -> None:
     backup = await server.backups.begin()
     blob = backup.manifest.blobs[0]

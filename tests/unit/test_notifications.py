@@ -16,6 +16,7 @@ from faas.protocol import Revision, RevisionKey
 from gateway.backup import Outcome
 from gateway.notify import facts
 from gateway.notify.keeper import Keeper
+from gateway.notify.subjects import Kind
 from tests.support.control import Control, control, serving, until
 from tests.support.fake_worker import FakeWorker
 
@@ -148,3 +149,21 @@ async def told(keeper: Keeper, came: list[Any]) -> bool:
         watched.next_at = 0.0
     await keeper.tick()
     return len({one["kind"] for one in came}) == 6
+
+
+async def test_a_schedule_is_wrong_by_its_last_fire_time_that_has_ended(server: Control) -> None:
+    await server.deploy("cron", schedule=[{"name": "nightly", "cron": "0 3 * * *"}])
+    looked = server.gateway.notifications.facts
+
+    async def after(*statuses: str) -> list[str]:
+        async with server.gateway.database.write() as tx:
+            await tx.exec_driver_sql("DELETE FROM schedule_fires")
+            for number, status in enumerate(statuses):
+                row = ("default", "cron", "nightly", number, status, "", None, None, "")
+                await tx.exec_driver_sql("INSERT INTO schedule_fires VALUES (?,?,?,?,?,?,?,?,?)", row)
+        return [one.subject.name for one in (await looked.look([Kind.SCHEDULE], 1.0))[Kind.SCHEDULE]]
+
+    assert await after() == []
+    assert await after("success", "error", "running") == ["cron/nightly"]
+    assert await after("error", "missed", "skipped", "pending") == ["cron/nightly"]
+    assert await after("error", "success", "skipped") == []
