@@ -32,15 +32,19 @@ async def dribble(port: int, first: bytes, then: bytes, pause: float) -> tuple[b
                 await writer.drain()
 
     sending = asyncio.create_task(send())
+    answer = b""
     try:
         async with asyncio.timeout(15):
-            return await reader.read(), loop.time() - began
+            while data := await reader.read(65_536):  # piece by piece: a reset must not take along what came before it
+                answer += data
     except ConnectionError:
-        return b"", loop.time() - began
+        pass
     finally:
+        ended = loop.time() - began
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
         writer.close()
+    return answer, ended
 
 
 async def answered(port: int) -> bytes:
