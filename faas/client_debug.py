@@ -36,7 +36,7 @@ class DebugCalls:
 
     @asynccontextmanager
     async def debug(self: Calls, name: str, wish: Mapping[str, Any]) -> AsyncIterator[DebugSession]:
-        """A terminal in a throw-away instance; `wish` has the keys that `gateway.debug` tells of."""
+        """A terminal in a throw-away instance; `wish` has the keys that `gateway.control.debug` tells of."""
         assert self._session is not None, "a Client is a context manager"
         path = f"/v1/functions/{quote(name, safe=':')}/debug"
         try:

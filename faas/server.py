@@ -37,7 +37,7 @@ from faas.tls import Certificates
 from gateway import prices
 from gateway.app import api_app, public_app, public_lane
 from gateway.backup import Backups
-from gateway.backups import BACKUPS
+from gateway.control.backups import BACKUPS
 from gateway.dev_images import DevImages
 from gateway.edge.spans import Spans
 from gateway.edge.spans import check as check_spans

@@ -12,7 +12,8 @@ from faas.auth import Authenticator, Permission
 from faas.logins import LOGINS
 from faas.proxies import NO_PROXIES, TrustedProxies
 from faas.web import access, authorization, errors
-from gateway import (
+from gateway.asynchronous import async_routes
+from gateway.control import (
     aliases,
     api_documents,
     apis,
@@ -48,8 +49,9 @@ from gateway import (
     users,
     websockets,
 )
-from gateway.asynchronous import async_routes
-from gateway.builds import BUILDS, Builds
+from gateway.control.builds import BUILDS, Builds
+from gateway.control.operations import Operation, an_object, answer
+from gateway.control.top import TOP, Top
 from gateway.edge.apis.arrivals import Arrivals
 from gateway.edge.doorman import Doorman
 from gateway.edge.observing import observing
@@ -58,9 +60,7 @@ from gateway.edge.websocket import routes as websocket_routes
 from gateway.gateway import GATEWAY, Gateway
 from gateway.lane.lane import Lane
 from gateway.lane.plans import Place
-from gateway.operations import Operation, an_object, answer
 from gateway.public import by_api_host, function_routes, strict
-from gateway.top import TOP, Top
 
 NOUNS = (
     builds, functions, revisions, aliases, instances, logs, invocations, schedules, triggers, dead_letters, tokens,

@@ -26,7 +26,7 @@ from faas.errors import Conflict, FaasError, NotFound, StorageFull, Unavailable
 from faas.oci.digest import Digest
 from faas.state import snapshot
 from faas.state.session import Database
-from gateway.operations import stamp
+from gateway.control.operations import stamp
 
 log = logging.getLogger("faas.backup")
 

@@ -9,9 +9,9 @@ from typing import Any
 from faas.errors import FaasError, ImageUnusable
 from faas.protocol import Failure
 from gateway.conditions import Condition, Observed, Status, conditions, worst
+from gateway.control.operations import FLAG, TEXT, WHOLE, a_list, an_object, stamp
 from gateway.edge.circuit import State
 from gateway.gateway import Gateway
-from gateway.operations import FLAG, TEXT, WHOLE, a_list, an_object, stamp
 from gateway.router import LIVE, FunctionState, function_label
 from gateway.spending import State as Spent
 from gateway.store.follows import FollowState, Outcome

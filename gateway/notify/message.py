@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from faas.secret import Secret
+from gateway.control.operations import stamp
 from gateway.notify.states import Notice, State
 from gateway.notify.subjects import Severity, Subject
-from gateway.operations import stamp
 
 MOST_ITEMS = 50  # in one message; the rest are counted
 SIGNATURE = "X-Faas-Signature"

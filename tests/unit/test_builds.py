@@ -19,7 +19,7 @@ from faas.build.messages import Channel
 from faas.build.progress import Quiet
 from faas.client import Client
 from faas.errors import FaasError, Forbidden, InvalidInput, OutOfMemory, PayloadTooLarge, Throttled, Unavailable
-from gateway import builds
+from gateway.control import builds
 from tests.support.control import Control, control, until
 from tests.support.local_builder import BuildingWorker
 from tests.support.package_index import PackageIndex, source_archive, source_files

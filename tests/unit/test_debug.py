@@ -17,7 +17,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 
 from faas.errors import ImageUnusable, InvalidInput, NotOffered
 from faas.protocol import Outcome, Revision, Terminal
-from gateway.debug import MOST, OF_ONE, SHELL, Idle, Wish
+from gateway.control.debug import MOST, OF_ONE, SHELL, Idle, Wish
 from tests.support.control import Control, control, until
 from worker.terminal import PtyTerminal
 

@@ -68,7 +68,9 @@ def test_a_file_that_a_packages_page_names_is_in_that_package(project_root: Path
     assert [name for name in named if not list(folder.rglob(name))] == []
 
 
-@pytest.mark.parametrize("package", ["gateway", "worker", "worker/memory", "worker/launcher", "worker/drivers/oci"])
+@pytest.mark.parametrize(
+    "package", ["gateway", "gateway/control", "worker", "worker/memory", "worker/launcher", "worker/drivers/oci"]
+)
 def test_a_packages_page_names_each_of_its_files(project_root: Path, package: str) -> None:
     folder = project_root / package
     page = folder / "README.md" if (folder / "README.md").exists() else folder.parent / "README.md"

@@ -20,7 +20,7 @@ from faas.checkup.limits import memory
 from faas.cli import doctor_host
 from faas.cli.doctor_host import engine_holes, is_held, is_of, runtime_holes
 from faas.protocol import Outcome, Revision
-from gateway.doctor import judged
+from gateway.control.doctor import judged
 from tests.support.certificates import certify
 from tests.support.control import control
 

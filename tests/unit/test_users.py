@@ -15,9 +15,9 @@ from faas.auth import ALL_NAMESPACES, ROOT, Permission, Principal, Role
 from faas.errors import Conflict, InvalidInput, NotFound
 from faas.protocol import LogQuery, LogRecord
 from faas.state.session import Database
+from gateway.control.tokens import reaches
 from gateway.credentials import MOST_OF_USER, SHOWN_EXPIRED_SECONDS, TokenStore
 from gateway.edge.throttle import Buckets, Rate
-from gateway.tokens import reaches
 from tests.support.control import Control, control, until
 from tests.support.fake_worker import FakeWorker
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.control.operations import stamp
 from gateway.edge.canary.rule import Canary
-from gateway.operations import stamp
 
 
 def shown(canary: Canary) -> dict[str, Any]:

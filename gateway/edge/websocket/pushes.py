@@ -8,10 +8,10 @@ from typing import Any
 
 from faas.connections import Wanted
 from faas.errors import Gone, PayloadTooLarge
+from gateway.control.operations import stamp
 from gateway.edge.websocket.apis import WebSocketApis
 from gateway.edge.websocket.frames import NORMAL
 from gateway.edge.websocket.session import Session
-from gateway.operations import stamp
 
 
 class Pushes:

@@ -14,6 +14,7 @@ from faas.auth import Permission
 from faas.connections import amazon_error
 from faas.errors import Gone, NotFound, PayloadTooLarge, Throttled
 from faas.web import PRINCIPAL, REQUEST_ID, Handler, access, error_body, read_body, waits
+from gateway.control.operations import Operation, an_object, answer, path_text
 from gateway.edge.entry import Entry, Target, by_host
 from gateway.edge.passage import Passage, on_answer
 from gateway.edge.websocket.api import PREFIX, WebSocketApi
@@ -22,7 +23,6 @@ from gateway.edge.websocket.opening import Opening, accept_key
 from gateway.edge.websocket.pushes import Pushes, end, seen
 from gateway.edge.websocket.session import Session
 from gateway.gateway import GATEWAY
-from gateway.operations import Operation, an_object, answer, path_text
 from gateway.tunnel import check_origin
 
 

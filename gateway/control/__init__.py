@@ -1,0 +1,1 @@
+"""The control API: one file per noun, with its operations."""
