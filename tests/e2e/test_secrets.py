@@ -65,7 +65,9 @@ def test_the_how_tos_commands_store_use_and_change_a_secret(answers: list[str], 
     server.faas("secret", "rm", "api-token")
 
 
-def test_neither_a_value_nor_one_before_it_is_seen_anywhere(answers: list[str], server: RunningServer) -> None:
+def test_neither_a_value_nor_one_before_it_is_seen_anywhere(
+    answers: list[str], server: RunningServer, tmp_path: Path
+) -> None:
     path = "/v1/functions/keeper/invocations"
     seen = [server.request("POST", path, json.dumps(how).encode(), api=True).body for how in ("raise", "abort", "x")]
     assert digest(SECOND).encode() in seen[-1]
@@ -73,7 +75,10 @@ def test_neither_a_value_nor_one_before_it_is_seen_anywhere(answers: list[str], 
     seen += [server.faas(*words).stdout.encode() for words in (("logs", "keeper"), ("describe", "keeper"))]
     seen += list(_told_to_every_role(server))
     seen += list(_of_processes())
+    server.faas("backup", tmp_path / "kept", "--with-secrets-key")
+    assert _holding(tmp_path / "kept", "db-password"), "the test looks where they would be"
     for canary in (FIRST, SECOND):
+        assert _holding(tmp_path / "kept", canary) == []
         assert [text[:200] for text in seen if canary.encode() in text] == []
         assert _holding(server.data, canary) == []
 

@@ -144,6 +144,6 @@ def test_doctor_needs_nothing_on_a_machine_that_only_talks_to_another_one(
 def test_doctor_takes_an_engine_instead_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(doctor, "_answers", lambda path: True)
-    states = {f.check: f.state for f in doctor.host_findings(tmp_path, hosting=True, running=True)}
-    assert (states["root"], states["engine"]) == ("note", "ok")
-    assert "missing" not in {states["oci runtime"], states["nft"], states["loop devices"]}
+    found = {(f.check, f.state) for f in doctor.host_findings(tmp_path, hosting=True, running=True)}
+    assert {("root", "note"), ("engine", "ok")} <= found  # what is known against its version is a note of its own
+    assert not {(check, "missing") for check in ("oci runtime", "nft", "loop devices")} & found
