@@ -60,7 +60,9 @@ async def test_functions_revisions_aliases_schedules_tokens_and_what_is_queued_a
         changed = {"spec": {"name": "hello", "public": True, "memory": 512}, "image": function["image"]}
         assert (await server.call("PUT", "/v1/functions/hello", changed)).json()["revision"] == 3
     with contextlib.closing(sqlite3.connect(data / "faas.db")) as database:
-        events = database.execute("SELECT function, status, payload FROM invocations").fetchall()
+        # The schedule is another matter: what it missed since then has fired.
+        columns = "function, status, payload"
+        events = database.execute(f"SELECT {columns} FROM invocations WHERE trigger = 'async'").fetchall()
     assert events == [("hello", "pending", b"an event")]
 
 
