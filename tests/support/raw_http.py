@@ -12,7 +12,7 @@ from aiohttp import web
 from faas.runner import Runner
 from gateway.lane.lane import Lane
 
-FIRST_SECONDS = 5.0  # an answer may take as long to begin where the machine is busy
+FIRST_SECONDS = 15.0  # an answer may take as long to begin where the machine is busy
 LANE = web.AppKey("lane", Lane)
 
 

@@ -51,7 +51,7 @@ def main() -> None:
     log.configure(options.log_format)
     # Its end is its server's: what is sent to all of them at once must not take it away first. Not SIG_IGN, which would
     # go on in every program that it starts.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     uvloop.run(run(descriptor, options))
     logging.shutdown()
