@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 MOST = 64
 MOST_BYTES = 1_024  # of one of them
-PAUSE = 1_000  # answers that are not learned from, after as many heads of which nothing came again
+PAUSE = 1_000  # answers that nothing is learned from, once there were too many heads
 WITHOUT_BODY = (204, 304)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from faas.bodies import BODIES
@@ -208,7 +207,7 @@ class Connection(asyncio.Protocol):
             self.answered(True)
         else:  # as nearly always
             self._exchange = None
-            self.since = monotonic()
+            self.since = self._lane.clock()
 
     def answered(self, keeps: bool) -> None:
         self._over()
