@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from faas.spec import Interface
 
@@ -161,13 +161,29 @@ class Lease(Protocol):
         ...
 
 
+class KnownHead:
+    """The head of an http function's answer that has come before, byte for byte, and of an answer that is whole: the
+    same object each time. `fields`, framing and hop-by-hop ones among them, are as they came, `length` the body's.
+
+    `made` belongs to whoever takes answers: what it made of the head the first time. Nothing but the head may be in it.
+    """
+
+    __slots__ = ("fields", "length", "made", "status")
+
+    def __init__(self, status: int, fields: tuple[tuple[bytes, bytes], ...], length: int) -> None:
+        self.status = status
+        self.fields = fields
+        self.length = length
+        self.made: Any = None
+
+
 class Answering(Protocol):
     """Who takes an http function's answer (`Claim.send`): `whole`, or `head`, `data`… and `end`. Called on the loop:
     quick, raising nothing."""
 
-    def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
-        """All of it at once, as long as its Content-Length says, with the fields of `head`; the last call. It took
-        `seconds`: the report comes later, and the slot is given back when this returns."""
+    def whole(self, head: KnownHead, body: bytes, seconds: float) -> None:
+        """All of it at once, to anything but a HEAD request; the last call. It took `seconds`: the report comes later,
+        and the slot is given back when this returns."""
         ...
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -235,6 +235,9 @@ class LogQuery:
     limit: int = 10_000
 
 
+Door = Callable[[str], Claim | None]
+
+
 class Worker(Protocol):
     """Runs instances of revisions; holds no database and decides nothing about how many there should be.
 
@@ -275,6 +278,11 @@ class Worker(Protocol):
         """A slot of an instance that is ready to run this moment, for an invocation by HTTP; None where there is none,
         where somebody waits already, or where it would have to be thawed: then `acquire` is the way.
         """
+        ...
+
+    def door(self, revision: Revision) -> Door:
+        """`claim` for who asks often: told a request's id it gives the same, until it has given None: then ask for
+        another door, it may be that behind this one nothing will ever be ready."""
         ...
 
     def run(

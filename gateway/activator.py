@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
+from typing import Protocol
+from weakref import WeakSet
 
 from faas.leases import Invocation, Lease
 from faas.protocol import (
@@ -24,11 +26,19 @@ from gateway.collector import Collector, Load
 from gateway.flight import CURRENT, Flight
 from gateway.scaler import Scaler
 
-Admit = Callable[[RevisionKey], None]  # raises Throttled where the function may not be called now
+# Raises Throttled where the function may not be called now; whether it may until `Activator.forget` is called.
+Admit = Callable[[RevisionKey], bool]
 
 
-def everybody(key: RevisionKey) -> None:
+class Watcher(Protocol):
+    """Who remembers what the activator's parts said."""
+
+    def forget(self) -> None: ...
+
+
+def everybody(key: RevisionKey) -> bool:
     """Admits all."""
+    return True
 
 
 class Activator:
@@ -52,6 +62,22 @@ class Activator:
         self.ceiling = ceiling
         self.admit = admit
         self.clock = clock
+        self.is_closed = False  # nobody comes in any more
+        self._watchers: WeakSet[Watcher] = WeakSet()
+        breakers.changed = collector.changed = self.forget
+
+    def watch(self, watcher: Watcher) -> None:
+        """Have it told to forget a revision's breaker and load, and whether it is admitted, when they may change."""
+        self._watchers.add(watcher)
+
+    def forget(self) -> None:
+        """Tell all who watch."""
+        for watcher in list(self._watchers):
+            watcher.forget()
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.forget()
 
     def lease(self, revision: Revision, invocation: Invocation) -> Activation:
         """A slot for `invocation`. Entering raises Throttled, InitFailed, Unavailable."""

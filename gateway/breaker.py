@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from faas.errors import Throttled
@@ -131,20 +132,19 @@ class Breaker:
 class Breakers:
     """The breakers in use. Those that nobody is in are dropped now and then, so that old revisions leave nothing.
 
-    `version` changes where a revision's breaker may not be what it was.
+    `changed` is called where a revision's breaker may not be what it was.
     """
 
     def __init__(self) -> None:
         self._breakers: dict[Key, Breaker] = {}
         self._sweep_at = SWEEP_LEAST
-        self.version = 0
+        self.changed: Callable[[], None] = lambda: None
         self._reserved: dict[tuple[str, str], tuple[int, bool]] = {}  # slots, and whether the ceiling has counted them
 
     def reserve(self, namespace: str, function: str, slots: int, *, exempt: bool = True) -> None:
         """All revisions of this function together have so many slots from here on; 0: each has its own again. `exempt`:
         they need no look at the ceiling."""
         where = (namespace, function)
-        self.version += 1
         self._reserved.pop(where, None)
         if slots:
             self._reserved[where] = slots, exempt
@@ -154,6 +154,7 @@ class Breakers:
         elif (breaker := self._breakers.pop(where, None)) is not None:
             breaker.exempt = False  # who comes in from here on is counted under the ceiling
             breaker.resize(max(breaker.inside + breaker.waiting, breaker.limit))  # nobody waits for what is over
+        self.changed()
 
     def of(self, revision: Revision) -> Breaker:
         key: Key = revision.key
@@ -176,7 +177,7 @@ class Breakers:
         """Half of what is known at least is in use then, or there is little of it."""
         self._breakers = {key: breaker for key, breaker in self._breakers.items() if not breaker.unused}
         self._sweep_at = max(SWEEP_LEAST, 2 * len(self._breakers))
-        self.version += 1
+        self.changed()
 
     def __len__(self) -> int:
         return len(self._breakers)

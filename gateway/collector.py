@@ -43,7 +43,7 @@ class Load:
     """
 
     __slots__ = (
-        "_area", "_changed", "_held_at", "_held_level", "_peaks", "_samples", "ended", "in_flight", "learn", "seeded",
+        "_held_at", "_held_level", "_moved", "_peaks", "_samples", "ended", "in_flight", "learn", "seeded",
     )  # fmt: skip
 
     def __init__(self, now: float) -> None:
@@ -51,8 +51,9 @@ class Load:
         self.ended: float | None = None
         self.seeded = False
         self.learn: Callable[[float], None] | None = None
-        self._area = 0.0  # integral of in_flight over time: an average is a difference of two, over their distance
-        self._changed = now
+        # The integral of in_flight over time is the sum of all ends less that of all beginnings, with now for the end
+        # of those that have none: an average is a difference of two, over their distance.
+        self._moved = 0.0
         # (when a level was last held, the level), levels falling: the maximum of any window that ends now is its
         # first entry that is young enough. Never longer than the highest level.
         self._peaks: deque[tuple[float, int]] = deque()
@@ -60,16 +61,15 @@ class Load:
         self._samples: deque[tuple[float, float]] = deque([(now, 0.0)])  # (time, area), one a tick
 
     def enter(self, now: float) -> None:
-        self._area += self.in_flight * (now - self._changed)
-        self._changed = now
-        if not self.in_flight and self.learn is not None and self.ended is not None:
+        level = self.in_flight
+        self._moved -= now
+        if not level and self.learn is not None and self.ended is not None:
             self.learn(now - self.ended)
-        self.in_flight += 1
+        self.in_flight = level + 1
 
     def leave(self, now: float) -> None:
         level = self.in_flight
-        self._area += level * (now - self._changed)
-        self._changed = now
+        self._moved += now
         if level > self._held_level or now - self._held_at >= GRAIN_SECONDS:
             self._held(level, now)
         self.in_flight = level - 1
@@ -81,7 +81,7 @@ class Load:
         self._peaks.clear()
         self._held_level = 0
         self.ended, self.seeded = None, True
-        self._area, self._changed = 0.0, now
+        self._moved = -self.in_flight * now
         self._samples = deque([(now, 0.0)])
         if level > 0:
             self._peaks.append((now, level))
@@ -113,7 +113,7 @@ class Load:
         return (self._area_at(now) - area) / (now - then) if now > then else float(self.in_flight)
 
     def _area_at(self, now: float) -> float:
-        return self._area + self.in_flight * (now - self._changed)
+        return self._moved + self.in_flight * now
 
 
 class Collector:
@@ -121,7 +121,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._loads: dict[RevisionKey, Load] = {}
-        self.version = 0  # changes where a revision's load may not be what it was
+        self.changed: Callable[[], None] = lambda: None  # called where a revision's load may not be what it was
 
     def load(self, key: RevisionKey, now: float) -> Load:
         """The load of a revision; it begins with the first question."""
@@ -145,4 +145,4 @@ class Collector:
     def forget(self, key: RevisionKey) -> None:
         """Drop a revision; invocations in flight keep counting on the load they hold."""
         self._loads.pop(key, None)
-        self.version += 1
+        self.changed()

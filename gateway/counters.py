@@ -39,7 +39,7 @@ class RouteCounters:
     def __init__(self, metrics: Metrics, route: Route, trigger: Trigger) -> None:
         function, spec = route.label, route.revision.spec
         self._tally = Tally()
-        self._succeeded = 0  # of the tally, and of the counter
+        self._others = 0  # of those that have ended and are not counted: no successes
         self._at_once = AT_ONCE
         self.running = self._shown = 0  # now, and of these in the gauge
         self._ended: list[tuple[float, float, float]] = []  # not counted yet: queue, duration and total of each
@@ -72,27 +72,27 @@ class RouteCounters:
 
         A caller who went away is nobody's error. `handled`: the function answered with an error of its own.
         """
+        if error is not None or handled:
+            self._ended_otherwise(error, handled)
+        self.ended_well(queue, duration, total)
+
+    def ended_well(self, queue: float, duration: float, total: float) -> None:
+        """`ended`, without an error: as nearly always."""
         self.running -= 1
         ended = self._ended
         ended.append((queue, duration, total))
-        if error is None and not handled:  # as nearly always
-            self._succeeded += 1
-        else:
-            self._ended_otherwise(error, handled)
         if len(ended) >= self._at_once:
             self.count()
 
     def _ended_otherwise(self, error: BaseException | None, handled: bool) -> None:
         if isinstance(error, FunctionError):
-            self._failed()
             self._errors[error.kind].inc()
         elif handled:
-            self._failed()
             self._errors[HANDLED].inc()
-        elif error is not None and isinstance(error, Exception) and not isinstance(error, ConnectionError):
-            self._failed()  # our fault: the middleware logs it
-        else:
-            self._succeeded += 1
+        elif not isinstance(error, Exception) or isinstance(error, ConnectionError):
+            return  # the caller went away; else it is our fault, and the middleware logs it
+        self._others += 1
+        self._failed()
 
     def _failed(self) -> None:
         self.failed.inc()
@@ -116,7 +116,7 @@ class RouteCounters:
         ended, self._ended = self._ended, []
         if not ended:
             return
-        succeeded, self._succeeded = self._succeeded, 0
+        succeeded, self._others = len(ended) - self._others, 0
         self.succeeded.inc(succeeded)
         self._tally.invocations += succeeded
         queues, durations, _ = zip(*ended, strict=True)

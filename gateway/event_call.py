@@ -50,7 +50,7 @@ class EventCall:
         try:
             self._lease = await self._activation.__aenter__()
         except BaseException as error:
-            self._invoker.http_ended()
+            self._invoker.http_calls -= 1
             self._counters.not_started(error)
             raise
         self._admitted = _now()
@@ -130,7 +130,7 @@ class EventCall:
         except Exception as failed:
             self._failure = self._failure or failed
         finally:
-            self._invoker.http_ended()
+            self._invoker.http_calls -= 1
             if self._lease.report is not None:
                 duration = self._lease.report.duration_seconds
             queue = self._admitted - self._began

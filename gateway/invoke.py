@@ -28,6 +28,8 @@ from gateway.router import Route
 SYNC_PAYLOAD_BYTES = 6_291_556  # Lambda's 6 MiB + 100 bytes, raw, each way
 ASYNC_PAYLOAD_BYTES = 1_048_576
 
+LOOK_SECONDS = 0.005  # whether all have ended
+
 _now = time.perf_counter
 
 
@@ -40,8 +42,7 @@ class Invoker:
         self._discovery = discovery
         self._events: set[asyncio.Task[InvocationResult]] = set()
         self._streams: set[asyncio.Task[None]] = set()
-        self.http_calls = 0  # that run: whoever begins one counts it, and calls `http_ended`
-        self._quiet = asyncio.Event()
+        self.http_calls = 0  # that run: whoever begins one counts it, and counts it off at its end
         self.draining = False
 
     async def known(self, route: Route, trigger: Trigger) -> Route:
@@ -139,12 +140,11 @@ class Invoker:
 
     async def close(self, grace_seconds: float) -> None:
         """Take no more; wait for what runs, `grace_seconds` at most, then cancel it."""
-        self.draining = True
+        self.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
-                while self.running:
-                    self._quiet.clear()
-                    await self._quiet.wait()
+                while self.running:  # noqa: ASYNC110 - looked at here, so that an invocation's end costs a subtraction
+                    await asyncio.sleep(LOOK_SECONDS)
         tasks = [*self._events, *self._streams]
         for task in tasks:
             task.cancel()
@@ -213,21 +213,16 @@ class Invoker:
         self._events.discard(task)
         if not task.cancelled():
             task.exception()  # seen, even where the caller has gone
-        self.ended()
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Have `close` wait for `task`, an invocation that counts among `http_calls`, and cancel it in the end."""
         self._streams.add(task)
         task.add_done_callback(self._streams.discard)
 
-    def http_ended(self) -> None:
-        self.http_calls -= 1
-        if self.draining:
-            self.ended()
-
-    def ended(self) -> None:
-        if self.draining and not self.running:
-            self._quiet.set()
+    def drain(self) -> None:
+        """Take no more."""
+        self.draining = True
+        self.activator.close()
 
 
 class _Flight:
@@ -257,7 +252,7 @@ class HttpCall:
         try:
             self._lease = await self._activation.__aenter__()
         except BaseException as error:
-            self._invoker.http_ended()
+            self._invoker.http_calls -= 1
             self._counters.not_started(error)
             raise
         self._admitted = _now()
@@ -284,7 +279,7 @@ class HttpCall:
             try:
                 await self._activation.__aexit__(type(error) if error else None, error, None)
             finally:
-                self._invoker.http_ended()
+                self._invoker.http_calls -= 1
                 if self._lease.report is not None:
                     duration = self._lease.report.duration_seconds
                 handled = response is not None and response.status >= 500

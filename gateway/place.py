@@ -11,33 +11,55 @@ from collections.abc import Callable
 
 from faas.errors import Throttled
 from faas.leases import Claim
-from faas.protocol import Revision
+from faas.protocol import Door, Revision
 from gateway.activator import Activator
 from gateway.breaker import Breaker
+from gateway.ceiling import Ceiling
 from gateway.collector import Load
 
 USED_SECONDS = 0.25  # a scaler that was told of one call need not hear of those that come within it
 
 
-class Gate:
-    """One revision's way in, for all who come by it: its breaker and its load are looked up once."""
+# What one passes, as it is now: a ceiling of None for those it does not count.
+Way = tuple[Breaker, Ceiling | None, Load, Door]
 
-    __slots__ = ("activator", "breaker", "breakers_version", "load", "loads_version", "revision", "used_until")
+
+class Gate:
+    """One revision's way in, for all who come by it: it is looked up once, until somebody says `forget`."""
+
+    __slots__ = ("__weakref__", "activator", "revision", "used_until", "way")
 
     def __init__(self, activator: Activator, revision: Revision) -> None:
         self.activator = activator
         self.revision = revision
-        self.breaker: Breaker
-        self.load: Load
-        self.breakers_version = self.loads_version = -1  # that these are of
+        self.way: Way | None = None  # as far as it is known
         self.used_until = 0.0  # the scaler knows
+        activator.watch(self)
 
-    def look(self, now: float) -> None:
-        """Have `breaker` and `load` be what they are now."""
-        breakers, collector = self.activator.breakers, self.activator.collector
-        self.breaker = breakers.of(self.revision)
-        self.load = collector.load(self.revision.key, now)
-        self.breakers_version, self.loads_version = breakers.version, collector.version
+    def forget(self) -> None:
+        """It may be another one by now."""
+        self.way = None
+
+    def look(self, now: float) -> Way | None:
+        """The way; None where the activator has to be asked, which says why."""
+        activator = self.activator
+        if activator.is_closed:
+            return None
+        try:
+            will_do = activator.admit(self.revision.key)
+        except Throttled:
+            return None
+        way = self.asked(now)
+        if will_do:
+            self.way = way
+        return way
+
+    def asked(self, now: float) -> Way:
+        """The way, looked up."""
+        activator, revision = self.activator, self.revision
+        breaker = activator.breakers.of(revision)
+        load = activator.collector.load(revision.key, now)
+        return breaker, None if breaker.exempt else activator.ceiling, load, activator.worker.door(revision)
 
     def used(self, now: float) -> None:
         """Tell the scaler of a call that had a slot at once."""
@@ -49,42 +71,38 @@ class Guest:
     """Who comes in by a gate: `enter`, or `line_up` and `take_turn`. Where that gave a claim, `leave` must follow, once
     the claim has given its slot back."""
 
-    _breaker: Breaker
-    _load: Load
-    _under_ceiling = False
+    _way: Way
 
     def enter(self, gate: Gate, request_id: str, now: float) -> Claim | None:
         """A place that is free now; None, and nothing is counted, where there is none."""
-        activator = gate.activator
-        if activator.breakers.version != gate.breakers_version or activator.collector.version != gate.loads_version:
-            gate.look(now)
-        breaker, ceiling = gate.breaker, activator.ceiling
-        try:
-            activator.admit(gate.revision.key)
-        except Throttled:
-            return None  # and so says the activator, which counts it
+        if (way := gate.way or gate.look(now)) is None:
+            return None
         # As `try_enter` of both, but that the slot comes first: then nothing has to be undone where there is none.
+        breaker, ceiling, load, door = way
         if breaker.inside >= breaker.limit or breaker.waiters:
             return None
-        if not breaker.exempt and (ceiling.inside >= ceiling.open_to_all or ceiling.waiters):
+        if ceiling is not None and (ceiling.inside >= ceiling.open_to_all or ceiling.waiters):
             return None
-        claim = activator.worker.claim(gate.revision, request_id)
-        if claim is not None:
-            if now >= gate.used_until:
-                gate.used(now)
-            self._breaker, self._load = breaker, gate.load
-            breaker.inside += 1
-            if not breaker.exempt:
-                ceiling.inside += 1
-                self._under_ceiling = True
-            self._load.enter(now)
+        if (claim := door(request_id)) is None:
+            gate.way = None
+            return None
+        self._way = way
+        breaker.inside += 1
+        if ceiling is not None:
+            ceiling.inside += 1
+        load.enter(now)
+        if now >= gate.used_until:
+            gate.used(now)
         return claim
 
-    def leave(self, gate: Gate, now: float) -> None:
-        breaker = self._breaker
-        self._load.leave(now)
-        if self._under_ceiling:
-            gate.activator.ceiling.leave()
+    def leave(self, now: float) -> None:
+        breaker, ceiling, load, _ = self._way
+        load.leave(now)
+        if ceiling is not None:
+            if ceiling.waiters:
+                ceiling.leave()
+            else:
+                ceiling.inside -= 1
         if breaker.waiters:
             breaker.leave()
         else:
@@ -98,28 +116,29 @@ class Guest:
         activator = gate.activator
         activator.admit(gate.revision.key)
         now = activator.clock()
-        gate.look(now)
-        breaker = gate.breaker
+        way = gate.asked(now)
+        breaker, _, load, _ = way
         if breaker.inside < breaker.limit:
             return None
-        turn = Turn(gate, on_turn)
+        turn = Turn(gate, way, on_turn)
         breaker.line_up(turn, wait_seconds)
-        gate.load.enter(now)
+        load.enter(now)
         return turn
 
     def take_turn(self, turn: Turn, request_id: str) -> Claim | None:
         """The slot of an instance that came with the turn; None, and all is given back, where there is none."""
-        breaker, activator, now = turn.breaker, turn.gate.activator, turn.gate.activator.clock()
+        gate, (breaker, ceiling, load, _) = turn.gate, turn.way
+        activator, now = gate.activator, gate.activator.clock()
         claim = None
-        if breaker.exempt or activator.ceiling.try_enter():
-            if (claim := activator.worker.claim(turn.gate.revision, request_id)) is not None:
-                turn.gate.used(now)
-                self._load, self._breaker, self._under_ceiling = turn.load, breaker, not breaker.exempt
+        if ceiling is None or ceiling.try_enter():
+            if (claim := activator.worker.claim(gate.revision, request_id)) is not None:
+                gate.used(now)
+                self._way = turn.way
                 return claim
-            if not breaker.exempt:
-                activator.ceiling.leave()
+            if ceiling is not None:
+                ceiling.leave()
         breaker.leave()
-        turn.load.leave(now)
+        load.leave(now)
         return None
 
 
@@ -131,12 +150,12 @@ class Turn:
     leave one inside the other.
     """
 
-    __slots__ = ("_handle", "_on_turn", "_waits", "breaker", "gate", "load")
+    __slots__ = ("_handle", "_on_turn", "_waits", "breaker", "gate", "load", "way")
 
-    def __init__(self, gate: Gate, on_turn: Callable[[], None]) -> None:
+    def __init__(self, gate: Gate, way: Way, on_turn: Callable[[], None]) -> None:
         self.gate = gate
-        self.breaker = gate.breaker
-        self.load = gate.load
+        self.way = way
+        self.breaker, _, self.load, _ = way
         self._on_turn = on_turn
         self._waits = True
         self._handle: asyncio.Handle | None = None  # its slot is ours

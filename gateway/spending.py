@@ -113,6 +113,7 @@ class Spending:
         self._clock = clock
         self._watched: dict[tuple[str, str], Watched] = {}
         self._throttling: dict[tuple[str, str], list[Limit]] = {}  # scope → limits of those that refuse
+        self.changed: Callable[[], None] = lambda: None  # called where `admit` may say something else than before
         self._changes = asyncio.Lock()  # of stored budgets: memory follows in the same order
         self._closing = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
@@ -130,10 +131,11 @@ class Spending:
             await self._loop
             self._loop = None
 
-    def admit(self, key: RevisionKey) -> None:
-        """On the path of every invocation. Raises Throttled where a budget is used up; strangers hear no names."""
+    def admit(self, key: RevisionKey) -> bool:
+        """Whether that holds until `changed` is called. Raises Throttled where a budget is used up; strangers hear no
+        names."""
         if not self._throttling:
-            return
+            return True
         now, month = self._clock(), self._month
         month.turn(now)
         for scope in ((key.namespace, key.function), (key.namespace, "")):
@@ -141,6 +143,7 @@ class Spending:
                 if limit.used(month.look(*scope)) >= limit.most:
                     wait = min(LONGEST_RETRY_SECONDS, math.ceil(month.end - now))
                     raise Throttled("this month's budget is used up", reason=REASON, retry_after=wait)
+        return False
 
     # Control
 
@@ -208,6 +211,7 @@ class Spending:
         for watched in self._watched.values():
             if watched.budget.throttle:
                 self._throttling.setdefault(watched.scope, []).append(watched.limit)
+        self.changed()
 
     def look(self) -> None:
         """How each stands now; what has become worse is logged, once a month (and once after a start)."""

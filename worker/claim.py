@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from faas.background import Background
 from faas.errors import TimedOut, Unavailable
-from faas.leases import Answering, Invocation, InvocationResult, StreamedResult, Trigger
-from faas.spec import Interface
+from faas.leases import Answering, Invocation, InvocationResult, KnownHead, StreamedResult, Trigger
 from worker.exchange import Exchange, Undelivered
 from worker.http_connection import BrokenConnection, HttpConnection
 from worker.instance import Instance
-from worker.known_heads import KnownHead
-from worker.revision_pool import RevisionPool
-from worker.slot import OFFERS, Slot
+from worker.slot import OFFERS, Slot, not_http
 
-_HTTP, _BY_HTTP = Interface.HTTP, Trigger.HTTP
+if TYPE_CHECKING:
+    from worker.revision_pool import RevisionPool
+
+_BY_HTTP = Trigger.HTTP
 Ended = Callable[[InvocationResult | None, BaseException | None], None]
 Streams = Callable[[StreamedResult], None]
 
@@ -30,45 +30,45 @@ class PoolClaim(Slot):
     _ended: Ended | None = None
     _exchange: Exchange | None = None
     _connection: HttpConnection | None = None
-    _is_over = _has_head = _paused = _reused = False
+    _is_over = _has_head = _paused = False
     _began = 0.0  # sent to an http function
+    _has_slot = True
 
-    def __init__(self, pool: RevisionPool, instance: Instance, request_id: str, background: Background) -> None:
+    def __init__(self, pool: RevisionPool, instance: Instance, request_id: str) -> None:
         self._pool = pool
         self._instance = instance
         self._request_id = request_id
-        self._background = background
-        self._has_slot = True
 
     # Http functions
 
     def send(self, method: str, request: bytes, answering: Answering) -> None:
         """Send `request`, and have its answer told to `answering`."""
         instance = self._instance
-        client = instance.http if instance.interface is _HTTP else None
-        self._client = client = client or self._http_client()
-        self._method, self._request, self._answering = method, request, answering
+        if (client := instance.http) is None:
+            raise not_http()
+        self._client = client
+        self._answering = answering
         self._began = now = monotonic()
-        is_alone = instance.slots == 1
-        if is_alone:  # its START stands before whatever it says
-            instance.begin(self._request_id)
-        if (connection := client.kept()) is not None:
-            self._reused = connection.served > 0
+        instance.begin(self._request_id, now)
+        self._method, self._request = method, request  # should it have to be sent once more
+        resting = client.resting
+        if resting and (connection := resting.pop()).is_open:
             self._connection = connection
             connection.send(method, request, self)
+        elif (kept := client.kept()) is not None:
+            self._connection = kept
+            kept.send(method, request, self)
         else:
             client.open(self._opened)
-        self._pool.deadlines.add(self, now)
-        if not is_alone:
-            instance.begin(self._request_id)
+        self._pool.deadlines.begin(self, now)
 
     def _opened(self, found: HttpConnection | BrokenConnection) -> None:
         if isinstance(found, BrokenConnection):
             self._broken(found)
         elif self._is_over:
-            self._client.keep(found)
+            self._client.rest(found)
         else:
-            self._connection, self._reused = found, False
+            self._connection = found
             found.send(self._method, self._request, self)
             if self._paused:
                 found.pause()
@@ -78,18 +78,18 @@ class PoolClaim(Slot):
         if self._is_over:
             return
         self._is_over = True
-        connection, pool, instance, seconds = self._connection, self._pool, self._instance, monotonic() - self._began
-        assert connection is not None
+        seconds = monotonic() - self._began
+        pool, instance = self._pool, self._instance
         try:
             if (answering := self._answering) is not None:  # first: whoever waits need not wait for what follows
                 self._answering = None
-                answering.whole(head.status, head.fields, body, seconds)
+                answering.whole(head, body, seconds)
         finally:
             pool.deadlines.discard(self)
-            self._client.keep(connection)
-            if self._failure is not None or not instance.ended_well(self._request_id, seconds):
-                self._account(seconds, self._failure, None)
-            self._has_slot = False
+            if (connection := self._connection) is not None:
+                self._client.keep(connection)
+            if not instance.ended_well(self._request_id, seconds):
+                self._account(seconds, None, None)
             pool.release(instance)
 
     def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
@@ -115,12 +115,13 @@ class PoolClaim(Slot):
         if self._is_over:
             return
         connection, self._connection = self._connection, None
+        reused = connection is not None and connection.has_served
         if connection is not None:
             self._client.drop(connection)
-        if broken.untouched and self._reused and self._failure is None:
+        if broken.untouched and reused and self._failure is None:
             self._client.open(self._opened)  # closed just when it was used: once more, on a fresh one
         else:
-            self._background.start(self._explain(broken), "the end of a broken request")
+            self._pool.parts.background.start(self._explain(broken), "the end of a broken request")
 
     async def _explain(self, broken: BrokenConnection) -> None:
         told: BaseException = broken
@@ -183,7 +184,7 @@ class PoolClaim(Slot):
 
     def _answered(self, exchange: Exchange) -> None:
         if isinstance(exchange.error, Undelivered):
-            self._background.start(self._try_another(exchange), "an event on its way to another instance")
+            self._pool.parts.background.start(self._try_another(exchange), "an event on its way to another instance")
             return
         self._event_ended(exchange)
         self._tell(exchange.result, exchange.error)

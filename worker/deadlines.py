@@ -34,6 +34,10 @@ class Deadlines:
     def add(self, limited: Limited, now: float) -> None:
         """Its time runs from `now` (`time.monotonic`), also where it ran before."""
         self._begun.pop(limited, None)
+        self.begin(limited, now)
+
+    def begin(self, limited: Limited, now: float) -> None:
+        """`add`, of one whose time did not run before."""
         self._begun[limited] = now
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.seconds, self._round)

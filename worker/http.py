@@ -25,13 +25,17 @@ _FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "upgr
 
 
 class HttpClient:
-    """Connections to one instance's port; at most `idle` are kept open between requests."""
+    """Connections to one instance's port; at most `idle` are kept open between requests.
+
+    `resting`: those, for whoever takes one by `pop` and puts it back by `keep`; one that is not open any more may be
+    among them.
+    """
 
     def __init__(self, sandbox: Sandbox, port: int, idle: int) -> None:
         self._sandbox = sandbox
         self._port = port
         self._most_idle = idle
-        self._idle: list[HttpConnection] = []
+        self.resting: list[HttpConnection] = []
         self._all: set[HttpConnection] = set()
         self._opening = Background()
         self._heads = KnownHeads()
@@ -54,8 +58,16 @@ class HttpClient:
 
     def keep(self, connection: HttpConnection) -> None:
         """Back for the next request."""
-        if len(self._idle) < self._most_idle:
-            self._idle.append(connection)
+        connection.has_served = True
+        if len(self.resting) < self._most_idle:
+            self.resting.append(connection)
+        else:
+            self.drop(connection)
+
+    def rest(self, connection: HttpConnection) -> None:
+        """As `keep`, of one that is unused."""
+        if len(self.resting) < self._most_idle:
+            self.resting.append(connection)
         else:
             self.drop(connection)
 
@@ -65,8 +77,8 @@ class HttpClient:
 
     def kept(self) -> HttpConnection | None:
         """One that is open as far as the loop has seen, for a request that can be sent again where it is not."""
-        while self._idle:
-            connection = self._idle.pop()
+        while self.resting:
+            connection = self.resting.pop()
             if connection.is_open:
                 return connection
             self._all.discard(connection)
@@ -91,8 +103,8 @@ class HttpClient:
             raise BrokenConnection(f"does not listen on port {self._port}: {error}", no_listener=True) from None
 
     async def _connection(self, *, fresh: bool) -> HttpConnection:
-        while self._idle and not fresh:
-            connection = self._idle.pop()
+        while self.resting and not fresh:
+            connection = self.resting.pop()
             if connection.is_alive():
                 return connection
             self.drop(connection)
@@ -110,7 +122,7 @@ class HttpClient:
             connection = await self._connection(fresh=fresh)
             exchange.connection = connection
             exchange.check()
-            reused = connection.served > 0
+            reused = connection.has_served
             exchange.reader = reader = HttpReader(connection)
             try:
                 await self._send(reader, request, head, exchange)
@@ -139,7 +151,7 @@ class HttpClient:
         self._is_closed = True
         for connection in list(self._all):
             self.drop(connection)
-        self._idle.clear()
+        self.resting.clear()
 
 
 class HttpExchange:

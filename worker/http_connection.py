@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import httptools
 
-from worker.known_heads import KnownHead, KnownHeads
+from faas.leases import KnownHead
+from worker.known_heads import KnownHeads
 
 HEAD_BYTES = 65_536
 FIELDS = 256
 OVERHEAD_BYTES = 65_536  # framing (chunk extensions, trailers) between two pieces of body
 INTERIM_RESPONSES = 8  # 1xx
-END = b"\r\n\r\n"
 
 
 class BrokenConnection(Exception):
@@ -51,6 +51,10 @@ class Sink(Protocol):
         ...
 
 
+def _nowhere(data: bytes) -> None:
+    raise BrokenConnection("is not connected")
+
+
 class HttpConnection(asyncio.Protocol):
     """One request after the other: `send`, and the sink's `end`; `is_reusable` then. `heads`: what the same function
     has answered before."""
@@ -59,6 +63,7 @@ class HttpConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._heads = heads
         self._transport: asyncio.Transport | None = None
+        self._write: Callable[[bytes], None] = _nowhere
         self._liveness: select.poll | None = None
         self._parser: httptools.HttpResponseParser | None = None  # kept from one response to the next
         self._sink: Sink | None = None  # while an answer is awaited
@@ -67,12 +72,13 @@ class HttpConnection(asyncio.Protocol):
         self._lost = False
         self._error: BaseException | None = None
         self.is_open = False  # as far as the loop has seen; `is_alive` asks the kernel
-        self.served = 0
+        self.has_served = False  # a request before this one: its client says so
         self._expect(bodyless=False)
 
     def _expect(self, *, bodyless: bool) -> None:
         self._begun = False  # the parser has had some of the answer
         self._bodyless = bodyless
+        self._may_be_known = not bodyless  # the answer to come may have a head that has come before
         self._head_bytes = self._overhead = self._interim = self._header_bytes = self._status = 0
         self._touched = self._head_done = self._complete = False
         self._framed = self._reusable = self._beyond = self._grew = self.upgraded = False
@@ -83,6 +89,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._transport = transport
+        self._write = transport.write
         self.is_open = True
 
     def eof_received(self) -> None:
@@ -113,22 +120,25 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         sink = self._sink
+        if self._may_be_known and sink is not None:
+            known = self._heads.last
+            if len(data) == known.size and data.startswith(known.raw):
+                self._sink = None
+                sink.whole(known.head, data[known.raw_size :])
+                return
+            if (found := self._heads.of(data)) is not None:
+                self._sink = None
+                sink.whole(found.head, data[found.raw_size :])
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """What has not come like this before, or comes in pieces."""
+        sink = self._sink
         if sink is None:
             self.abort()  # nobody asked: what would come next cannot be trusted
             return
-        if not self._begun and not self._bodyless:
-            end = data.find(END) + len(END)
-            head = self._heads.get(data[:end])
-            if head is not None and len(data) == end + head.length:
-                self._sink = None
-                if self._paused:
-                    self.resume()
-                sink.whole(head, data[end:])
-                return
-        self._parse(data, sink)
-
-    def _parse(self, data: bytes, sink: Sink) -> None:
-        """What has not come like this before, or comes in pieces."""
+        self._may_be_known = False
         if self.upgraded:
             sink.data(data)
             return
@@ -266,14 +276,12 @@ class HttpConnection(asyncio.Protocol):
 
     def send(self, method: str, data: bytes, sink: Sink) -> None:
         """Begin a request: its head, with the body where that is small."""
-        assert self._transport is not None
-        if self._begun or method == "HEAD":
+        if not self._may_be_known or method == "HEAD":
             if self._bodyless:
                 self._parser = None  # it still waits for the body
             self._expect(bodyless=method == "HEAD")
         self._sink = sink
-        self.served += 1
-        self._transport.write(data)
+        self._write(data)
 
     async def write(self, data: bytes) -> None:
         """More of the request, or of an upgraded connection; waits while the function does not read."""
@@ -289,6 +297,7 @@ class HttpConnection(asyncio.Protocol):
         """Read no more until `resume`."""
         if not self._paused and self._transport is not None and not self._lost:
             self._paused = True
+            self._may_be_known = False  # what has come already is parsed, which resumes at its end
             self._transport.pause_reading()
 
     def resume(self) -> None:

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from faas.leases import KnownHead
 from worker.http_connection import HttpConnection
-from worker.known_heads import KnownHead
 
 HIGH_BYTES = 262_144  # read ahead of the reader
 

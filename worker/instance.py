@@ -91,7 +91,6 @@ class Instance:
         self.is_outdated = False  # it goes when what runs in it has ended
         self.when_ready: Callable[[], None] | None = None  # called once, before anybody has a slot of it
         self.grace_is_over = False  # it is frozen as soon as it asks for an event: somebody waits for its memory
-        self._running = 0  # invocations that have begun and not ended, where it has several slots
         self.memory_bytes = 0  # the last sample
         self.oom_kills = 0
         self._limit_bytes = revision.spec.memory_bytes
@@ -103,7 +102,7 @@ class Instance:
         self._sampler = sampler
         self._settling = settling
         self._unsettled: list[tuple[str, Report | list[str]]] = []  # of ended invocations
-        self._begun: list[tuple[str, float]] = []  # of several at once: since when they run (Unix time)
+        self._begun: list[tuple[str, float]] = []  # of several at once: since when they run (`time.monotonic`)
         self._ended: list[tuple[str, float]] = []  # and how many seconds those took that ended well
 
     # States
@@ -177,42 +176,39 @@ class Instance:
 
     # Invocations
 
-    def begin(self, request_id: str) -> None:
-        """An invocation reaches the function."""
+    def begin(self, request_id: str, now: float) -> None:
+        """An invocation reaches the function; `now` is `time.monotonic`."""
         if self.slots > 1:
             if not self._begun:
                 self._settling.add(self)
-            self._begun.append((request_id, time.time()))
-            self._running += 1
+            self._begun.append((request_id, now))
             return
         if self._unsettled:
             self.settle()
         # A sample from before says something only while it is fresh; else the one at the end will.
-        fresh = time.monotonic() - self._sampled_at < SAMPLE_SECONDS
+        fresh = now - self._sampled_at < SAMPLE_SECONDS
         self._peak_bytes = self.memory_bytes if fresh else 0
         self._oom_kills_before = self.oom_kills
         self._sampler.add(self)
-        self._running += 1
         self.output.begin(request_id)
 
     def ended_well(self, request_id: str, seconds: float) -> bool:
         """It is over, and one of several: its report is made a moment later, with others'. Whether that will do."""
         if self.slots == 1 or self.init_seconds is not None:
             return False
-        self._running -= 1
-        if not self._ended:
+        ended = self._ended
+        if not ended:
             self._settling.add(self)
-        self._ended.append((request_id, seconds))
+        ended.append((request_id, seconds))
         return True
 
     def end(self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None) -> Report:
         """It is over, `error` being what the caller gets; the report is made and the log's lines are on their way."""
-        self._running -= 1
         self._unmeasured += seconds
         if self._unmeasured >= UNMEASURED_SECONDS or not self._peak_bytes:
             # What it has at its end was never less in between; of many short ones the last measurement speaks.
             self.sample(time.monotonic(), 0.0)
-        if not self._running:
+        if self.executing <= 1:  # its own slot is given back next
             self._sampler.discard(self)
         if error is not None or error_type or self.init_seconds is not None:
             return self._end_otherwise(request_id, seconds, error, error_type)
@@ -229,9 +225,10 @@ class Instance:
             return
         begun, self._begun = self._begun, []
         if begun:
-            self.output.begin_several(begun)
+            since = time.time() - time.monotonic()
+            self.output.begin_several([(request_id, since + at) for request_id, at in begun])
         self._oom_kills_before = self.oom_kills
-        if self._running:
+        if self.executing:
             self._sampler.add(self)
         else:
             self._sampler.discard(self)
@@ -308,7 +305,7 @@ class Instance:
     @property
     def _is_alone(self) -> bool:
         """No other invocation may be in the middle of a line."""
-        return self.slots == 1 or not self._running
+        return self.slots == 1 or not self.executing
 
     @property
     def is_settled(self) -> bool:

@@ -103,6 +103,9 @@ class Launches:
         exposed = tuple(_ports(image.config.exposed_ports))
         found = await Readiness(sandbox, instance.api, http, instance.output, revision.spec, wanted, exposed).wait()
         times.append(time.perf_counter())
+        if found is not Interface.HTTP:
+            instance.http = None
+            http.close()
         with contextlib.suppress(OSError):  # it has just ended: `on_exit` says so
             await self._driver.set_cpus(sandbox, sandbox_spec.cpus(revision))
         phases = (after - before for before, after in itertools.pairwise(times))

@@ -148,7 +148,7 @@ class PoolLease(Slot):
         self._http = call = HttpExchange(client, self._request_ended)
         self._began = time.monotonic()
         self._pool.deadlines.add(self, self._began)
-        self._instance.begin(self._request_id)
+        self._instance.begin(self._request_id, self._began)
         try:
             await client.request(request, call)
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 
+from faas.background import Background
 from faas.metrics import Metrics
 from faas.protocol import Revision
 from worker.drivers.base import Driver
@@ -37,6 +38,7 @@ class Parts:
     freezer: Freezer
     precreator: Precreator
     settling: Settling
+    background: Background
     failures: Failures = field(default_factory=Failures)
 
     def instance(self, revision: Revision, account: Account) -> Instance:

@@ -21,6 +21,7 @@ from faas.leases import Claim, Invocation
 from faas.metrics import Metrics
 from faas.protocol import (
     CheckReport,
+    Door,
     Ended,
     Health,
     InstanceStatus,
@@ -35,8 +36,7 @@ from faas.protocol import (
 )
 from faas.secret import Reveal
 from worker import sandbox_spec
-from worker.claim import PoolClaim
-from worker.drivers.base import Driver
+from worker.drivers.base import LEND_SECONDS, Driver
 from worker.freezer import Freezer
 from worker.instance import Instance, InstanceState
 from worker.janitor import Janitor
@@ -79,6 +79,7 @@ class Pool:
         precreated: int = 0,
     ) -> None:
         self._driver = driver
+        driver.lend = self._lend
         self._metrics = metrics
         if memory_bytes is None:
             memory_bytes = budget.budget(0, budget.machine_memory())
@@ -109,6 +110,7 @@ class Pool:
             self._freezer,
             self._precreator,
             self._settling,
+            self._background,
         )
         self._pools: dict[RevisionKey, RevisionPool] = {}
         metrics.before_reading(self._consumed)
@@ -204,10 +206,11 @@ class Pool:
         return PoolLease(self._of(revision), invocation, self._background)
 
     def claim(self, revision: Revision, request_id: str) -> Claim | None:
+        return self.door(revision)(request_id)
+
+    def door(self, revision: Revision) -> Door:
         pool = self._pools.get(revision.key)
-        if pool is None or self._closing or (instance := pool.try_take_ready()) is None:
-            return None
-        return PoolClaim(pool, instance, request_id, self._background)
+        return shut if pool is None or self._closing else pool.claim
 
     async def scale(self, revision: Revision, desired: int) -> None:
         if self._closing:
@@ -276,6 +279,12 @@ class Pool:
 
     # Inside
 
+    @contextlib.asynccontextmanager
+    async def _lend(self, size: int) -> AsyncIterator[None]:
+        """Memory for what the driver runs of its own. Raises Throttled."""
+        with await self._ledger.ask(Kind.JOB, size).charge(LEND_SECONDS):
+            yield
+
     def _of(self, revision: Revision) -> RevisionPool:
         pool = self._pools.get(revision.key)
         if pool is None:
@@ -318,3 +327,8 @@ class Pool:
         now = time.monotonic()
         peaks = (pool.consumption.recent_peak(now) for pool in self._pools.values() if pool.label == label)
         return max(peaks, default=0)
+
+
+def shut(request_id: str) -> None:
+    """The door of a revision that has no instances."""
+    return

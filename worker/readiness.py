@@ -90,7 +90,7 @@ class Readiness:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
                 continue
-            self._http.keep(connection)  # the first request goes over it
+            self._http.rest(connection)  # the first request goes over it
             if not self._spec.health or await self._is_healthy():
                 return
             await asyncio.sleep(LONGEST_PAUSE_SECONDS)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from faas.errors import FaasError, InitFailed, NotFound, ShuttingDown, Throttled
 from faas.protocol import Revision, RevisionStats
 from worker.backoff import Backoff
+from worker.claim import PoolClaim
 from worker.deadlines import Deadlines
 from worker.instance import BUSY, IDLE, Instance
 from worker.memory.charge import Charge
@@ -36,6 +37,19 @@ class RevisionPool(Slots):
         self._launches: dict[Instance, asyncio.Task[None]] = {}
         self._memory = RevisionMemory(parts.ledger, self, revision.spec.memory_bytes, self.waiters.expire)
         self.backoff = Backoff(self._reconcile)  # launches that failed, and idle instances that died
+
+    def claim(self, request_id: str) -> PoolClaim | None:
+        """The slot of `try_take_ready`."""
+        free = self._free
+        if free and not self.waiters.queue and not self.retired:
+            instance = next(reversed(free))
+            if 0 < (executing := instance.executing) < instance.slots - 1 and instance.outcome is None:
+                # One more of several, and not the last.
+                instance.executing = executing + 1
+                instance.invocations += 1
+                return PoolClaim(self, instance, request_id)
+        taken = self.try_take_ready()
+        return None if taken is None else PoolClaim(self, taken, request_id)
 
     # How many
 
@@ -87,8 +101,9 @@ class RevisionPool(Slots):
 
     @property
     def _wanted(self) -> int:
-        """So many of the starting ones are worth others' idle ones: for who waits, and what is provisioned."""
-        return max(self._needed - len(self._still), self.provisioned - len(self._ready))
+        """So many of the starting ones are worth others' idle ones: for who waits, where none is left that stands still
+        and goes on for less, and what is provisioned."""
+        return max(0 if self._still else self._needed, self.provisioned - len(self._ready))
 
     @property
     def provisioned(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from faas.errors import BadFunctionResponse, FaasError, OutOfMemory, TimedOut, Unavailable
 from faas.leases import Report
@@ -15,12 +16,18 @@ from worker.exchange import EXIT_SECONDS, Exchange
 from worker.http import HttpClient
 from worker.http_connection import BrokenConnection
 from worker.instance import Instance
-from worker.revision_pool import RevisionPool
+
+if TYPE_CHECKING:
+    from worker.revision_pool import RevisionPool
 
 log = logging.getLogger("worker.slot")
 
-_LAMBDA, _HTTP = Interface.LAMBDA, Interface.HTTP
+_LAMBDA = Interface.LAMBDA
 OFFERS = 3  # instances that may end before they take one event
+
+
+def not_http() -> FaasError:
+    return FaasError("a function of the Runtime API takes no HTTP requests")
 
 
 class Slot:
@@ -86,7 +93,7 @@ class Slot:
             instance.fail_open()
 
     def _handed(self, exchange: Exchange) -> None:
-        self._instance.begin(self._request_id)
+        self._instance.begin(self._request_id, exchange.handed_at)
 
     def _event_ended(self, exchange: Exchange) -> None:
         """The answer, or what came instead of it; called before whoever waits gets it."""
@@ -95,7 +102,7 @@ class Slot:
             self._account(exchange.ended_at - exchange.handed_at, None, None)
             return
         if not exchange.deliveries and isinstance(error, TimedOut):
-            instance.begin(self._request_id)  # it never came for its event: that is an invocation too
+            instance.begin(self._request_id, exchange.handed_at)  # it never came for its event: one too
         if exchange.deliveries or isinstance(error, TimedOut):
             error_type = exchange.result.error_type if exchange.result is not None else None
             failed = (error is not None or error_type) and not isinstance(error, TimedOut)
@@ -110,8 +117,8 @@ class Slot:
 
     def _http_client(self) -> HttpClient:
         instance = self._instance
-        if instance.http is None or instance.interface is not _HTTP:
-            raise FaasError("a function of the Runtime API takes no HTTP requests")
+        if instance.http is None:
+            raise not_http()
         return instance.http
 
     async def _translated(self, error: BaseException) -> BaseException:

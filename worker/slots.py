@@ -30,7 +30,6 @@ class Slots(ABC):
         self._free: dict[Instance, None] = {}  # of them those with slot and memory free: longest unused first
         self._leaving = Leaving(parts.janitor, self._reconcile)
         self._busy = 0
-        self._executing = 0
         self.waiters = Waiters(self._coming, self._refusal)
         self._still = Still(parts, self._spared, self._goes_on, self.waiters.expire, self._come_to_rest)
         self._quiet: asyncio.Event | None = None
@@ -70,17 +69,12 @@ class Slots(ABC):
 
     def try_take_ready(self) -> Instance | None:
         """The same, where that instance is ready to run this moment: it does not stand still."""
-        if not self._free or self.waiters.queue:
+        if not self._free or self.waiters.queue or self.retired:
             return None
         instance = next(reversed(self._free))
-        if instance.outcome is not None:
+        if instance.outcome is not None or instance.stands_still:
             return None
-        if 0 < (executing := instance.executing) < instance.slots - 1:  # one more of several, and not the last
-            instance.executing = executing + 1
-            instance.invocations += 1
-            self._executing += 1
-            return instance
-        return None if instance.stands_still else self._claim(instance)
+        return self._claim(instance)
 
     async def take(self, wait_seconds: float) -> Instance:
         """A slot, waited for. Raises Throttled, InitFailed, what else a launch failed with, NotFound."""
@@ -117,16 +111,15 @@ class Slots(ABC):
             self._busy += 1
             self.parts.freezer.discard(instance)
         instance.claim()
-        self._executing += 1
         if instance.executing == instance.slots:
             del self._free[instance]
         return instance
 
     def release(self, instance: Instance) -> None:
         """Give a slot back; it goes to the oldest waiter, if there is one."""
-        self._executing -= 1
-        if instance.executing > 1 and instance in self._free and not self.waiters.queue:
-            instance.executing -= 1  # one of several: it was not full, and does not become idle
+        executing = instance.executing
+        if executing > 1 and instance in self._free and not self.waiters.queue:
+            instance.executing = executing - 1  # one of several: it was not full, and does not become idle
             return
         ledger = self.parts.ledger
         if self._is_steady and instance.executing == 1 and instance in self._ready and instance.outcome is None:
@@ -139,7 +132,7 @@ class Slots(ABC):
         owed = bool(ledger.waiting) and ledger.is_owed(self)
         instance.release(0 if owed or self.provisioned else self._still.yields(instance))
         self.moved_at = instance.idle_since
-        if not self._executing and self._quiet is not None:
+        if self._quiet is not None and not self._executing:
             self._quiet.set()
         if instance in self._ready:
             if instance.state is IDLE:
@@ -156,6 +149,11 @@ class Slots(ABC):
             ledger.settle()
         else:
             self._leaving.released(instance)
+
+    @property
+    def _executing(self) -> int:
+        """Invocations, those of instances that are on their way out included."""
+        return sum(instance.executing for instance in (*self._ready, *self._leaving))
 
     @property
     def _is_steady(self) -> bool:

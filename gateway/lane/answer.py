@@ -6,7 +6,6 @@ The connection is told once, by `answered`, that the answer is over and whether 
 from __future__ import annotations
 
 import json
-from time import time
 from typing import Protocol
 
 from faas.errors import BadFunctionResponse, FaasError, FunctionError
@@ -25,6 +24,7 @@ class Client(Protocol):
 
     address: str
     stays: bool  # other requests may follow
+    is_usual: bool  # so they may, and nobody watches
 
     def template(self, plan: Plan) -> Template:
         """`plan.sent` with this client's address."""
@@ -33,7 +33,7 @@ class Client(Protocol):
     def write(self, data: bytes) -> None: ...
 
     def write_last(self, data: bytes) -> None:
-        """`write`, and `answered` on a connection that keeps."""
+        """`write`, and `answered`, where the connection is usual and keeps."""
         ...
 
     async def drained(self) -> None:
@@ -71,8 +71,7 @@ class Answer:
         self._client = client
         self.plan = plan
         self.body = body
-        self.id = kit.ids.next()
-        self.request_id = self.id.decode()
+        self.id, self.request_id = kit.ids.next()
 
     def begin(self, shape: Shape) -> None:
         """The head of an http function's answer."""
@@ -113,17 +112,11 @@ class Answer:
 
     def write_whole(self, shape: Shape, body: bytes) -> None:
         """An answer that goes out in one piece."""
-        client, plan = self._client, self.plan
+        client = self._client
         self.shape, self.size = shape, len(body)
-        keeps = plan.keeps and client.stays
-        if keeps and plan.version_1_1 and not shape.has_date:
-            stamps = self.kit.stamps
-            if time() >= stamps.until:
-                stamps.look()
-            client.write_last(b"%b%b%b%b" % (shape.head, self.id, stamps.tail, body))
-        else:
-            client.write(self._head(shape, b"", keeps) + body)
-            client.answered(keeps)
+        keeps = self.plan.keeps and client.stays
+        client.write(self._head(shape, b"", keeps) + body)
+        client.answered(keeps)
 
     def finish(self) -> None:
         """It is whole."""
@@ -143,14 +136,10 @@ class Answer:
             self.fail(reported(result))
             return
         client, plan, payload = self._client, self.plan, result.payload
-        if event.is_plain_json(payload, result.content_type) and plan.is_usual and client.stays:
-            self.shape = shape = self.kit.shapes.plain_json
-            self.size = len(payload)
-            stamps = self.kit.stamps
-            if time() >= stamps.until:
-                stamps.look()
-            more = b"%b\r\nContent-Length: %d%b%b" % (self.id, len(payload), stamps.tail, payload)
-            client.write_last(shape.head + more)
+        if event.is_plain_json(payload, result.content_type) and plan.is_usual and client.is_usual:
+            kit = self.kit
+            answer = (kit.shapes.plain_json.head, self.id, len(payload), kit.stamps.tail, payload)
+            client.write_last(b"%b%b\r\nContent-Length: %d%b%b" % answer)
             return
         status, headers, body = event.http_answer(payload, result.content_type)
         shape = self.shape = self.kit.shapes.of_event(status, headers, self.plan.is_head)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from faas.bodies import BODIES
-from faas.errors import FaasError, ShuttingDown
+from faas.errors import FaasError
 from gateway.lane import head
 from gateway.lane.exchange import EventExchange, Exchange, HttpExchange
 from gateway.lane.plan import ADDRESS, Plan
@@ -22,20 +23,30 @@ if TYPE_CHECKING:
 
 AHEAD_BYTES = 65_536  # read of requests behind the one that is being answered
 BODY_SECONDS = 1.0  # for a body to come whole; after that the other way waits for it
+NOT_LONG = 0.0  # for less than the time between two looks of the lane: a clock for each request would cost more
 PIECES = 4  # in which a head may come: each is looked at from its beginning
+
+
+def peer_address(transport: asyncio.BaseTransport) -> str:
+    """"" where it has gone."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
 
 
 class Connection(asyncio.Protocol):
     """`asyncio` calls in, and so does the exchange whose `Client` it is."""
 
     __slots__ = (
-        "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_is_over", "_lane", "_last", "_paused",
-        "_pieces", "_plan", "_plans", "_template", "_transport", "_watched", "address", "since", "stays",
+        "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_is_over", "_kit", "_lane", "_last", "_paused",
+        "_pieces", "_plan", "_plans", "_template", "_transport", "_watched", "_write", "address", "is_usual", "since",
+        "stays",
     )  # fmt: skip
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
+        self._kit = lane.kit
         self._transport: asyncio.Transport
+        self._write: Callable[[bytes], None]
         self._exchange: Exchange | None = None
         self._buffer = bytearray()  # of the next request, and those behind it
         self._pieces = 0
@@ -52,18 +63,18 @@ class Connection(asyncio.Protocol):
         self.stays = True
         self._is_over = False  # no request begins any more
         self._watched = lane.kit.witness is not None
-        self.since = 0.0  # nothing is being answered since
+        self.is_usual = not self._watched
+        self.since = NOT_LONG  # nothing is being answered since
 
     # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else ""
+        self._write = transport.write
+        self.address = peer_address(transport)
         self._plans = self._lane.plans(self.address)
         if (sock := transport.get_extra_info("socket")) is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.since = self._lane.clock()
         self._lane.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -148,12 +159,9 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, plan: Plan, body: bytes) -> None:
         kind = EventExchange if plan.is_event else HttpExchange
-        self._exchange = exchange = kind(self._lane.kit, self, plan, body)
+        self._exchange = exchange = kind(self._kit, self, plan, body)
         try:
-            if self._lane.kit.invoker.draining:
-                exchange.fail(ShuttingDown())
-            else:
-                exchange.start()
+            exchange.start()
         except Exception as error:
             exchange.crash(error)
 
@@ -191,7 +199,7 @@ class Connection(asyncio.Protocol):
         return self._template
 
     def write(self, data: bytes) -> None:
-        self._transport.write(data)
+        self._write(data)
 
     async def drained(self) -> None:
         while self._full and not self._is_over:
@@ -202,12 +210,12 @@ class Connection(asyncio.Protocol):
         return self._exchange is answer
 
     def write_last(self, data: bytes) -> None:
-        self._transport.write(data)
-        if self._held or self._paused or self._buffer or self._watched:
+        self._write(data)
+        if self._buffer or self._held:
             self.answered(True)
         else:  # as nearly always
             self._exchange = None
-            self.since = self._lane.clock()
+            self.since = NOT_LONG
 
     def answered(self, keeps: bool) -> None:
         self._over()
@@ -217,7 +225,7 @@ class Connection(asyncio.Protocol):
             self._end()
             self._transport.close()
             return
-        self.since = self._lane.clock()
+        self.since = NOT_LONG
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -239,15 +247,21 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         self._is_over = True
-        self.stays = False
+        self.last_call()
 
     # For the lane
 
+    def last_call(self) -> None:
+        """The next answer is the last one."""
+        self.stays = self.is_usual = False
+
     def check(self, now: float, idle_seconds: float) -> None:
         """Whether it may go on waiting for its next request."""
-        waited = now - self.since
         if self._exchange is not None or self._full:
             return
+        if self.since == NOT_LONG:
+            self.since = now
+        waited = now - self.since
         if self._plan is not None and waited >= BODY_SECONDS:
             self._hand_over()  # there a body has its own time
         elif waited >= idle_seconds:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +26,6 @@ class Kit:
     stamps: Stamps = field(default_factory=Stamps)
     ids: RequestIds = field(default_factory=RequestIds)
     traces: TraceIds = field(default_factory=TraceIds)
-    clock: Callable[[], float] = time.monotonic
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

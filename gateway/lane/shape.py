@@ -29,9 +29,10 @@ def status_line(status: int) -> str:
 
 class Shape:
     """`head`: line and fields, to the request id's value; `length`: of the body where it was declared. Sent without a
-    body (`bodiless`), in one piece (`whole`), or as it comes. `headers` have been checked."""
+    body (`bodiless`), in one piece (`whole`), or as it comes; `is_usual`: in one piece, dated by us, and no error.
+    `headers` have been checked."""
 
-    __slots__ = ("bodiless", "handled", "has_date", "head", "length", "status", "whole")
+    __slots__ = ("bodiless", "handled", "has_date", "head", "is_usual", "length", "status", "whole")
 
     def __init__(self, status: int, headers: CIMultiDict[str], *, is_head: bool, length: int | None) -> None:
         self.status = status
@@ -45,6 +46,7 @@ class Shape:
         if length is not None and status not in NO_BODY:
             headers["Content-Length"] = str(length)
         self.has_date = "Date" in headers
+        self.is_usual = self.whole and not self.has_date and not self.handled
         lines = [status_line(status)]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.head = ("\r\n".join(lines) + "\r\nX-Request-Id: ").encode()

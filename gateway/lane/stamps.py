@@ -14,23 +14,23 @@ _PARTS = struct.Struct("8s 4s x3s x3s 12s")  # of 32 hexadecimal digits
 
 
 class Stamps:
-    """`look` brings all of them up to date. `now` is Unix time."""
+    """`look` brings all of them up to date; the lane calls it when a second begins. `now` is Unix time."""
 
-    __slots__ = ("_second", "date", "event_time", "now", "tail", "until")
+    __slots__ = ("_second", "date", "event_time", "now", "tail")
 
     def __init__(self) -> None:
         self._second = 0
-        self.now = self.until = 0.0  # until then, all but `now` are up to date
+        self.now = 0.0
         self.date = b""  # of an answer's head: `Date: …`, with its line end
         self.tail = b""  # the same between the line before it and the body
         self.event_time = b""
+        self.look()
 
     def look(self) -> Stamps:
         self.now = now = time.time()
         second = int(now)
         if second != self._second:
             self._second = second
-            self.until = second + 1.0
             self.date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
             self.tail = b"\r\n" + self.date + b"\r\n"
             self.event_time = clock_time(second).encode()
@@ -43,10 +43,12 @@ class RequestIds:
     __slots__ = ("_ready",)
 
     def __init__(self) -> None:
-        self._ready: list[bytes] = []
+        self._ready: list[tuple[bytes, str]] = []
 
-    def next(self) -> bytes:
+    def next(self) -> tuple[bytes, str]:
+        """Twice the same."""
         if not self._ready:
             digits = secrets.token_hex(16 * _BATCH).encode()
-            self._ready += [b"%b-%b-4%b-8%b-%b" % parts for parts in _PARTS.iter_unpack(digits)]
+            made = [b"%b-%b-4%b-8%b-%b" % parts for parts in _PARTS.iter_unpack(digits)]
+            self._ready += [(one, one.decode()) for one in made]
         return self._ready.pop()

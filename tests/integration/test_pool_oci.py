@@ -18,7 +18,7 @@ import pytest
 
 from faas.build.recipe import recipe
 from faas.errors import FunctionError, InitFailed, InstanceExited, OutOfMemory, TimedOut
-from faas.leases import HttpRequest, Invocation, InvocationResult, StreamedResult, Trigger
+from faas.leases import HttpRequest, Invocation, InvocationResult, KnownHead, StreamedResult, Trigger
 from faas.metrics import Metrics
 from faas.protocol import (
     Kind,
@@ -381,8 +381,8 @@ class Ended:
         self.body = result.payload if result is not None else b""
         self.end(error)
 
-    def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
-        self.head(status, headers)
+    def whole(self, head: KnownHead, body: bytes, seconds: float) -> None:
+        self.head(head.status, head.fields)
         self.data(body)
         self.end(None)
 

@@ -7,6 +7,7 @@ first served, busy instances finish before they go, a wait that is over raises T
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from faas.leases import (
 )
 from faas.protocol import (
     CheckReport,
+    Door,
     Ended,
     Health,
     InstanceStatus,
@@ -136,6 +138,9 @@ class FakeWorker:
     def acquire(self, revision: Revision, invocation: Invocation) -> FakeLease:
         self.invocations.append(invocation)
         return FakeLease(self, revision, invocation)
+
+    def door(self, revision: Revision) -> Door:
+        return functools.partial(self.claim, revision)
 
     def claim(self, revision: Revision, request_id: str) -> Claim | None:
         slots = self._of(revision.key)

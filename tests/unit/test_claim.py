@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from faas.errors import BadFunctionResponse, InstanceExited, OutOfMemory, TimedOut
-from faas.leases import Claim, HttpRequest, Invocation, InvocationResult, Report, Trigger
+from faas.leases import Claim, HttpRequest, Invocation, InvocationResult, KnownHead, Report, Trigger
 from faas.metrics import Metrics
 from faas.protocol import LogQuery, Revision, RevisionKey
 from faas.spec import Interface, parse
@@ -39,8 +39,8 @@ class Answer:
         self._on_end = on_end
         self._over = asyncio.Event()
 
-    def whole(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes, seconds: float) -> None:
-        self.head(status, headers)
+    def whole(self, head: KnownHead, body: bytes, seconds: float) -> None:
+        self.head(head.status, head.fields)
         self.data(body)
         self.seconds = seconds
         asyncio.get_running_loop().call_soon(self.end, None)  # then the slot is free again

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from faas.leases import KnownHead
 from worker.http_connection import BrokenConnection, HttpConnection
-from worker.known_heads import MOST, MOST_BYTES, KnownHead, KnownHeads
+from worker.known_heads import MOST, MOST_BYTES, KnownHeads
 
 OK = b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\n\r\n"
 FIELDS = ((b"X-A", b"1"), (b"Content-Length", b"2"))

@@ -27,10 +27,9 @@ from tests.support.both_ways import both_ways as both_ways
 from tests.support.data_path import TOKEN, application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker
 from tests.support.raw_http import serving, talk
+from tests.support.smuggling import FORMS, GET, POST
 
 SECOND = b"GET /function/hello/second HTTP/1.1\r\nHost: b\r\n\r\n"
-POST = b"POST /function/hello/first HTTP/1.1\r\nHost: a\r\n"
-GET = b"GET /function/hello/first HTTP/1.1\r\n"
 UPGRADE = b"Host: a\r\nConnection: Upgrade\r\nUpgrade: "
 
 
@@ -226,7 +225,7 @@ async def test_throttled_and_draining_say_when_to_come_again() -> None:
         refused = next(headers for status, headers, _ in answers if status == 429)
         assert int(refused["Retry-After"]) >= 1
         assert refused["Reason"] == "ConcurrentInvocationLimitExceeded"
-        path.invoker.draining = True
+        path.invoker.drain()
         status, headers, _ = await get(port, "/function/hello")
         assert (status, int(headers["Retry-After"]) >= 1) == (503, True)
 
@@ -298,58 +297,6 @@ async def test_an_unknown_interface_is_found_out_at_the_first_request() -> None:
         assert (await get(port, "/function/hello/x"))[2] == b"/x"
         assert (await get(port, "/function/hello/y"))[2] == b"/y"
     assert len(worker.checked) == 1
-
-
-FORMS = {
-    "a length and a coding": POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a coding and a length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
-    "two lengths": POST + b"Content-Length: 0\r\nContent-Length: 5\r\n\r\nhello",
-    "one length twice": POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
-    "a list of lengths": POST + b"Content-Length: 5, 5\r\n\r\nhello",
-    "+5": POST + b"Content-Length: +5\r\n\r\nhello",
-    "-1": POST + b"Content-Length: -1\r\n\r\nhello",
-    "0x5": POST + b"Content-Length: 0x5\r\n\r\nhello",
-    "a huge length": POST + b"Content-Length: 99999999999999999999999\r\n\r\nhello",
-    "a length with a gap": POST + b"Content-Length: 5 5\r\n\r\nhello",
-    "no length at all": POST + b"Content-Length: \r\n\r\nhello",
-    "a folded line": POST + b"X-A: b\r\n c\r\n\r\n",
-    "a folded length": POST + b"Content-Length:\r\n 5\r\n\r\nhello",
-    "bare line feeds": b"GET /function/hello HTTP/1.1\nHost: a\n\n",
-    "a bare carriage return": GET + b"Host: a\r\nX: a\rb\r\n\r\n",
-    "a space before the colon": POST + b"Content-Length : 5\r\n\r\nhello",
-    "a space before the first field": GET + b" Host: a\r\n\r\n",
-    "NUL in a value": POST + b"X-A: a\0b\r\n\r\n",
-    "NUL in a name": POST + b"X\0A: ab\r\n\r\n",
-    "a field without a colon": POST + b"garbage\r\n\r\n",
-    "a field without a name": POST + b": x\r\n\r\n",
-    "identity": POST + b"Transfer-Encoding: identity\r\n\r\n",
-    "xchunked": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    "chunked, identity": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-    "gzip, chunked": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "chunked and cow": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n\r\n0\r\n\r\n",
-    "a vertical tab": POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
-    "quoted chunked": POST + b'Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n',
-    "chunked under 1.0": POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a chunk size of zz": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
-    "a chunk size of -1": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nab\r\n0\r\n\r\n",
-    "a huge chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nab\r\n0\r\n\r\n",
-    "a chunk over its size": POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabcd\r\n0\r\n\r\n",
-    "chunks by line feeds": POST + b"Transfer-Encoding: chunked\r\n\r\n2\nab\n0\n\n",
-    "a line feed in a chunk's extension": POST + b"Transfer-Encoding: chunked\r\n\r\n2;\nxx\r\nab\r\n0\r\n\r\n",
-    "two hosts": GET + b"Host: a\r\nHost: b\r\n\r\n",
-    "no host": GET + b"\r\n",
-    "an empty host": GET + b"Host: \r\n\r\n",
-    "a host with a path": GET + b"Host: a/b@c\r\n\r\n",
-    "the absolute form": b"GET http://evil/function/hello HTTP/1.1\r\nHost: a\r\n\r\n",
-    "the authority form": b"CONNECT evil:80 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "the asterisk form": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
-    "HTTP/9.9": b"GET /function/hello HTTP/9.9\r\nHost: a\r\n\r\n",
-    "HTTP/0.9": b"GET /function/hello\r\n\r\n",
-    "NUL in the target": b"GET /function/hel\0lo HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a huge head": GET + b"Host: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-    "two thousand fields": GET + b"Host: a\r\n" + b"".join(b"X%d: a\r\n" % n for n in range(2000)) + b"\r\n",
-}
 
 
 @pytest.fixture
