@@ -37,7 +37,7 @@ class Waiter(Protocol):
 class Breaker:
     """The slots and the queue of one revision, or, where `reserved`, of one function."""
 
-    __slots__ = ("_queue_length", "exempt", "inside", "key", "limit", "reserved", "waiters")
+    __slots__ = ("_queue_length", "exempt", "inside", "is_handing_on", "key", "limit", "reserved", "waiters")
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Breaker:
         self.inside = 0
         self._queue_length = queue_length
         self.waiters: deque[Waiter] = deque()
+        self.is_handing_on = False  # a slot, to one who takes it from within the leaving of another
 
     @property
     def waiting(self) -> int:

@@ -7,11 +7,14 @@ to be waited for other than in the breaker's line, the answer is None and the ac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
 
+from faas.deadlines import Deadlines
 from faas.errors import Throttled
 from faas.leases import Claim
 from faas.protocol import Door, Revision
+from faas.spec import Interface
 from gateway.activator import Activator
 from gateway.breaker import Breaker
 from gateway.ceiling import Ceiling
@@ -27,13 +30,14 @@ Way = tuple[Breaker, Ceiling | None, Load, Door]
 class Gate:
     """One revision's way in, for all who come by it: it is looked up once, until somebody says `forget`."""
 
-    __slots__ = ("__weakref__", "activator", "revision", "used_until", "way")
+    __slots__ = ("__weakref__", "activator", "revision", "used_until", "waits", "way")
 
     def __init__(self, activator: Activator, revision: Revision) -> None:
         self.activator = activator
         self.revision = revision
         self.way: Way | None = None  # as far as it is known
         self.used_until = 0.0  # the scaler knows
+        self.waits = Deadlines(revision.spec.queue_timeout, Turn.late)
         activator.watch(self)
 
     def forget(self) -> None:
@@ -108,7 +112,7 @@ class Guest:
         else:
             breaker.inside -= 1
 
-    def line_up(self, gate: Gate, wait_seconds: float, on_turn: Callable[[], None]) -> Turn | None:
+    def line_up(self, gate: Gate, waiting: Waiting) -> Turn | None:
         """A place in the line where all slots are taken; None where that is not what is wanting.
 
         Raises Throttled where the line is too long, or there is no time to wait.
@@ -116,12 +120,13 @@ class Guest:
         activator = gate.activator
         activator.admit(gate.revision.key)
         now = activator.clock()
-        way = gate.asked(now)
+        way = gate.way or gate.asked(now)
         breaker, _, load, _ = way
         if breaker.inside < breaker.limit:
             return None
-        turn = Turn(gate, way, on_turn)
-        breaker.line_up(turn, wait_seconds)
+        turn = Turn(gate, way, waiting)
+        breaker.line_up(turn, gate.waits.seconds)
+        gate.waits.begin(turn, monotonic())
         load.enter(now)
         return turn
 
@@ -142,40 +147,66 @@ class Guest:
         return None
 
 
-class Turn:
-    """A place in a breaker's line. `on_turn` is called once a slot is its own, then it must be taken; `give_up` until
-    then.
+class Waiting(Protocol):
+    """Who has a turn."""
 
-    It is called from the loop and not from within the leaving of who was inside: a thousand who find no instance would
-    leave one inside the other.
+    def on_turn(self) -> None:
+        """A slot is its own, and must be taken. Raises nothing."""
+        ...
+
+    def on_late(self, turn: Turn) -> None:
+        """None was free for so long: the turn must be given up."""
+        ...
+
+
+class Turn:
+    """A place in a breaker's line, until `waiting` is told that its turn has come; `give_up` until it has taken it.
+
+    Where whoever leaves has given its slot back before, as those of Lambda functions have, it is told from within their
+    leaving; but not within that of one who was itself told so, for a thousand who find no instance would leave one
+    inside the other.
     """
 
-    __slots__ = ("_handle", "_on_turn", "_waits", "breaker", "gate", "load", "way")
+    __slots__ = ("_handle", "_is_waiting", "_waiting", "breaker", "gate", "load", "way")
 
-    def __init__(self, gate: Gate, way: Way, on_turn: Callable[[], None]) -> None:
+    def __init__(self, gate: Gate, way: Way, waiting: Waiting) -> None:
         self.gate = gate
         self.way = way
         self.breaker, _, self.load, _ = way
-        self._on_turn = on_turn
-        self._waits = True
+        self._waiting = waiting
+        self._is_waiting = True
         self._handle: asyncio.Handle | None = None  # its slot is ours
 
     def done(self) -> bool:
-        return not self._waits
+        return not self._is_waiting
 
     def set_result(self, result: None, /) -> None:
-        self._waits = False
-        self._handle = asyncio.get_running_loop().call_soon(self._on_turn)
+        self._is_waiting = False
+        gate, breaker = self.gate, self.breaker
+        gate.waits.discard(self)
+        if breaker.is_handing_on or gate.revision.interface is not Interface.LAMBDA:
+            self._handle = asyncio.get_running_loop().call_soon(self._waiting.on_turn)
+            return
+        breaker.is_handing_on = True
+        try:
+            self._waiting.on_turn()
+        finally:
+            breaker.is_handing_on = False
+
+    def late(self) -> None:
+        self._waiting.on_late(self)
 
     def give_up(self) -> None:
         """Stand in the line no more, or give back what was not taken."""
-        self._waits = False
-        self.load.leave(self.gate.activator.clock())
+        self._is_waiting = False
+        gate = self.gate
+        gate.waits.discard(self)
+        self.load.leave(gate.activator.clock())
         if self._handle is not None:
             self._handle.cancel()
             self.breaker.leave()
         else:
             self.breaker.step_out(self)
 
-    def too_late(self, wait_seconds: float) -> Throttled:
-        return self.breaker.too_late(wait_seconds)
+    def too_late(self) -> Throttled:
+        return self.breaker.too_late(self.gate.waits.seconds)

@@ -37,8 +37,9 @@ class Backoff:
 
     def succeeded(self) -> None:
         """Whatever failed before is over."""
-        self._failures = 0
-        self._until = 0.0
+        if self._failures:
+            self._failures = 0
+            self._until = 0.0
 
     def retry_later(self) -> None:
         """Once, at the end of this pause."""

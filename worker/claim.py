@@ -183,6 +183,18 @@ class PoolClaim(Slot):
         self._offer(exchange)
 
     def _answered(self, exchange: Exchange) -> None:
+        result = exchange.result
+        if exchange.error is None and result is not None and result.error_type is None:  # as nearly always
+            pool, instance, seconds = self._pool, self._instance, exchange.ended_at - exchange.handed_at
+            self.report = report = instance.end(self._request_id, seconds, None, None)
+            pool.backoff.succeeded()
+            pool.consumption.add_one(report)
+            self._has_slot = False
+            pool.release(instance)
+            ended, self._ended = self._ended, None
+            if ended is not None:
+                ended(result, None)
+            return
         if isinstance(exchange.error, Undelivered):
             self._pool.parts.background.start(self._try_another(exchange), "an event on its way to another instance")
             return

@@ -96,6 +96,7 @@ class Instance:
         self._limit_bytes = revision.spec.memory_bytes
         self._peak_bytes = 0  # since the invocation began
         self._sampled_at = 0.0
+        self._is_sampled = False  # now and then, by the sampler
         self._unmeasured = 0.0  # seconds that invocations have run since
         self._oom_kills_before = 0
         self._driver = driver
@@ -124,7 +125,8 @@ class Instance:
         """Take a slot."""
         assert self.executing < self.slots
         if self.executing == 0:
-            self._move(BUSY, IDLE)
+            assert self.state is IDLE, f"instance {self.id}: {self.state} to busy"
+            self.state = BUSY
             if self.charge is not None:
                 self.charge.use()
         self.executing += 1
@@ -143,8 +145,9 @@ class Instance:
 
     def pause(self) -> None:
         """Give the last slot back; its charge stays as it is, for it may be claimed again at once."""
+        assert self.state is BUSY, f"instance {self.id}: {self.state} to idle"
         self.executing = 0
-        self._move(IDLE, BUSY)
+        self.state = IDLE
         self.idle_since = time.monotonic()
         self.grace_is_over = False
 
@@ -189,7 +192,9 @@ class Instance:
         fresh = now - self._sampled_at < SAMPLE_SECONDS
         self._peak_bytes = self.memory_bytes if fresh else 0
         self._oom_kills_before = self.oom_kills
-        self._sampler.add(self)
+        if not self._is_sampled:
+            self._is_sampled = True
+            self._sampler.add(self)
         self.output.begin(request_id)
 
     def ended_well(self, request_id: str, seconds: float) -> bool:
@@ -208,8 +213,6 @@ class Instance:
         if self._unmeasured >= UNMEASURED_SECONDS or not self._peak_bytes:
             # What it has at its end was never less in between; of many short ones the last measurement speaks.
             self.sample(time.monotonic(), 0.0)
-        if self.executing <= 1:  # its own slot is given back next
-            self._sampler.discard(self)
         if error is not None or error_type or self.init_seconds is not None:
             return self._end_otherwise(request_id, seconds, error, error_type)
         limit, peak = self._limit_bytes, self._peak_bytes
@@ -228,10 +231,9 @@ class Instance:
             since = time.time() - time.monotonic()
             self.output.begin_several([(request_id, since + at) for request_id, at in begun])
         self._oom_kills_before = self.oom_kills
-        if self.executing:
+        if self.executing and not self._is_sampled:
+            self._is_sampled = True
             self._sampler.add(self)
-        else:
-            self._sampler.discard(self)
         ended, self._ended = self._ended, []
         if ended:
             self.sample(time.monotonic(), SHARED_SECONDS)
@@ -312,6 +314,13 @@ class Instance:
         return not (self._unsettled or self._begun or self._ended)
 
     # Memory
+
+    def sample_busy(self, now: float) -> bool:
+        """See `worker.metering.Measured`."""
+        self._is_sampled = self.executing > 0
+        if self._is_sampled:
+            self.sample(now)
+        return self._is_sampled
 
     def sample(self, now: float, after_seconds: float = SAMPLE_SECONDS / 2) -> None:
         """Ask the kernel, where the last answer is older than that. Also says so in the log when a process inside was

@@ -21,6 +21,7 @@ log = logging.getLogger("worker.metering")
 SAMPLE_SECONDS = 0.05
 SAMPLE_BUDGET_SECONDS = 0.005  # per round: with very many instances each is sampled less often
 GIGABYTE = 1_073_741_824
+TOLD_AT_ONCE = 64  # reports: in a loop that is cheaper
 
 
 def billed(duration_seconds: float, init_seconds: float | None = None) -> float:
@@ -63,8 +64,8 @@ class Reporting:
 class Measured(Protocol):
     """What the sampler looks at."""
 
-    def sample(self, now: float) -> None:
-        """Read the kernel's figures and remember them."""
+    def sample_busy(self, now: float) -> bool:
+        """Read the kernel's figures and remember them; whether it is busy: else it is none of these any more."""
         ...
 
 
@@ -87,9 +88,6 @@ class Sampler:
             self._wake.set()
         self._busy[measured] = None
 
-    def discard(self, measured: Measured) -> None:
-        self._busy.pop(measured, None)
-
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
@@ -105,21 +103,21 @@ class Sampler:
             now = time.monotonic()
             if now - began > SAMPLE_BUDGET_SECONDS:
                 return
+            del self._busy[measured]
             try:
-                measured.sample(now)
+                if measured.sample_busy(now):
+                    self._busy[measured] = None  # at the end: whoever was left out comes first in the next round
             except Exception:
                 log.exception("an instance cannot be sampled")
-                self.discard(measured)
-            if measured in self._busy:  # to the end: whoever was left out comes first in the next round
-                del self._busy[measured]
-                self._busy[measured] = None
 
 
 class Consumption:
-    """What the invocations of one revision use. The metrics have it when somebody looks: nobody does as often as they
-    end."""
+    """What the invocations of one revision use. Ledger and metrics have it when somebody looks: nobody does as often as
+    they end."""
 
-    __slots__ = ("_billed", "_billed_seconds", "_key", "_memory_gb", "_peak", "_recent", "_reporting")
+    __slots__ = (
+        "_at_once", "_billed", "_billed_seconds", "_ended", "_key", "_memory_gb", "_peak", "_recent", "_reporting",
+    )  # fmt: skip
 
     def __init__(self, revision: Revision, metrics: Metrics, reporting: Reporting) -> None:
         self._key = revision.key
@@ -129,22 +127,41 @@ class Consumption:
         self._billed_seconds = 0.0
         self._peak = 0
         self._recent = RecentPeak()
+        self._ended: list[Report] = []  # not told yet
+        self._at_once = TOLD_AT_ONCE
+
+    def add_one(self, report: Report) -> None:
+        """Of one invocation that has ended: told by `settle`, or with many others."""
+        ended = self._ended
+        ended.append(report)
+        if len(ended) >= self._at_once:
+            self.settle()
+
+    def settle(self) -> None:
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self.add(ended)
 
     def add(self, reports: Sequence[Report]) -> None:
         """Of invocations that have ended."""
         self._reporting.ended(self._key, reports)
-        for report in reports:
-            self._billed_seconds += report.billed_seconds
-        if report.max_memory_bytes > self._peak:  # those that are told together have the same
-            self._peak = report.max_memory_bytes
+        self._billed_seconds += sum([report.billed_seconds for report in reports])
+        self._peak = max(self._peak, max([report.max_memory_bytes for report in reports]))
+
+    def close(self) -> None:
+        """The revision has no instance any more, and nobody will look."""
+        self._at_once = 1
+        self.count()
 
     def count(self) -> None:
-        """Before the metrics are read, and when the revision has no instance any more."""
+        """Before the metrics are read."""
+        self.settle()
         seconds, self._billed_seconds = self._billed_seconds, 0.0
         self._billed.inc(seconds * self._memory_gb)
 
     def recent_peak(self, now: float) -> int:
         """Bytes: the most of the last window or two."""
+        self.settle()
         peak, self._peak = self._peak, 0
         self._recent.add(peak, now)
         return self._recent.value(now)

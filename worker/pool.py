@@ -239,6 +239,8 @@ class Pool:
 
     def settle(self) -> None:
         self._settling.settle_several()
+        for pool in self._pools.values():
+            pool.consumption.settle()
 
     @contextlib.asynccontextmanager
     async def run(
@@ -295,7 +297,7 @@ class Pool:
         return pool
 
     def _empty(self, pool: RevisionPool) -> None:
-        pool.consumption.count()
+        pool.consumption.close()
         if self._pools.get(pool.revision.key) is pool:
             del self._pools[pool.revision.key]
 

@@ -149,4 +149,4 @@ class Slot:
         self.report = report = instance.end(self._request_id, seconds, error, error_type)
         if error is None:
             pool.backoff.succeeded()
-        pool.consumption.add((report,))
+        pool.consumption.add_one(report)

@@ -122,7 +122,7 @@ class Slots(ABC):
             instance.executing = executing - 1  # one of several: it was not full, and does not become idle
             return
         ledger = self.parts.ledger
-        if self._is_steady and instance.executing == 1 and instance in self._ready and instance.outcome is None:
+        if executing == 1 and self._is_steady and instance in self._ready and instance.outcome is None:
             instance.pause()
             self.moved_at = instance.idle_since
             self._busy -= 1

@@ -13,6 +13,7 @@ from faas.leases import InvocationResult
 from faas.web import SERVER, error_body, error_headers, log_failure
 from gateway import event
 from gateway.edge.call import for_strangers, reported
+from gateway.invoke import SYNC_PAYLOAD_BYTES
 from gateway.lane.kit import Kit
 from gateway.lane.plan import Plan
 from gateway.lane.shape import NO_BODY, Shape, status_line
@@ -130,18 +131,25 @@ class Answer:
             return
         self.write_whole(shape, bytes(self._body))
 
+    def answers_plainly(self, result: InvocationResult) -> bool:
+        """A Lambda function's usual answer, in one write; whether that would do, and nothing went wrong."""
+        payload, content_type, error_type = result
+        client, size = self._client, len(payload)
+        if error_type is not None or size > SYNC_PAYLOAD_BYTES or not event.is_plain_json(payload, content_type):
+            return False
+        if not (self.plan.is_usual and client.is_usual and client.is_there(self)):
+            return False
+        kit = self.kit
+        answer = (kit.shapes.plain_json.head, self.id, size, kit.stamps.tail, payload)
+        client.write_last(b"%b%b\r\nContent-Length: %d%b%b" % answer)
+        return True
+
     def result(self, result: InvocationResult) -> None:
         """A Lambda function's answer, as a whole."""
         if result.error_type is not None:
             self.fail(reported(result))
             return
-        client, plan, payload = self._client, self.plan, result.payload
-        if event.is_plain_json(payload, result.content_type) and plan.is_usual and client.is_usual:
-            kit = self.kit
-            answer = (kit.shapes.plain_json.head, self.id, len(payload), kit.stamps.tail, payload)
-            client.write_last(b"%b%b\r\nContent-Length: %d%b%b" % answer)
-            return
-        status, headers, body = event.http_answer(payload, result.content_type)
+        status, headers, body = event.http_answer(result.payload, result.content_type)
         shape = self.shape = self.kit.shapes.of_event(status, headers, self.plan.is_head)
         length = b""
         if status not in NO_BODY and (body or not self.plan.is_head):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
-from time import monotonic
+from time import monotonic, time
 
 from faas.errors import BadFunctionResponse, FaasError, ShuttingDown, Throttled
 from faas.leases import Claim, InvocationResult, KnownHead, StreamedResult, Trigger
@@ -28,7 +28,6 @@ class Exchange(Answer, Guest):
     _flight: Flight | None = None  # where it took the way through the invoker
     _claim: Claim | None = None
     _turn: Turn | None = None
-    _timer: asyncio.TimerHandle | None = None
     _task: asyncio.Task[None] | None = None
     _began = _admitted = 0.0
     _trace_id = ""  # of an event, where its caller sent none
@@ -57,7 +56,6 @@ class Exchange(Answer, Guest):
     def gone(self) -> None:
         if self._turn is not None:
             self._stop_waiting(self._turn)
-            self.kit.invoker.http_calls -= 1
         elif self._task is not None:
             self._task.cancel()
         elif self._claim is not None:
@@ -102,7 +100,7 @@ class Exchange(Answer, Guest):
             self.fail(ShuttingDown())
             return
         try:
-            turn = self.line_up(plan.gate, plan.wait_seconds, self._on_turn)
+            turn = self.line_up(plan.gate, self)
         except Throttled as error:
             self._refused(error)
             return
@@ -110,37 +108,30 @@ class Exchange(Answer, Guest):
             self._task = self.kit.run(self._slowly(plan.wait_seconds))
             return
         self._turn = turn
-        self._timer = asyncio.get_running_loop().call_later(plan.wait_seconds, self._too_late)
         self.kit.invoker.http_calls += 1
 
-    def _on_turn(self) -> None:
-        turn, timer = self._turn, self._timer
+    def on_turn(self) -> None:
+        turn, self._turn = self._turn, None
         assert turn is not None
-        assert timer is not None
-        timer.cancel()
-        self._turn = self._timer = None
-        claim, now = self.take_turn(turn, self.request_id), monotonic()
-        if claim is not None:
-            try:
+        try:
+            claim, now = self.take_turn(turn, self.request_id), monotonic()
+            if claim is not None:
                 self._admit(claim, now)
-            except Exception as error:
-                self.crash(error)
+                return
+        except Exception as error:
+            self.crash(error)
             return
         self.kit.invoker.http_calls -= 1
         self._task = self.kit.run(self._slowly(max(0.0, self.plan.wait_seconds - (now - self._began))))
 
-    def _too_late(self) -> None:
-        turn = self._turn
-        assert turn is not None
+    def on_late(self, turn: Turn) -> None:
         self._stop_waiting(turn)
-        self.kit.invoker.http_calls -= 1
-        self._refused(turn.too_late(self.plan.wait_seconds))
+        self._refused(turn.too_late())
 
     def _stop_waiting(self, turn: Turn) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._turn = self._timer = None
+        self._turn = None
         turn.give_up()
+        self.kit.invoker.http_calls -= 1
 
     def _refused(self, error: Throttled) -> None:
         self.plan.counters.not_started(error)
@@ -321,9 +312,9 @@ class EventExchange(Exchange):
 
     def _event(self) -> tuple[bytes, str]:
         """The event, and its trace id."""
-        plan, stamps = self.plan, self.kit.stamps.look()
-        trace_id = plan.trace_id.encode() or self.kit.traces.next(stamps.now)
-        values = [self.id, stamps.event_time, b"%d" % (stamps.now * 1000), b"false", trace_id]
+        plan, kit, now = self.plan, self.kit, time()
+        trace_id = plan.trace_id.encode() or kit.traces.next(now)
+        values = [self.id, kit.stamps.event_time, b"%d" % (now * 1000), b"false", trace_id]
         self._trace_id = trace_id.decode()
         return plan.event(self._client.template(plan), values, self.body), self._trace_id
 
@@ -353,6 +344,14 @@ class EventExchange(Exchange):
         self.finish()
 
     def _ended(self, result: InvocationResult | None, error: BaseException | None) -> None:
+        try:
+            if result is not None and self._task is None and self.answers_plainly(result):
+                self._over(None, False)
+                return
+        except Exception as failure:
+            self.fail(_ours(failure, self.request_id))
+            self._over(failure, False)
+            return
         if result is not None and (size := len(result.payload)) > SYNC_PAYLOAD_BYTES:
             result, error = None, too_large(size)
         handled = result is not None and result.error_type is not None

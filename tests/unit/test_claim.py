@@ -84,8 +84,8 @@ class World:
         interface = Interface.LAMBDA if program is not None else Interface.HTTP
         spec = parse({"name": "it", "entrypoint": ["it"], **keys})
         self.revision = Revision(RevisionKey("default", "it", 1), spec, "it@sha256:" + "0" * 64, interface)
-        self.reports: list[Report] = []
-        self.pool.report_to(lambda key, reports: self.reports.extend(reports))
+        self._reports: list[Report] = []
+        self.pool.report_to(lambda key, reports: self._reports.extend(reports))
 
     async def __aenter__(self) -> World:
         await self.pool.open()
@@ -100,6 +100,12 @@ class World:
     @property
     def stats(self) -> Any:
         return self.pool.stats(self.revision.key)
+
+    @property
+    def reports(self) -> list[Report]:
+        """Those of all that has ended."""
+        self.pool.settle()
+        return self._reports
 
     def claim(self, request_id: str = "r1") -> Claim:
         claim = self.pool.claim(self.revision, request_id)

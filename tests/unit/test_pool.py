@@ -432,6 +432,7 @@ async def test_a_caller_that_goes_keeps_the_slot_until_the_function_has_answered
     assert await invoke(pool, hello, "next") == "next"
     assert len(driver_of(pool).created) == 1
     assert (await lines(pool, request_id="gone"))[-1].message.startswith("REPORT")
+    pool.settle()
     assert reported == [(hello.key, False)] * 2
 
 
