@@ -186,8 +186,11 @@ class Instance:
                 self._settling.add(self)
             self._begun.append((request_id, now))
             return
-        if self._unsettled:
+        if self._unsettled and self.output.goes_on(self._unsettled, request_id):
+            self._unsettled.clear()
+        else:
             self.settle()
+            self.output.begin(request_id)
         # A sample from before says something only while it is fresh; else the one at the end will.
         fresh = now - self._sampled_at < SAMPLE_SECONDS
         self._peak_bytes = self.memory_bytes if fresh else 0
@@ -195,7 +198,6 @@ class Instance:
         if not self._is_sampled:
             self._is_sampled = True
             self._sampler.add(self)
-        self.output.begin(request_id)
 
     def ended_well(self, request_id: str, seconds: float) -> bool:
         """It is over, and one of several: its report is made a moment later, with others'. Whether that will do."""

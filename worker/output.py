@@ -59,6 +59,22 @@ class Output:
         self._used = self._lines = 0
         self._log.mark(_mark(Mark, (time(), self._origin, request_id, None)))
 
+    def goes_on(self, ended: Sequence[tuple[str, Report | list[str]]], request_id: str) -> bool:
+        """`end` of the one that has ended, and `begin`, in one; False, and nothing is logged, where there is more to
+        log."""
+        (ended_id, report), *others = ended
+        if others or self._cut or type(report) is not Report:
+            return False
+        for pipe in self._pipes:
+            if pipe.data or pipe.line or pipe.arrived:
+                return False
+        self.request_id = request_id
+        self._used = self._lines = 0
+        now, origin = time(), self._origin
+        pair = [_mark(Mark, (now, origin, ended_id, report)), _mark(Mark, (now, origin, request_id, None))]
+        self._log.mark_all(pair)
+        return True
+
     def begin_several(self, begun: Sequence[tuple[str, float]]) -> None:
         """The same of several at once (id, Unix time): nobody knows whose it is what is written."""
         origin = self._origin

@@ -183,6 +183,15 @@ class Exchange(Answer, Guest):
         self.kit.invoker.http_calls -= 1
 
 
+    def _over_well(self, seconds: float) -> None:
+        """`_over` of what nothing is to be said of, as nearly always."""
+        began, ended = self._began, monotonic()
+        self._claim = None
+        self.leave(ended)
+        self.plan.counters.ended_well(self._admitted - began, seconds, ended - began)
+        self.kit.invoker.http_calls -= 1
+
+
 class HttpExchange(Exchange):
     """An http function's. `faas.leases.Answering` of its claim."""
 
@@ -205,21 +214,16 @@ class HttpExchange(Exchange):
     def whole(self, head: KnownHead, body: bytes, seconds: float) -> None:
         """The usual answer."""
         shape: Shape | None = head.made
-        client, plan, kit = self._client, self.plan, self.kit
-        if shape is None or not (shape.is_usual and plan.is_usual and client.is_usual):
+        client = self._client
+        if shape is None or not (shape.is_usual and self.plan.is_usual and client.is_usual):
             self._whole(head, body, seconds)
             return
         try:
-            client.write_last(b"%b%b%b%b" % (shape.head, self.id, kit.stamps.tail, body))
+            client.write_last(b"%b%b%b%b" % (shape.head, self.id, self.kit.stamps.tail, body))
         except Exception as failure:
             self.crash(failure)
             return
-        # As `_over`: first the answer, then what it costs.
-        began, ended = self._began, monotonic()
-        self._claim = None
-        self.leave(ended)
-        plan.counters.ended_well(self._admitted - began, seconds, ended - began)
-        kit.invoker.http_calls -= 1
+        self._over_well(seconds)
 
     def _whole(self, head: KnownHead, body: bytes, seconds: float) -> None:
         """As `whole`; the first time, or on a connection that is to end."""
@@ -345,8 +349,11 @@ class EventExchange(Exchange):
 
     def _ended(self, result: InvocationResult | None, error: BaseException | None) -> None:
         try:
+            claim = self._claim
             if result is not None and self._task is None and self.answers_plainly(result):
-                self._over(None, False)
+                assert claim is not None
+                assert claim.report is not None
+                self._over_well(claim.report[0])
                 return
         except Exception as failure:
             self.fail(_ours(failure, self.request_id))
