@@ -21,7 +21,7 @@ from worker.instance import IDLE, Instance
 log = logging.getLogger("worker.freezer")
 
 POLL_SECONDS = 0.1  # so long at most a runtime that has answered may take to ask for the next event
-FREEZE_SECONDS = 5.0
+FREEZE_SECONDS = 15.0  # the driver's own wait ends before
 THAW_SECONDS = 5.0
 AT_ONCE = 8
 _LAMBDA = Interface.LAMBDA
@@ -95,6 +95,9 @@ class Freezer:
             async with asyncio.timeout(FREEZE_SECONDS):
                 await self._driver.freeze(sandbox)
             instance.is_frozen, instance.is_thawing = True, False
+        except asyncio.CancelledError:
+            instance.is_thawing = True  # it may still come to stand still, by what the driver has sent already
+            raise
         except Exception as error:
             self._failed(instance, error)
             assert sandbox is not None
@@ -111,9 +114,12 @@ class Freezer:
         log.log(level, "an idle instance is not frozen: %r", error, extra={"instance": instance.id})
 
     async def thaw(self, instance: Instance) -> None:
-        """Let a claimed instance go on. Raises Unavailable: then it is of no use any more."""
+        """Let a claimed instance go on, at once too where it was just being frozen: a busy machine may take seconds
+        for that. Raises Unavailable: then it is of no use any more."""
         if (freezing := instance.freezing) is not None:
-            await asyncio.wait([freezing])  # which has a deadline
+            freezing.cancel()
+            await asyncio.wait([freezing])
+            instance.freezing = None  # one that has not begun ends without a word
         if instance.is_frozen or instance.is_thawing:
             instance.is_frozen, instance.is_thawing = False, True
             assert instance.sandbox is not None

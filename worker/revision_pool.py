@@ -198,7 +198,6 @@ class RevisionPool(Slots):
     def _started(self, instance: Instance, *, checked: bool) -> None:
         cold = instance.cold_start
         assert cold is not None
-        count_start(self.parts.metrics, self.label, cold)
         self.parts.failures.started(self.revision.key)
         self.parts.precreator.started(self, cold.path)
         if checked and not self.retired:
@@ -207,6 +206,8 @@ class RevisionPool(Slots):
         self._free[instance] = None
         self._memory.may_be_evicted(instance, lambda: self.destroy(instance))
         self._serve()
+        # After whoever was served has gone on: a function's first figures take as long to make as its start's messages.
+        asyncio.get_running_loop().call_soon(count_start, self.parts.metrics, self.label, cold)
         self._still.rests(instance)
         self.waiters.expire()
         self._reconcile()

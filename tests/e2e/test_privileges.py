@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,33 @@ def test_a_signal_to_all_processes_of_the_server_ends_it_in_good_order(own: Runn
     assert own.process.wait(GONE_SECONDS) == 0
     assert "lost" not in own.log_tail()
     assert sandboxed(own) == []
+
+
+def test_a_server_that_keeps_root_waits_for_the_end_of_the_launcher_before_it(tmp_path: Path) -> None:
+    """Else that one would take away what has the same name: the folder in /run, groups, the firewall's table."""
+    data = tmp_path / "data"
+    before, after = RunningServer(data, "--driver", "oci"), RunningServer(data, "--driver", "oci", "--user", "root")
+    before.start()
+    before.push_code(tmp_path, "hello", HELLO)
+    launcher = launcher_of(before)
+    os.kill(launcher, signal.SIGSTOP)
+    before.kill()
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(after.start)
+        try:
+            deadline = time.monotonic() + GONE_SECONDS
+            while "waiting for the end of the launcher" not in after.log_tail():
+                assert not starting.done()
+                assert time.monotonic() < deadline, after.log_tail()
+                time.sleep(0.01)
+        finally:
+            os.kill(launcher, signal.SIGCONT)
+        starting.result()
+    try:
+        wait_for_the_end_of(launcher)
+        assert after.get("/function/hello").text == "hello"
+    finally:
+        after.stop()
 
 
 def test_root_may_be_kept_and_given_up_again(tmp_path: Path) -> None:

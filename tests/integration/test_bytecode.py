@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from faas.oci.reference import Reference
+from faas.protocol import Kind
+from tests.support.fake_driver import eventually
 from tests.support.leftovers import none_left
 from tests.support.stem_functions import Bases, World
+from worker.drivers.oci.bytecode import MEMORY_BYTES
 from worker.layers.store import UnpackedImage
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
@@ -122,6 +126,26 @@ async def test_what_is_compiled_waits_for_no_turn_and_what_is_not_is_used_as_it_
         handles = [(await world.driver.prepare(image)).handle for image in images]
     compiled, plain = (handle.layers for handle in handles if isinstance(handle, UnpackedImage))
     assert len(compiled) == len(plain) + 1
+
+
+async def test_what_compiles_has_its_memory_on_the_ledger_and_without_it_the_image_is_used_as_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = world.bases.function({**FOLDERS, "var/task/large.py": BODY + secrets.token_hex(8).encode()})
+    ledger = world.pool._ledger
+    charged = lambda: ledger.charged[Kind.JOB]  # noqa: E731
+    monkeypatch.setattr("worker.pool.LEND_SECONDS", 0.05)
+    with ledger.try_charge(Kind.SERVICE, ledger.free - MEMORY_BYTES + 1) or pytest.fail("no memory"):
+        plain = (await world.driver.prepare(image)).handle
+    assert "compiled ahead" in caplog.text
+    assert "512 MB are wanted" in caplog.text
+    preparing = asyncio.create_task(world.driver.prepare(image))
+    await eventually(lambda: charged() == MEMORY_BYTES)
+    compiled = (await preparing).handle
+    assert charged() == 0
+    assert isinstance(plain, UnpackedImage)
+    assert isinstance(compiled, UnpackedImage)
+    assert len(compiled.layers) == len(plain.layers) + 1
 
 
 async def test_caches_never_make_an_image_of_more_layers_than_can_be_mounted(

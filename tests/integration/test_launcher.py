@@ -66,6 +66,7 @@ class Hostile:
             "id": f"t{secrets.token_hex(6)}",
             "image": image,
             "ahead": False,
+            "at_once": False,
             "args": ["/bin/probe", *words],
             "env": {},
             "workdir": "/",
@@ -212,6 +213,7 @@ WRONG: list[dict[str, Any]] = [
     {"labels": {f"faas.{'n' * n}": "" for n in range(1, 32)}},
     {"writable_root": "yes"},
     {"ahead": 1},
+    {"at_once": "yes"},
 ]
 
 

@@ -16,15 +16,16 @@ from typing import Any
 
 import pytest
 
-from faas.errors import InitFailed, OutOfMemory
+from faas.errors import Conflict, InitFailed, OutOfMemory
 from tests.support.fake_driver import eventually
 from tests.support.leftovers import none_left, on_this_machine
 from tests.support.sandboxes import MB, probe
-from tests.support.stem_functions import Bases, World
+from tests.support.stem_functions import TIMEOUT_SECONDS, Bases, World
+from worker.drivers.base import SandboxState
 from worker.drivers.linux.cgroups import is_v2
 from worker.drivers.oci import attachment, stems
 from worker.drivers.oci.sandbox import OciSandbox
-from worker.sandbox_spec import PIDS
+from worker.sandbox_spec import PIDS, RUNTIME_API_PORT
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
 
@@ -294,6 +295,31 @@ async def test_a_stem_is_one_functions_and_gone_with_it(world: World, image: str
     names = {stem.name for stem in stems}
     await world.until(lambda: not names & set(world.driver._bundles.ids()))
     assert not names & {stem.name for stem in parked(world)}
+
+
+async def test_what_goes_on_at_once_asks_for_its_event_before_it_is_started(world: World, image: str) -> None:
+    await world.warmed(image, 2)
+    prepared = await world.driver.prepare(image)
+    for number, at_once in enumerate((True, False)):
+        spec = world.pool._parts.launches.spec(world.revision(image), prepared, f"early{number}")
+        sandbox = await world.driver.create(spec, at_once=at_once)
+        listener = await sandbox.listen(RUNTIME_API_PORT)
+        loop = asyncio.get_running_loop()
+        if not at_once:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await loop.sock_accept(listener)
+            await world.driver.start(sandbox)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            runtime = (await loop.sock_accept(listener))[0]
+            assert (await loop.sock_recv(runtime, 4096)).startswith(b"GET /2018-06-01/runtime/invocation/next ")
+        if at_once:
+            await world.driver.start(sandbox)
+        assert (sandbox.path, world.driver.state(sandbox)) == ("stem", SandboxState.RUNNING)
+        with pytest.raises(Conflict):
+            await world.driver.start(sandbox)
+        runtime.close()
+        await world.driver.delete(spec.id)
 
 
 async def test_stems_are_no_instances_to_the_janitor(world: World, image: str) -> None:

@@ -23,11 +23,13 @@ from faas.oci.platform import architecture
 from tests.support import patience
 from worker.drivers.base import (
     Exit,
+    Lend,
     PreparedImage,
     Sandbox,
     SandboxSpec,
     SandboxState,
     SandboxStats,
+    freely,
 )
 
 Program = Callable[["FakeSandbox"], Awaitable[int | None]]
@@ -261,6 +263,7 @@ class FakeDriver:
         self.image = image or ImageConfig(architecture(), entrypoint=("echo",))
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.created: list[FakeSandbox] = []
+        self.lend: Lend = freely
         self.is_open = False
         self.collected: set[str] | None = None
         self.prepare_error: Exception | None = None
@@ -288,7 +291,7 @@ class FakeDriver:
             raise self.prepare_error
         return PreparedImage(reference, self.image, None)
 
-    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False, at_once: bool = False) -> Sandbox:
         if spec.id in self.sandboxes:
             made = self.sandboxes[spec.id]
             if ahead or made.path != "precreated" or made.spec != spec or made.state is not SandboxState.CREATED:

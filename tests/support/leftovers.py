@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LOOSENED_SECONDS = 10.0  # the kernel lets a loop device go some time after its mount: of hundreds, after seconds
 
 
 def _mounts() -> set[str]:
@@ -93,11 +96,16 @@ def none_left(*marks: str) -> Iterator[None]:
     """
     before = on_this_machine()
     yield
-    after = on_this_machine()
     wanted = marks or ("",)
-    left = {
-        kind: found
-        for kind in after
-        if (found := sorted(row for row in after[kind] - before[kind] if any(mark in row for mark in wanted)))
-    }
+    deadline = time.monotonic() + LOOSENED_SECONDS
+    while True:
+        after = on_this_machine()
+        left = {
+            kind: found
+            for kind in after
+            if (found := sorted(row for row in after[kind] - before[kind] if any(mark in row for mark in wanted)))
+        }
+        if not left or set(left) != {"loop devices"} or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
     assert left == {}, left

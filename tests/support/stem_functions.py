@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,13 +32,17 @@ from worker.drivers.oci.driver import OciDriver
 from worker.lease import PoolLease
 from worker.pool import Pool
 
+KEPT = "FAAS_TEST_BASES"
 READY_SECONDS = 60
 TIMEOUT_SECONDS = int(20 * patience.FACTOR)  # of a function
 
 
 @functools.cache
 def base_layers(runtime: str) -> tuple[bytes, ...]:
-    """Of a runtime's base: made once for all tests, which takes a second, and minutes where a machine is emulated."""
+    """Of a runtime's base: made once for all tests, which takes a second. Where that would take many minutes, in an
+    emulated machine, they are there already: `FAAS_TEST_BASES` names their folder."""
+    if (kept := Path(os.environ.get(KEPT, "/nowhere"), runtime)).exists():
+        return tuple(path.read_bytes() for path in sorted(kept.iterdir()))
     made = recipe(runtime)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -142,3 +148,14 @@ class World:
 
     def sample(self, name: str, **values: str) -> float:
         return self.metrics.registry.get_sample_value(name, values) or 0.0
+
+
+def keep(folder: Path, runtime: str) -> None:
+    """Make a base's layers for another run of the tests, with the same interpreter: see `base_layers`."""
+    (folder / runtime).mkdir(parents=True)
+    for number, layer in enumerate(base_layers(runtime)):
+        (folder / runtime / f"{number}.tar").write_bytes(layer)
+
+
+if __name__ == "__main__":
+    keep(Path(sys.argv[1]), sys.argv[2])

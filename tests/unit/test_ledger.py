@@ -13,7 +13,7 @@ from faas.errors import ShuttingDown, Throttled
 from faas.metrics import Metrics
 from faas.protocol import Kind
 from tests.support.memory_requests import AnOwner, Resting, Wanted
-from worker.memory.admission import PATIENCE_SECONDS, plan
+from worker.memory.admission import LASTING_SECONDS, PATIENCE_SECONDS, plan
 from worker.memory.charge import Charge, Readmission, still_size
 from worker.memory.eviction import Owner, unprotected, victims
 from worker.memory.ledger import Ledger
@@ -163,9 +163,11 @@ def test_one_that_is_to_go_on_waits_for_those_that_run_and_then_others_that_stan
     assert (made.evicted, made.promised) == ([sibling], [call])
     owner.moved_at = 0.1  # one became free since: the queue moves
     assert plan([call], resting, 85, 0, 1000, PATIENCE_SECONDS, None, {owner}).evicted == []
+    lasting = plan([call], resting, 85, 0, 1000, LASTING_SECONDS, None, {owner})
+    assert (lasting.evicted, lasting.promised) == ([sibling], [call])  # it moves, but does not get shorter
     owner.moved_at = 0.0
     start = Wanted(90, owner=owner)
-    assert plan([start], resting, 85, 0, 1000, PATIENCE_SECONDS).evicted == []  # no start of what is idle
+    assert plan([start], resting, 85, 0, 1000, LASTING_SECONDS).evicted == []  # no start of what is idle
 
 
 def test_those_that_somebody_waits_for_go_last_and_never_for_a_younger_request() -> None:

@@ -21,12 +21,14 @@ from faas.protocol import (
     RevisionKey,
 )
 from faas.spec import Interface, parse
+from tests.conftest import SOAK
 from tests.support.fake_driver import FakeDriver, FakeRuntime, FakeSandbox, eventually, lambda_program
 from worker.instance import Instance
 from worker.memory.charge import Charge
 from worker.pool import Pool
 
 MB = 1_048_576
+BURST = 300 if SOAK else 60
 STILL = 11  # MB: what a fake sandbox uses, and a little more
 
 
@@ -211,6 +213,18 @@ async def test_a_burst_on_more_than_can_run_at_once_is_answered_and_the_budget_h
     await eventually(lambda: world.charged == 40 * STILL)
 
 
+async def test_a_burst_as_large_as_what_stands_still_has_all_of_it_go_on(make: Make) -> None:
+    world = await make(budget=BURST * 128)
+    many = revision("many", 128, scale={"max": BURST})
+    await world.still(many, instances=BURST)
+    world.gate.clear()
+    calls = [asyncio.create_task(world.invoke(many, wait=20)) for _ in range(BURST)]
+    await eventually(lambda: world.pool.stats(many.key).executing == BURST)
+    assert (len(world.driver.created), world.evictions) == (BURST, 0)
+    world.gate.set()
+    assert await asyncio.gather(*calls) == ["done"] * BURST
+
+
 async def test_of_a_burst_of_long_calls_as_many_run_as_the_budget_holds(make: Make) -> None:
     world = await make(budget=1024)
     many = revision("many", 128)
@@ -223,6 +237,23 @@ async def test_of_a_burst_of_long_calls_as_many_run_as_the_budget_holds(make: Ma
     assert world.charged <= 1024
     world.gate.set()
     assert await asyncio.gather(*calls) == ["done"] * 40
+
+
+async def test_of_a_queue_that_moves_and_lasts_as_many_run_as_the_budget_holds_and_none_is_started(make: Make) -> None:
+    world = await make(budget=1024)
+    many = revision("many", 128)
+    await world.still(many, instances=40)
+    enough = asyncio.Event()
+
+    async def client() -> None:
+        while not enough.is_set():
+            await world.invoke(many, 0.05, wait=20)
+
+    clients = [asyncio.create_task(client()) for _ in range(30)]
+    await eventually(lambda: world.pool.stats(many.key).executing == 8, 10)
+    assert len(world.driver.created) == 40
+    enough.set()
+    await asyncio.gather(*clients)
 
 
 async def test_when_all_that_is_there_stands_still_and_fills_the_budget_each_function_is_still_answerable(

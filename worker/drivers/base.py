@@ -10,9 +10,11 @@ Life of a sandbox: `create` (file systems, network namespace, limits; nothing ru
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -141,10 +143,22 @@ class Sandbox(Protocol):
         ...
 
 
+LEND_SECONDS = 10.0  # so long a driver waits for memory at most
+Lend = Callable[[int], AbstractAsyncContextManager[None]]  # so many bytes, for so long; entering raises FaasError
+
+
+@contextlib.asynccontextmanager
+async def freely(_: int) -> AsyncIterator[None]:
+    """Lends where nobody keeps books."""
+    yield
+
+
 class Driver(Protocol):
     """Runs sandboxes."""
 
     name: str
+    lend: Lend
+    """Memory for a sandbox of the driver's own, that nobody asked it for: whoever keeps the books sets this."""
     freeze_grace_seconds: float
     """So long an instance is idle before it is frozen: many times what `freeze` and `thaw` take together, so that a
     caller who comes back at once never pays for them."""
@@ -168,9 +182,12 @@ class Driver(Protocol):
         """
         ...
 
-    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False, at_once: bool = False) -> Sandbox:
         """Everything but the process. Raises Conflict where the id exists, Unavailable where there is no room,
         NotOffered where this driver has no `terminal`.
+
+        `at_once`: `start` follows at once, and the Runtime API alone is listened to before it. Where all is there but
+        the function, as in a stem, that goes on already, with the Runtime API listening.
 
         `ahead`: nobody waits for it, so all that can be done before `start` is done here, and no stem is taken for it;
         Unavailable where a stem would serve it sooner. Who uses it says `create` again, with the same spec and without

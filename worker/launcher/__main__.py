@@ -36,7 +36,7 @@ async def run(descriptor: int, options: Options) -> None:
 
     def make(source: ImageSource, figures: Figures) -> OciDriver:
         paths = DriverPaths(Path(options.data), options.server_id)
-        return OciDriver(paths, source, metrics=figures.as_metrics, **options.driver)
+        return OciDriver(paths, source, metrics=figures.as_metrics, reads=False, **options.driver)
 
     service = Service(inherited(descriptor), Lock(options.layers, options.scratch), make, on_end)
     renewal = Renewal(Path(options.data))

@@ -7,7 +7,6 @@ itself: they are everybody's to read.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import errno
 import logging
@@ -22,12 +21,13 @@ from faas.errors import Conflict, FaasError, Unavailable
 from faas.metrics import Metrics
 from faas.oci.manifest import ImageConfig
 from faas.oci.source import ImageSource
-from worker.drivers.base import Exit, PreparedImage, Sandbox, SandboxSpec, SandboxState, SandboxStats
+from worker.drivers.base import Exit, Lend, PreparedImage, Sandbox, SandboxSpec, SandboxState, SandboxStats
 from worker.drivers.linux.cgroups import counters_at, thawing_at
 from worker.drivers.oci.process import STREAM_BYTES
 from worker.drivers.oci.sandbox_groups import FREEZE_GRACE_SECONDS
 from worker.launcher import images, requests
 from worker.launcher.figures import counted
+from worker.launcher.loans import Loans
 from worker.launcher.peer import Peer
 from worker.launcher.process import Launched
 from worker.launcher.wire import MESSAGE_BYTES, Garbage, Message, close_all, sealed
@@ -49,6 +49,7 @@ class LaunchedSandbox:
         self.path = path
         self.group = group
         self.state = SandboxState.CREATED
+        self.is_under_way = False  # before `start` said so
         self.is_frozen = False
         self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._counters = counters_at(group)
@@ -61,15 +62,11 @@ class LaunchedSandbox:
         self._listeners: list[socket.socket] = []
         self._terminal: list[int] = []
 
-    def take(self, descriptors: list[int], heads: list[str], work: Background) -> None:
-        """A listening socket, stdout and stderr; `heads` is what was read of these before, base64.
-
-        The pipes are connected in the background: a start need not wait for it.
-        """
+    def take(self, descriptors: list[int], work: Background) -> None:
+        """A listening socket, stdout and stderr. The pipes are connected in the background: a start need not wait for
+        it."""
         listener, *outputs = descriptors
         self._api = _socket(listener)
-        for reader, head in zip((self.stdout, self.stderr), heads, strict=False):
-            reader.feed_data(base64.b64decode(head))
         for reader, output in zip((self.stdout, self.stderr), outputs, strict=True):
             work.start(self._connect(reader, output), f"output of {self.id}")
 
@@ -178,13 +175,24 @@ class LaunchedDriver:
         self._metrics = metrics
         self._on_lost = on_lost
         self._sandboxes: dict[str, LaunchedSandbox] = {}
+        self._coming: dict[str, Exit | None] = {}  # those that are being made, and how they have ended already
         self._work = Background()
+        self._loans = Loans()
         self._spare_bytes = 0
         self._spare_asked = 0.0
         self._peer: Peer
 
+    @property
+    def lend(self) -> Lend:
+        return self._loans.lend
+
+    @lend.setter
+    def lend(self, lend: Lend) -> None:
+        self._loans.lend = lend
+
     async def open(self) -> None:
-        self._peer = Peer(self._launched.take(), images.verbs(self._source), self._lost, self._event)
+        verbs = {**images.verbs(self._source), **self._loans.verbs()}
+        self._peer = Peer(self._launched.take(), verbs, self._lost, self._event)
         try:
             await self._peer.ask("open")
         except BaseException:
@@ -204,6 +212,7 @@ class LaunchedDriver:
         self._sandboxes.clear()
         await self._work.cancel()
         await self._peer.close()
+        await self._loans.close()
         await asyncio.to_thread(self._launched.wait)
 
     def _lost(self, why: str) -> None:
@@ -213,8 +222,12 @@ class LaunchedDriver:
     def _event(self, message: Message) -> None:
         if message["event"] == "figure":
             counted(self._metrics, message)
-        elif message["event"] == "exited" and (sandbox := self._sandboxes.get(message["id"])) is not None:
-            sandbox.ended(Exit(message["code"], message["signal"], message["out_of_memory"]))
+        elif message["event"] == "exited":
+            how = Exit(message["code"], message["signal"], message["out_of_memory"])
+            if message["id"] in self._coming:
+                self._coming[message["id"]] = how
+            if (sandbox := self._sandboxes.get(message["id"])) is not None:
+                sandbox.ended(how)
 
     async def prepare(self, reference: str) -> PreparedImage:
         value, (descriptor,) = await self._peer.call("prepare", image=reference)
@@ -229,14 +242,17 @@ class LaunchedDriver:
     async def collect(self, held: Collection[str]) -> int:
         return int(await self._peer.ask("collect", images=sorted(held)))
 
-    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False, at_once: bool = False) -> Sandbox:
         """A caller that is cancelled goes at once; what it asked for is deleted when it is there."""
-        answer = self._peer.begin("create", ahead=ahead, **requests.written(spec))
+        answer = self._peer.begin("create", ahead=ahead, at_once=at_once, **requests.written(spec))
+        self._coming[spec.id] = None
         try:
             value, descriptors = await asyncio.shield(answer)
         except asyncio.CancelledError:
             answer.add_done_callback(lambda made: self._unwanted(made, spec.id))
             raise
+        finally:
+            ended = self._coming.pop(spec.id, None)
         held = self._sandboxes.get(spec.id)
         if not descriptors:  # what was made ahead
             assert held is not None
@@ -245,7 +261,11 @@ class LaunchedDriver:
         if held is not None:
             held.close()
         sandbox = self._sandboxes[spec.id] = LaunchedSandbox(spec.id, value["path"], value["group"], self._peer)
-        sandbox.take(descriptors, value.get("heads", []), self._work)
+        sandbox.take(descriptors, self._work)
+        if value["under_way"]:
+            sandbox.is_under_way, sandbox.state = True, SandboxState.RUNNING
+        if ended is not None:
+            sandbox.ended(ended)
         return sandbox
 
     def _unwanted(self, made: asyncio.Future[tuple[Any, list[int]]], sandbox_id: str) -> None:
@@ -256,6 +276,9 @@ class LaunchedDriver:
     async def start(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, LaunchedSandbox)
         sandbox.begin()
+        if sandbox.is_under_way:
+            sandbox.is_under_way = False
+            return
         if sandbox.path == STEM:  # it runs already: nothing can go wrong that its end does not tell
             self._peer.post("start", id=sandbox.id)
         else:
@@ -279,8 +302,9 @@ class LaunchedDriver:
             sandbox.ended(Exit(128 + signal.SIGKILL, signal.SIGKILL))  # where its end was not told
 
     async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
+        """As soon as the launcher hears of it, which nobody waits for: what is asked afterwards is heard afterwards."""
         if self.state(sandbox) is not SandboxState.STOPPED:
-            await self._peer.ask("set_cpus", id=sandbox.id, cpus=cpus)
+            self._peer.post("set_cpus", id=sandbox.id, cpus=cpus)
 
     async def freeze(self, sandbox: Sandbox) -> None:
         assert isinstance(sandbox, LaunchedSandbox)

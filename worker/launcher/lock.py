@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import stat
 from pathlib import Path
 
 from faas.errors import Unavailable
+
+log = logging.getLogger("worker.launcher")
 
 WAIT_SECONDS = 60.0  # the one before ends its sandboxes: 20 s at most for each step, nearly always less than one
 LOOK_SECONDS = 0.02
@@ -33,6 +36,8 @@ class Lock:
         descriptor = _opened(self._folder)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
+                if not _locked(descriptor):
+                    log.info("waiting for the end of the launcher before this one")
                 while not _locked(descriptor):  # noqa: ASYNC110 - another process's end
                     await asyncio.sleep(LOOK_SECONDS)
         except BaseException as error:

@@ -36,7 +36,8 @@ class Answer:
     descriptors: Sequence[int] = field(default=())
 
 
-Handler = Callable[[Message, list[int]], Awaitable[Answer]]  # the descriptors are the handler's to close
+# The descriptors are the handler's to close. What need not wait is answered at once: no task, no turn of the loop.
+Handler = Callable[[Message, list[int]], Answer | Awaitable[Answer]]
 
 
 class Peer:
@@ -71,7 +72,13 @@ class Peer:
     async def call(self, verb: str, descriptors: Sequence[int] = (), **arguments: Any) -> tuple[Any, list[int]]:
         """The value, and the descriptors that came with it: they are the caller's. Raises what the other end raised,
         Unavailable where that is gone."""
-        return await self.begin(verb, descriptors, **arguments)  # the answer to who is cancelled comes, and is closed
+        answer = self.begin(verb, descriptors, **arguments)
+        try:
+            return await answer  # of who is cancelled the answer comes, and is closed
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                close_all(answer.result()[1])  # it came in the same moment
+            raise
 
     def begin(
         self, verb: str, descriptors: Sequence[int] = (), **arguments: Any
@@ -145,20 +152,31 @@ class Peer:
         elif len(self._work) >= CALLS_AT_ONCE:
             self._fail(number, Unavailable("too much at once"))
         else:
-            self._work.start(self._answer(number, handler, received.message, received.take()), f"the verb {verb}")
+            try:
+                answer = handler(received.message, received.take())
+            except Exception as error:
+                self._fail(number, error)
+                return
+            if isinstance(answer, Answer):
+                self._give(number, answer)
+            else:
+                self._work.start(self._answer(number, answer), f"the verb {verb}")
 
-    async def _answer(self, number: int, handler: Handler, message: Message, descriptors: list[int]) -> None:
+    async def _answer(self, number: int, answer: Awaitable[Answer]) -> None:
         try:
-            answer = await handler(message, descriptors)
-        except (FaasError, OSError) as error:
+            given = await answer
+        except Exception as error:
             self._fail(number, error)
-        except Exception:
-            log.exception("a call failed")
-            self._fail(number, FaasError("a call failed; the log says why"))
         else:
-            self._channel.send({"n": number, "value": answer.value}, answer.descriptors)
+            self._give(number, given)
+
+    def _give(self, number: int, answer: Answer) -> None:
+        self._channel.send({"n": number, "value": answer.value}, answer.descriptors)
 
     def _fail(self, number: int, error: Exception) -> None:
+        if not isinstance(error, FaasError | OSError):
+            log.error("a call failed", exc_info=error)
+            error = FaasError("a call failed; the log says why")
         self._channel.send({"n": number, "error": _told(error)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.launcher import wire
+from worker.launcher.lock import Lock
 
 WAIT_SECONDS = 60.0  # for its end: it ends every sandbox that is left
 _PACKAGES = Path(__file__).resolve().parent.parent.parent  # where it finds this package
@@ -64,10 +66,25 @@ class Launched:
             self._process.wait(WAIT_SECONDS)
 
 
-def start(options: Options) -> Launched:
-    """Blocking, as root. Makes the folders that are the launcher's alone, where they are not. Raises OSError."""
+def _make_folders(options: Options) -> None:
+    """Those that are the launcher's alone, where they are not there."""
     for folder in (options.layers, options.scratch):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def stand_in(options: Options) -> Lock:
+    """Blocking, as root, where there is to be no launcher and the driver runs in this process: the one before it, which
+    outlives a server that crashed, must have ended all the same, for what both make has the same names. The lock goes
+    with this process. Raises OSError, Unavailable."""
+    _make_folders(options)
+    lock = Lock(options.layers, options.scratch)
+    asyncio.run(lock.take())
+    return lock
+
+
+def start(options: Options) -> Launched:
+    """Blocking, as root. Raises OSError."""
+    _make_folders(options)
     ours, theirs = wire.pair()
     with theirs:
         command = [sys.executable, "-B", "-P", "-s", "-m", "worker.launcher"]

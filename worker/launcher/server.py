@@ -7,25 +7,25 @@ within the limits of every function. It may leave at any moment; then everything
 from __future__ import annotations
 
 import asyncio
-import base64
+import gc
 import logging
 import os
 import resource
 import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 from faas.errors import Conflict, ImageUnusable, NotFound, Unavailable
 from faas.oci.source import ImageSource
-from worker.drivers.base import PreparedImage
+from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.drivers.linux.cgroups import thawing_at
 from worker.drivers.oci.driver import OciDriver
-from worker.drivers.oci.process import STREAM_BYTES
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.launcher import requests
 from worker.launcher.figures import Figures
 from worker.launcher.images import ServersImages
+from worker.launcher.loans import asking
 from worker.launcher.lock import Lock
 from worker.launcher.peer import Answer, Handler, Peer
 from worker.launcher.wire import Message, close_all, memory_file
@@ -35,7 +35,9 @@ log = logging.getLogger("worker.launcher")
 
 PREPARED = 8192  # images whose layers are here, the latest last; a server that forgot one prepares it again
 DESCRIPTORS_EACH = 8  # of a sandbox, at most, in this process
+OUTPUTS = 2
 
+Verb = Callable[[Message], Answer | Awaitable[Answer]]
 MakeDriver = Callable[[ImageSource, Figures], OciDriver]
 
 
@@ -45,6 +47,7 @@ class Service:
     def __init__(self, end: socket.socket, lock: Lock, make: MakeDriver, on_end: Callable[[str], None]) -> None:
         self._peer = Peer(end, self._verbs(), on_end)
         self._driver = make(ServersImages(self._peer), Figures(self._peer))
+        self._driver.lend = asking(self._peer)
         self._lock = lock
         self._images: OrderedDict[str, PreparedImage] = OrderedDict()
         self._held: dict[str, OciSandbox] = {}
@@ -55,7 +58,7 @@ class Service:
         self._closing: asyncio.Task[None] | None = None
 
     def _verbs(self) -> Mapping[str, Handler]:
-        verbs: dict[str, Callable[[Message], Awaitable[Answer]]] = {
+        verbs: dict[str, Verb] = {
             "open": self._open,
             "close": self._close,
             "prepare": self._prepare,
@@ -75,16 +78,14 @@ class Service:
         }
         return {name: _without_descriptors(self._guarded(name, verb)) for name, verb in verbs.items()}
 
-    def _guarded(
-        self, name: str, verb: Callable[[Message], Awaitable[Answer]]
-    ) -> Callable[[Message], Awaitable[Answer]]:
+    def _guarded(self, name: str, verb: Verb) -> Verb:
         """Nothing before `open` is through, and nothing from `close` on, but those two."""
 
-        async def run(message: Message) -> Answer:
+        def run(message: Message) -> Answer | Awaitable[Answer]:
             opened = self._opening is not None and self._opening.done() and self._opening.exception() is None
             if name not in ("open", "close") and (not opened or self._closing is not None):
                 raise Unavailable("the launcher is not open")
-            return await verb(message)
+            return verb(message)
 
         return run
 
@@ -100,6 +101,8 @@ class Service:
     async def _begin(self) -> None:
         await self._lock.take()
         await self._driver.open()
+        gc.collect()
+        gc.freeze()  # what is here by now stays: no start waits until it has been looked through
 
     async def _close(self, _: Message) -> Answer:
         await self._end()
@@ -147,13 +150,20 @@ class Service:
             raise NotFound("there is no such sandbox")
         return found
 
-    async def _create(self, message: Message) -> Answer:
+    def _create(self, message: Message) -> Answer | Awaitable[Answer]:
+        """What becomes of a stem is there at once, and on its way as well where that is asked for."""
         image = self._images.get(requests.reference(message))
         if image is None:
             raise ImageUnusable("the image was not prepared")
         spec, ahead = requests.spec(message, image), requests.flag(message, "ahead")
+        at_once = requests.flag(message, "at_once")
         if len(self._held) + self._making >= self._most:
             raise Unavailable(f"{self._most} sandboxes are all that this machine's limit of open files has room for")
+        if not ahead and (stem := self._driver.from_stem(spec, at_once=at_once)) is not None:
+            return self._hand_over(stem)
+        return self._make(spec, ahead)
+
+    async def _make(self, spec: SandboxSpec, ahead: bool) -> Answer:
         self._making += 1
         try:
             sandbox = cast("OciSandbox", await self._driver.create(spec, ahead=ahead))
@@ -161,28 +171,20 @@ class Service:
             self._making -= 1
         if self._held.get(spec.id) is sandbox:  # what was made ahead has its owner now
             return Answer({"path": sandbox.path, "group": self._driver.group(sandbox)})
-        if sandbox.exited.done():
-            raise Conflict("it is being removed")
-        self._held[spec.id] = sandbox
-        sandbox.exited.add_done_callback(lambda _: self._tell_end(spec.id, sandbox))
-        return await self._handed_over(sandbox)
+        return self._hand_over(sandbox)
 
-    async def _handed_over(self, sandbox: OciSandbox) -> Answer:
+    def _hand_over(self, sandbox: OciSandbox) -> Answer:
         """Its outputs, from here on the server's, and a listening socket for the Runtime API."""
-        given: list[int] = []
-        try:
-            given += [_listening(await sandbox.listen(RUNTIME_API_PORT)), *map(_taken, sandbox.transports)]
-        except BaseException:
-            close_all(given)
-            raise
-        told: dict[str, Any] = {"path": sandbox.path, "group": self._driver.group(sandbox)}
-        heads = [_left(reader) for reader in (sandbox.stdout, sandbox.stderr)]
-        if any(heads):
-            told["heads"] = [base64.b64encode(head).decode() for head in heads]
+        if sandbox.exited.done() or len(sandbox.unread) != OUTPUTS:
+            raise Conflict("it is being removed")
+        given = [_detached(sandbox.listener(RUNTIME_API_PORT)), *sandbox.take_unread()]
+        told = {"path": sandbox.path, "group": self._driver.group(sandbox), "under_way": sandbox.is_under_way}
+        self._held[sandbox.id] = sandbox
+        sandbox.exited.add_done_callback(lambda _: self._tell_end(sandbox.id, sandbox))
         return Answer(told, given)
 
-    async def _listen(self, message: Message) -> Answer:
-        return Answer(None, [_listening(await self._sandbox(message).listen(requests.port(message)))])
+    def _listen(self, message: Message) -> Answer:
+        return Answer(None, [_detached(self._sandbox(message).listener(requests.port(message)))])
 
     async def _connect(self, message: Message) -> Answer:
         connected = await self._sandbox(message).connect(requests.port(message))
@@ -250,37 +252,15 @@ class Service:
         return Answer()
 
 
-def _without_descriptors(verb: Callable[[Message], Awaitable[Answer]]) -> Handler:
+def _without_descriptors(verb: Verb) -> Handler:
     """No verb takes any: what comes is closed."""
 
-    async def run(message: Message, descriptors: list[int]) -> Answer:
+    def run(message: Message, descriptors: list[int]) -> Answer | Awaitable[Answer]:
         close_all(descriptors)
-        return await verb(message)
+        return verb(message)
 
     return run
 
 
-def _listening(listener: socket.socket) -> int:
+def _detached(listener: socket.socket) -> int:
     return listener.detach()  # the server's: it would keep the namespace alive here
-
-
-def _taken(transport: asyncio.ReadTransport) -> int:
-    """A pipe's reading end, which is read here no longer."""
-    pipe: Any = transport.get_extra_info("pipe")
-    try:
-        taken = os.dup(pipe.fileno())
-    except ValueError:  # closed
-        raise Conflict("it is being removed") from None
-    transport.close()
-    return taken
-
-
-def _left(reader: asyncio.StreamReader) -> bytes:
-    """What has been read already: a stem's, which has run. The first step of a read gives it, or would wait."""
-    reading = reader.read(2 * STREAM_BYTES)
-    try:
-        reading.send(None)
-    except StopIteration as done:
-        return bytes(done.value)
-    reading.close()
-    return b""

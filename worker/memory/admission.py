@@ -10,6 +10,7 @@ from worker.memory.eviction import C, Evictable, Owner, label_of, victims
 from worker.memory.reserves import Reserves
 
 PATIENCE_SECONDS = 1.0  # a request that has waited as long is passed no more
+LASTING_SECONDS = 2.0  # a queue that moves, but has lasted as long, is worth idle instances that find no room to run
 
 
 class Asked(Protocol):
@@ -56,8 +57,8 @@ def plan(
     `reserves` keeps for a function comes before every order; nobody else gets it, not by an eviction either.
 
     An instance that is to go on waits for those of its revision that are `working`: they will soon be free for its
-    work, or give their memory. Where none is, or none has become free for long, others that stand still go for it, but
-    for those whose own request is older.
+    work, or give their memory. Where none is, or none has become free for long, or it has waited twice as long, others
+    that stand still go for it, but for those whose own request is older.
     """
     requests = list(requests)
     draft: _Draft[R, C] = _Draft(requests, resting, free, leaving, reachable, now, reserves, working)
@@ -128,7 +129,10 @@ class _Draft(Generic[R, C]):
         """Evict for `request` where that helps; the bytes that it makes free."""
         owner = request.owner
         may_go = [charge for charge in self._left if id(charge) in self._open_to_all or label_of(charge.owner) == label]
-        siblings = request.grows is not None and (owner not in self._busy or (overdue and _is_stuck(owner, self._now)))
+        siblings = request.grows is not None and (
+            owner not in self._busy
+            or (overdue and (_is_stuck(owner, self._now) or self._now - request.since >= LASTING_SECONDS))
+        )
         chosen = victims(short, may_go, owner, self._now, siblings=siblings, wanted=self._wanted)
         room = sum(victim.room for victim in chosen)
         if room < short and not overdue:  # who waits long takes what there is, and the rest as it comes

@@ -23,11 +23,13 @@ from faas.spec import Network
 from worker.drivers.base import (
     DriverPaths,
     Exit,
+    Lend,
     PreparedImage,
     Sandbox,
     SandboxSpec,
     SandboxState,
     SandboxStats,
+    freely,
 )
 from worker.drivers.docker.attach import Output
 from worker.drivers.docker.containers import cpu_limit, function_container
@@ -59,6 +61,7 @@ class DockerDriver:
     freeze_grace_seconds = 1.0  # to freeze and to thaw takes an engine some 15 ms each: not for every pause of a caller
 
     def __init__(self, paths: DriverPaths, source: ImageSource, *, pauses: int = PAUSES) -> None:
+        self.lend: Lend = freely  # nothing of its own runs but spares
         self._engine = Engine(paths.server_id)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="scratch")  # this machine's work alone
         self._work = Background()
@@ -143,7 +146,7 @@ class DockerDriver:
 
     # --- sandboxes
 
-    async def create(self, spec: SandboxSpec, *, ahead: bool = False) -> Sandbox:
+    async def create(self, spec: SandboxSpec, *, ahead: bool = False, at_once: bool = False) -> Sandbox:
         if (made := self._sandboxes.get(spec.id)) is not None and (ahead or not made.waits):
             raise Conflict(f"there is a sandbox {spec.id} already")
         if spec.writable_root:

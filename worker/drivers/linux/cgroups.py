@@ -157,14 +157,14 @@ class CgroupsV1:
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
         folder = self._folder("cpu", sandbox_id)
-        (folder / "cpu.cfs_quota_us").write_text(str(quota(cpus)))
-        (folder / "cpu.shares").write_text(str(CPU_SHARES))
+        groups.write(folder / "cpu.cfs_quota_us", b"%d" % quota(cpus))
+        groups.write(folder / "cpu.shares", b"%d" % CPU_SHARES)
 
     def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
         memory = self._folder("memory", sandbox_id)
         for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):  # the first is never below the second
-            if (memory / name).exists():
-                (memory / name).write_text(str(memory_bytes))
+            with contextlib.suppress(FileNotFoundError):  # the kernel does not account for swap
+                groups.write(memory / name, b"%d" % memory_bytes)
         self.set_cpus(sandbox_id, cpus)
 
     def freeze(self, sandbox_id: str) -> bool:
@@ -288,12 +288,11 @@ class CgroupsV2:
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
         folder = self._folder(sandbox_id)
-        (folder / "cpu.max").write_text(f"{quota(cpus)} {PERIOD_MICROSECONDS}")
-        (folder / "cpu.weight").write_text(str(CPU_WEIGHT))
+        groups.write(folder / "cpu.max", b"%d %d" % (quota(cpus), PERIOD_MICROSECONDS))
+        groups.write(folder / "cpu.weight", b"%d" % CPU_WEIGHT)
 
     def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
-        folder = self._folder(sandbox_id)
-        (folder / "memory.max").write_text(str(memory_bytes))
+        groups.write(self._folder(sandbox_id) / "memory.max", b"%d" % memory_bytes)
         self.set_cpus(sandbox_id, cpus)
 
     def freeze(self, sandbox_id: str) -> bool:

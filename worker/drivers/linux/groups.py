@@ -16,7 +16,7 @@ BURY_SECONDS = 1.0
 
 def write(path: Path, text: bytes) -> None:
     """To a file that exists: a group's files are never made by us."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(descriptor, text)
     finally:

@@ -67,7 +67,7 @@ def unmount(target: Path) -> None:
 
 def mounted_below(folder: Path) -> list[Path]:
     """Mount points at and below `folder`, the deepest and latest first."""
-    rows = Path("/proc/self/mountinfo").read_text().splitlines()
+    rows = Path("/proc/thread-self/mountinfo").read_text().splitlines()
     points = [Path(row.split()[4].encode().decode("unicode_escape")) for row in rows]
     return [point for point in reversed(points) if point == folder or folder in point.parents]
 

@@ -1,24 +1,30 @@
-"""Mounts as descriptors, and their way into another mount namespace: open_tree(2), mount_setattr(2), move_mount(2).
+"""Mounts as descriptors, and their way into another mount namespace: fsopen(2), fsmount(2), open_tree(2),
+mount_setattr(2), move_mount(2).
 
 Called by number: the C library has no wrappers before glibc 2.36.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from worker.drivers.linux import mounts
-from worker.network.namespace import in_throwaway_thread, setns, unshare
+from worker.network.namespace import setns, unshare
 
-SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
+SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT, SYS_MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 4
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MOUNT_ATTR_IDMAP = 0x100000
+FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
+FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
+FSCONFIG_BYTES = 255  # of one value
 CLONE_NEWNS, CLONE_FS = 0x20000, 0x200
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,6 +51,25 @@ def clone(folder: int) -> int:
     only, nosuid, nodev) are those of that mount. A descriptor; closing it undoes a copy that was never attached."""
     flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | os.O_CLOEXEC
     return _checked(_libc.syscall(SYS_OPEN_TREE, folder, b"", flags), "open_tree")
+
+
+def overlay(folders: Sequence[int], empty: Path) -> int:
+    """A read-only overlay of open folders (the bottom one first) that is attached nowhere; a descriptor, as of `clone`.
+    `empty` goes below them: such an overlay needs at least two.
+
+    Nothing is mounted for it in our own namespace: to take that away again would wait for every processor.
+    """
+    lower = ":".join([*(f"/proc/self/fd/{folder}" for folder in reversed(folders)), str(empty)]).encode()
+    if len(lower) > FSCONFIG_BYTES:
+        raise OSError(errno.E2BIG, f"{len(folders)} layers are too many for an overlay")
+    made = _checked(_libc.syscall(SYS_FSOPEN, b"overlay", FSOPEN_CLOEXEC), "fsopen")
+    try:
+        _checked(_libc.syscall(SYS_FSCONFIG, made, FSCONFIG_SET_STRING, b"lowerdir", lower, 0), "fsconfig")
+        _checked(_libc.syscall(SYS_FSCONFIG, made, FSCONFIG_CMD_CREATE, None, None, 0), "fsconfig")
+        flags = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        return _checked(_libc.syscall(SYS_FSMOUNT, made, FSMOUNT_CLOEXEC, flags), "fsmount")
+    finally:
+        os.close(made)
 
 
 def clone_of(path: Path) -> int:
@@ -79,18 +104,35 @@ def attach(tree: int, target: str) -> None:
 
 
 def attach_inside(process: int, clones: Sequence[tuple[int, str]]) -> None:
-    """Mount clones, each on its path, in the mount namespace of the process that the pidfd `process` means. Blocking.
+    """Mount clones, each on its path, in the mount namespace of the process that the pidfd `process` means. Linux 5.8.
 
-    In a thread that ends with it: what enters another mount namespace does not come back. Linux 5.8.
+    The calling thread goes there and comes back: 40 µs, where a thread of its own takes 300 and waits for two wake-ups.
+    Nothing may await in between.
     """
-
-    def enter() -> None:
-        unshare(CLONE_FS)  # the root and working folder that all threads share cannot be taken along
+    unshare(CLONE_FS)  # the root and working folder that all threads share cannot be taken along
+    with contextlib.ExitStack() as stack:
+        home, root, folder = (os.open(path, flags | os.O_CLOEXEC) for path, flags in _HERE)
+        for descriptor in (home, root, folder):
+            stack.callback(os.close, descriptor)
         setns(process, CLONE_NEWNS)
-        for tree, target in clones:
-            attach(tree, target)
+        try:
+            for tree, target in clones:
+                attach(tree, target)
+        finally:
+            _return(home, root, folder)
 
-    in_throwaway_thread(enter)
+
+_HERE = (("/proc/thread-self/ns/mnt", os.O_RDONLY), ("/", os.O_PATH), (".", os.O_PATH))
+
+
+def _return(home: int, root: int, folder: int) -> None:
+    try:
+        setns(home, CLONE_NEWNS)  # to its root, which need not be ours
+        os.fchdir(root)
+        os.chroot(".")
+        os.fchdir(folder)
+    except OSError:
+        os.abort()  # this thread would go on in a function's files
 
 
 def folder_below(root: int, place: str) -> int:

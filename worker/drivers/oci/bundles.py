@@ -1,6 +1,6 @@
 """`Bundles`: each sandbox's folder on this machine (runtime-spec, bundle.md): root file system, configuration, groups.
 
-Everything blocks: call it in a thread.
+Everything but `refurnish` blocks: call it in a thread.
 """
 
 from __future__ import annotations
@@ -87,8 +87,10 @@ class Bundles:
             json.dump(config, file)
 
     def refurnish(self, stem: OciSandbox, spec: SandboxSpec, standing: Standing, process: int) -> None:
-        """Give a stem, whose first process is `process` (a pidfd), the limits and the files of `spec`."""
-        if stem.furniture != self._furnished(spec, parked=True):
+        """Give a stem, whose first process is `process` (a pidfd), the limits and the files of `spec`. Raises OSError,
+        and Unavailable where an ordinary start has to see to something first: this one is too quick for a thread."""
+        furniture = self._furniture.known(spec.hostname, with_secrets=True)
+        if stem.furniture != furniture or not self._namespaces.is_current:
             raise Unavailable("this machine's resolver has changed since it was started")
         if stem.namespace is not None:
             self._namespaces.adapt(stem.namespace, spec.memory_bytes)
@@ -96,7 +98,7 @@ class Bundles:
         assert stem.identity is not None
         layers = stem.identity.layers(standing.layers)
         secrets = _secrets(stem, spec)
-        attachment.attach(layers, standing.places, process, stem.bundle / "code", self._empty, secrets)
+        attachment.attach(layers, standing.places, process, self._empty, secrets)
 
     def claim(self, made: OciSandbox) -> None:
         """Make what was made ahead an instance's. Raises Unavailable where a new one would differ from it."""

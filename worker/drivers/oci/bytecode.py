@@ -27,7 +27,7 @@ from faas.oci.manifest import ImageConfig
 from faas.oci.reference import BASES, Reference
 from faas.spec import Network
 from worker import sandbox_spec
-from worker.drivers.base import PreparedImage, SandboxSpec
+from worker.drivers.base import Lend, PreparedImage, SandboxSpec
 from worker.drivers.oci import standing
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.layers.store import LAYERS, LayerStore, UnpackedImage
@@ -39,7 +39,7 @@ PLACES = ("var/task", "opt/python")  # where a function's layers have their modu
 LEAST_BYTES = 32_768  # of source: less compiles in the time that a cache takes to be read
 COMPILE_SECONDS = 50.0  # what is compiled then is kept; the rest compiles at each start, as before
 BEGIN_SECONDS = 100.0  # of an image: no layer's compilation begins later; a launch waits for all this
-MEMORY_BYTES = 512 << 20
+MEMORY_BYTES = 512 << 20  # waited for until LEND_SECONDS have passed
 SPACE_BYTES = 512 << 20
 FILE_BYTES, ALL_BYTES, FILES = 32 << 20, 256 << 20, 100_000  # of caches that are taken over
 CACHE = "__pycache__"
@@ -51,10 +51,11 @@ Run = Callable[[SandboxSpec, float], Awaitable[OciSandbox]]  # start it, wait fo
 class Bytecode:
     """`run` leaves the sandbox for `remove`. What cannot be compiled is left as it is: nothing fails for it."""
 
-    def __init__(self, layers: LayerStore, run: Run, remove: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, layers: LayerStore, run: Run, remove: Callable[[str], Awaitable[None]], lend: Lend) -> None:
         self._layers = layers
         self._run = run
         self._remove = remove
+        self._lend = lend
         self._turn = asyncio.Lock()  # it is all CPU
 
     async def added(self, image: UnpackedImage) -> UnpackedImage:
@@ -101,16 +102,26 @@ class Bytecode:
                 log.warning("there was no time to compile the modules of a layer: they compile at each start")
                 return None
             below = PreparedImage(str(reference), base.config, replace(base, layers=(*base.layers, layer)))
-            sandbox_id = f"compile{secrets.token_hex(8)}"
-            try:
-                sandbox = await self._run(_compiler(below, sandbox_id), COMPILE_SECONDS)
-                if not sandbox.exited.done() or sandbox.exited.result().signal:
-                    log.warning("not all modules of a layer were compiled", extra={"instance": sandbox_id})
-                scratch = sandbox.scratch
-                assert scratch is not None
-                return await self._layers.add(name, lambda folder: _gather(scratch.upper, folder))
-            finally:
-                await self._remove(sandbox_id)
+            async with contextlib.AsyncExitStack() as memory:
+                try:
+                    await memory.enter_async_context(self._lend(MEMORY_BYTES))
+                except FaasError as error:
+                    log.warning("the modules of a layer are not compiled ahead, but at each start: %s", error)
+                    return None
+                return await self._made(name, below)
+
+    async def _made(self, name: Digest, below: PreparedImage) -> Path:
+        """Compile the topmost layer of `below`, and keep what comes of it as the layer `name`."""
+        sandbox_id = f"compile{secrets.token_hex(8)}"
+        try:
+            sandbox = await self._run(_compiler(below, sandbox_id), COMPILE_SECONDS)
+            if not sandbox.exited.done() or sandbox.exited.result().signal:
+                log.warning("not all modules of a layer were compiled", extra={"instance": sandbox_id})
+            scratch = sandbox.scratch
+            assert scratch is not None
+            return await self._layers.add(name, lambda folder: _gather(scratch.upper, folder))
+        finally:
+            await self._remove(sandbox_id)
 
     @contextlib.asynccontextmanager
     async def _in_turn(self, until: float) -> AsyncIterator[bool]:

@@ -49,6 +49,10 @@ class Furniture:
             self._layer[kind] = self._make(resolv_conf(self._sources), hosts(hostname), hostname, with_secrets)
         return self._layer[kind]
 
+    def known(self, hostname: str, *, with_secrets: bool = False) -> Path | None:
+        """The same, where it is there and the host's resolver has not changed; only a stat."""
+        return self._layer.get((hostname, with_secrets)) if stamp(self._sources) == self._stamp else None
+
     def _make(self, resolver: str, host_table: str, hostname: str, with_secrets: bool) -> Path:
         content = "\0".join((resolver, host_table, hostname, str(with_secrets)))
         final = self._folder / hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -1,4 +1,5 @@
-"""`SandboxGroups`: what the driver does to a running sandbox through its control groups: freeze, thaw, count."""
+"""`SandboxGroups`: what the driver does to a running sandbox through its control groups: set its share, freeze, thaw,
+count."""
 
 from __future__ import annotations
 
@@ -11,31 +12,42 @@ from worker.drivers.linux.cgroups import Cgroups
 from worker.drivers.oci.sandbox import OciSandbox
 
 FREEZE_GRACE_SECONDS = 0.01
-STILL_SECONDS = 2.0  # until all stand still: one may be in the midst of a long system call, on a busy machine
-LOOK_SECONDS = 0.001
+# Until all stand still: one may be in the midst of a long system call, and each needs a moment of a CPU to get there,
+# for which a busy machine takes seconds. None does anything else meanwhile, and who claims one does not wait for it.
+STILL_SECONDS = 10.0
+LOOK_SECONDS, LOOK_SECONDS_MOST = 0.001, 0.02
 
 
 class SandboxGroups:
-    """Part of `OciDriver`. To freeze and to thaw are a few writes of 50 µs: less than a thread would cost."""
+    """Part of `OciDriver`. Each is a few writes of 50 µs: less than a thread would cost."""
 
     freeze_grace_seconds = FREEZE_GRACE_SECONDS
 
     def __init__(self, cgroups: Cgroups) -> None:
         self._cgroups = cgroups
 
+    async def set_cpus(self, sandbox: Sandbox, cpus: float) -> None:
+        """See `Driver`. Raises OSError."""
+        assert isinstance(sandbox, OciSandbox)
+        sandbox.shares = 0
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            self._cgroups.set_cpus(sandbox.name, cpus)
+
     async def freeze(self, sandbox: Sandbox) -> None:
         """See `Driver`. Raises Unavailable where it does not stand still, and lets it go on."""
         assert isinstance(sandbox, OciSandbox)
-        deadline = asyncio.get_running_loop().time() + STILL_SECONDS
+        deadline, pause = asyncio.get_running_loop().time() + STILL_SECONDS, LOOK_SECONDS
         sandbox.is_frozen = True
+        sandbox.freezes = turn = sandbox.freezes + 1
         sandbox.counters.release()  # of hundreds that stand still nobody needs the files
         try:
             while not self._cgroups.freeze(sandbox.name):
-                await asyncio.sleep(LOOK_SECONDS)
-                if not sandbox.is_frozen:
-                    return  # it is thawed again, or being killed
-                if asyncio.get_running_loop().time() > deadline:
+                if asyncio.get_running_loop().time() > deadline:  # and looked at since: we may not have run ourselves
                     raise Unavailable(f"the instance {sandbox.id} does not stand still")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LOOK_SECONDS_MOST)
+                if not sandbox.is_frozen or sandbox.freezes != turn:
+                    return  # thawed again, or being killed; or frozen anew since, for which that call waits
         except BaseException as error:
             with contextlib.suppress(OSError):
                 await self.thaw(sandbox)
@@ -62,6 +74,10 @@ class SandboxGroups:
         """Where its counters are: `worker.drivers.linux.cgroups.counters_at`."""
         assert isinstance(sandbox, OciSandbox)
         return self._cgroups.path(sandbox.name)
+
+    def measured(self, sandbox: OciSandbox) -> int:
+        """Bytes of memory, asked anew."""
+        return self._cgroups.stats(sandbox.name).memory_bytes
 
     def state(self, sandbox: Sandbox) -> SandboxState:
         assert isinstance(sandbox, OciSandbox)

@@ -21,6 +21,7 @@ from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.layers.store import UnpackedImage
 
 PLACES = ("var/task", "opt/python", "opt/nodejs")  # where a function's layers may put something
+LAYERS_MOST = 8  # of a function's own: what is mounted of them is named in one short text (fsconfig(2))
 FOLDER_MODE = 0o755  # of what leads there; another one would be seen
 STEM_TMP_BYTES = 512 * 1024 * 1024  # of /tmp: the default of ephemeral_storage
 STEM_MEMORY_BYTES = 128 * 1024 * 1024  # the least that a function can have: it only ever grows
@@ -74,6 +75,8 @@ def standing(image: UnpackedImage, base: PreparedImage) -> Standing | None:
     found: dict[str, None] = {}
     names: set[str] = set()
     own = image.layers[count:]
+    if len(own) > LAYERS_MOST:
+        return None
     for layer in own:
         added = _added(layer)
         if added is None:

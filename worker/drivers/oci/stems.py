@@ -48,7 +48,7 @@ class Verbs:
     load: Callable[[str], Awaitable[UnpackedImage]]  # an image, by reference
     in_thread: Callable[[Callable[[], Standing | None]], Awaitable[Standing | None]]
     park: Callable[[SandboxSpec], Awaitable[OciSandbox]]  # start one that has a channel
-    become: Callable[[OciSandbox, SandboxSpec, Standing], Awaitable[None]]  # limits and code
+    become: Callable[[OciSandbox, SandboxSpec, Standing], None]  # limits and code, at once
     remove: Callable[[OciSandbox], None]  # in the background
     measure: Callable[[OciSandbox], int]  # bytes of memory, by a few file reads
 
@@ -95,7 +95,7 @@ class Stems:
         await self._work.cancel()
 
     async def know(self, image: UnpackedImage) -> None:
-        """Find out whether stems can become instances of this image; only for such ones can `take` give any."""
+        """Find out whether stems can become instances of this image; only for such ones can `give` give any."""
         if not self._is_open or image.digest in self._standings:
             return
         self._standings[image.digest] = await self._standing(image)
@@ -132,7 +132,7 @@ class Stems:
     def can_serve(self, spec: SandboxSpec) -> bool:
         """Whether a stem can become `spec`: there may be none at this moment."""
         found = self._shelf(spec)
-        return found is not None and not found[1].failures and _fits(*found, spec)
+        return found is not None and not found[1].failures and _assignment(*found, spec) is not None
 
     def _shelf(self, spec: SandboxSpec) -> tuple[Standing, Shelf] | None:
         """Whose stems `spec` is a case for."""
@@ -143,29 +143,25 @@ class Stems:
             return None
         return standing, self._shelves[standing.base.reference]
 
-    def take(self, spec: SandboxSpec) -> OciSandbox | None:
-        """A ready stem that can become `spec`; what was taken goes to `assign`, whatever happens."""
+    def give(self, spec: SandboxSpec) -> OciSandbox | None:
+        """A ready stem that has become the sandbox of `spec`, created and not started; None where there is none."""
         if (found := self._shelf(spec)) is None:
             return None
-        shelf = found[1]
+        standing, shelf = found
         shelf.needed_at = asyncio.get_running_loop().time()
         stem = None
-        if shelf.ready and _fits(*found, spec):
+        if shelf.ready and (assignment := _assignment(standing, shelf, spec)) is not None:
             stem = shelf.ready.popleft()
-            self._count(shelf)
-        self._refill(shelf)
+            if not self._assign(shelf, stem, spec, standing, assignment):
+                stem = None
+        asyncio.get_running_loop().call_soon(self._given, shelf)  # whoever waits need not wait for that
         return stem
 
-    async def assign(self, stem: OciSandbox, spec: SandboxSpec) -> bool:
-        """Make it the sandbox of `spec`, created and not started. False where that failed, and it is thrown away."""
-        image = spec.image.handle
-        assert isinstance(image, UnpackedImage)
-        standing = self._standings[image.digest]
-        assert standing is not None
-        shelf = self._shelves[standing.base.reference]
+    def _assign(self, shelf: Shelf, stem: OciSandbox, spec: SandboxSpec, standing: Standing, assignment: bytes) -> bool:
+        """False where that failed, and it is thrown away."""
         try:
-            await self._verbs.become(stem, spec, standing)
-            stem.tell(_assignment(spec))
+            self._verbs.become(stem, spec, standing)
+            stem.tell(assignment)
         except (FaasError, OSError) as error:
             log.warning("a stem of %s could not become an instance: %s", shelf.runtime, error)
             self._metrics.stem_failures.labels(shelf.runtime).inc()
@@ -173,6 +169,10 @@ class Stems:
             return False
         shelf.failures = 0
         return True
+
+    def _given(self, shelf: Shelf) -> None:
+        self._count(shelf)
+        self._refill(shelf)
 
     # Making
 
@@ -199,7 +199,7 @@ class Stems:
         stem = await self._verbs.park(spec)
         try:
             async with asyncio.timeout(PARK_SECONDS):
-                shelf.names = frozenset(json.loads(await stem.told(NAMES_BYTES)))
+                shelf.names = frozenset(json.loads(await stem.wait(NAMES_BYTES)))
         except BaseException as error:
             self._verbs.remove(stem)
             if isinstance(error, TimeoutError | ValueError):
@@ -269,15 +269,15 @@ class Stems:
         self._metrics.stems.labels(shelf.runtime).set(sum(len(other.ready) for other in shelves))
 
 
-def _fits(standing: Standing, shelf: Shelf, spec: SandboxSpec) -> bool:
-    # A module of the function's own that has the name of one that a stem has imported already would be another.
-    return not shelf.names & standing.names and len(_assignment(spec)) <= ASSIGNMENT_BYTES
-
-
 def _layers(base: PreparedImage) -> tuple[Path, ...]:
     assert isinstance(base.handle, UnpackedImage)
     return base.handle.layers
 
 
-def _assignment(spec: SandboxSpec) -> bytes:
-    return json.dumps({"env": spec.environment(), "workdir": spec.workdir}).encode()
+def _assignment(standing: Standing, shelf: Shelf, spec: SandboxSpec) -> bytes | None:
+    """What a stem is told; None where it cannot become this."""
+    # A module of the function's own that has the name of one that a stem has imported already would be another.
+    if shelf.names & standing.names:
+        return None
+    told = json.dumps({"env": spec.environment(), "workdir": spec.workdir}).encode()
+    return told if len(told) <= ASSIGNMENT_BYTES else None
