@@ -22,5 +22,9 @@ class KeyCalls:
         """A new secret (`key`), told this once; the old one opens for `overlap` ("24h") more."""
         return await self._object("POST", f"/v1/keys/{quote(name, safe='')}/rotate", body={"overlap": overlap})
 
+    async def put_key_plan(self: Calls, name: str, plan: str) -> Json:
+        """`plan`: "" for none."""
+        return await self._object("PATCH", f"/v1/keys/{quote(name, safe='')}", body={"plan": plan})
+
     async def revoke_key(self: Calls, name: str) -> None:
         await self._json("DELETE", f"/v1/keys/{quote(name, safe='')}")

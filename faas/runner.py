@@ -6,29 +6,97 @@ traceback in the log.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from faas.boundary import Boundary
 from faas.errors import FaasError, InvalidInput
 from faas.web import REQUEST_ID_HEADER, SERVER, error_response, new_request_id
 
 log = logging.getLogger("faas.web")
 
+LOOKS, LOOK_EACH = 4, 16  # at a connection's first requests and then at each of so many its home looks closely
 SHOWN = 200  # characters of what was wrong, in the log
 Answer = Callable[[FaasError, str], web.Response]  # (error, request id)
 Factory = Callable[..., web.BaseRequest]
 ANSWER: web.AppKey[Answer] = web.AppKey("answer")  # an application's own form of these errors
 
 
-class Connection(web.RequestHandler):
-    """One client's."""
+class Home(Protocol):
+    """Where a connection was handed over from, and to where it may go back."""
 
-    __slots__ = ()
+    def wants(self, transport: asyncio.Transport, data: bytes, *, closely: bool) -> bool:
+        """Whether the request that begins with `data` is one for it; without `closely` only if that is seen at once."""
+        ...
+
+    def take_back(self, transport: asyncio.Transport, data: bytes) -> None:
+        """The connection is its again, as if `data` had just come."""
+        ...
+
+
+class Connection(web.RequestHandler):
+    """One client's. With a `home` it goes back there, between two requests, for one that is wanted there."""
+
+    __slots__ = ("_boundary", "_unwanted", "home")
+
+    def __init__(self, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.home: Home | None = None
+        self._boundary = Boundary()
+        self._unwanted = 0  # requests that were not for its home
+
+    def data_received(self, data: bytes) -> None:
+        home = self.home
+        if home is None:
+            super().data_received(data)
+            return
+        if data and self._waits() and self._boundary.is_here:
+            transport = self.transport
+            assert transport is not None
+            closely = self._unwanted < LOOKS or self._unwanted % LOOK_EACH == 0
+            if home.wants(transport, data, closely=closely):
+                self._leave(lambda: home.take_back(transport, data))
+                return
+            self._unwanted += 1
+        before = self._request_count
+        super().data_received(data)
+        begun = self._request_count - before
+        self._boundary.took(data, begun, _length(self._messages[-1][0]) if begun else None)
+
+    def _waits(self) -> bool:
+        """All requests were answered, and nothing holds up the next one."""
+        return (
+            self._request_count > 0
+            and self._waiter is not None
+            and not self._waiter.done()
+            and not self._messages
+            and not (self._close or self._force_close or self._upgraded or self._payload_parser is not None)
+            and not (self._paused or self._reading_paused or self._buffer_paused)
+            and self.transport is not None
+            and not self.transport.is_closing()
+        )
+
+    def _leave(self, then: Callable[[], None]) -> None:
+        """As if the connection had ended, which it has not. Where the parser is in the middle of a message after all,
+        the connection ends indeed: what came of that is not to be lost between two readers."""
+        assert self._parser is not None
+        try:
+            inside = self._parser.feed_eof() is not None
+        except HttpProcessingError:
+            inside = True
+        if inside:
+            log.error("a connection had brought more than whole requests, and is closed")
+            self.force_close()
+            return
+        self.transport = None
+        self.connection_lost(None)
+        then()
 
     def handle_error(
         self,
@@ -60,6 +128,13 @@ class Connection(web.RequestHandler):
         response.headers[hdrs.SERVER] = SERVER
         response.force_close()
         return response
+
+
+def _length(message: Any) -> int | None:
+    """Of the body of a request; None where its end shows itself."""
+    if not isinstance(message, RawRequestMessage) or message.chunked or message.upgrade:
+        return None
+    return int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
 
 
 class _Server(web.Server):

@@ -147,6 +147,18 @@ class KeyStore:
             self._put(key)
         return Made(key, secret)
 
+    async def put_plan(self, namespace: str, name: str, plan: str) -> ApiKey:
+        """The key counts against `plan` ("": none) from the next request on. Raises NotFound, Unavailable."""
+        return await self._changes.complete(self._put_plan(namespace, name, plan), "changing a key's plan")
+
+    async def _put_plan(self, namespace: str, name: str, plan: str) -> ApiKey:
+        async with self._turn:
+            key = replace(self.get(namespace, name), plan=plan)
+            async with self._database.write() as tx:
+                await api_keys.put_plan(tx, key)
+            self._put(key)
+        return key
+
     async def revoke(self, namespace: str, name: str) -> None:
         """From here on it opens nothing. Raises NotFound; where the database fails, it has to be asked for again."""
         await self._changes.complete(self._revoke(namespace, name), "revoking a key")

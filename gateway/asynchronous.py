@@ -13,7 +13,7 @@ from faas.remote import client_address
 from faas.web import REQUEST_ID, access, held_body
 from gateway.callback import check_url
 from gateway.dispatcher import Dispatcher
-from gateway.edge.entry import target_of
+from gateway.edge.entry import REST, target_of
 from gateway.edge.passage import Passage
 from gateway.expectation import expected
 from gateway.headers import inbound
@@ -73,7 +73,7 @@ def async_routes(passage: Passage, dispatcher: Dispatcher) -> list[web.AbstractR
     later = {"expect_handler": _later}
     return [
         web.route("*", "/async-function/{name}", accept, **later),
-        web.route("*", "/async-function/{name}/{path:.*}", accept, **later),
+        web.route("*", f"/async-function/{{name}}/{REST}", accept, **later),
     ]
 
 

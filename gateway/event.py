@@ -66,6 +66,7 @@ class Routed:
     parameters: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     variables: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     authorizer: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    stage_at: int = -1
 
 
 OWN_PATH = Routed()

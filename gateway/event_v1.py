@@ -4,7 +4,8 @@
 The event's shape: `resource`, `path`, `httpMethod`, `headers`, `multiValueHeaders`, `queryStringParameters`,
 `multiValueQueryStringParameters`, `pathParameters`, `stageVariables`, `requestContext`, `body`, `isBase64Encoded`; what
 a request has not is null. Of what comes more than once the single form has the last one. Cookies are a field like
-others. `path` is without a stage at its beginning, `requestContext.path` as it came.
+others. `path` is without the stage, but with an API's base path, as behind API Gateway's domain names;
+`requestContext.path` as it came.
 
 The answer's: `statusCode` (it must be there), `headers`, `multiValueHeaders`, `body` (text), `isBase64Encoded`.
 """
@@ -17,7 +18,6 @@ from typing import Any
 
 from faas.errors import BadFunctionResponse
 from gateway.event import (
-    DEFAULT,
     OWN_PATH,
     Answer,
     Routed,
@@ -76,7 +76,7 @@ def http_event_v1(
     return {
         "version": "1.0",
         "resource": resource,
-        "path": _without_stage(path, routed.stage),
+        "path": _without_stage(path, routed.stage_at),
         "httpMethod": method,
         "headers": single,
         "multiValueHeaders": headers,
@@ -107,10 +107,13 @@ def http_event_v1(
     }
 
 
-def _without_stage(path: str, stage: str) -> str:
-    """A path that came with its stage at its beginning, as a REST API's resource has it."""
-    rest = path.removeprefix(f"/{stage}")
-    return (rest or "/") if stage != DEFAULT and rest != path and rest[:1] in ("", "/") else path
+def _without_stage(path: str, at: int) -> str:
+    """A path whose segment `at` (from 0; -1: none) is its stage, as a REST API's resource has it."""
+    if at < 0:
+        return path
+    segments = path.split("/")
+    del segments[at + 1]
+    return "/".join(segments) or "/"
 
 
 def _lists(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -1,4 +1,5 @@
-"""`Expect: 100-continue` (RFC 9110, 10.1.1): said when the body is wanted, and not before."""
+"""`Expect: 100-continue` (RFC 9110, 10.1.1): said when the body is wanted, and not before; and what was announced in
+vain, after which a connection ends."""
 
 from __future__ import annotations
 
@@ -26,10 +27,12 @@ async def expected(request: web.Request) -> None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def close_unsaid(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """End the connection with an answer before which no 100 was said: whether what comes next is the body that was
-    announced or another request, nobody can tell."""
-    if hdrs.EXPECT in request.headers and request.body_exists and SAID not in request and response.status != 101:
+def close_in_doubt(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """End the connection with an answer before which no 100 was said, or that declines an upgrade: whether what comes
+    next is the body or the protocol that was announced, or another request, nobody can tell."""
+    headers = request.headers
+    unsaid = hdrs.EXPECT in headers and request.body_exists and SAID not in request
+    if (unsaid or hdrs.UPGRADE in headers) and response.status != 101:
         response.force_close()
         if request.version >= (1, 1):
             response.headers[hdrs.CONNECTION] = "close"

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from faas.auth import Permission
 from faas.errors import InvalidInput, NotFound, ShuttingDown
 from faas.web import REQUEST_ID, access, doubt_about, error_response
 from gateway.edge.apis.arrivals import Arrivals, host_of
-from gateway.edge.entry import by_host, target_of
+from gateway.edge.entry import REST, by_host, target_of
 from gateway.edge.passage import Passage
 
 log = logging.getLogger("faas.access")
@@ -32,10 +32,7 @@ async def strict(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse = error_response(InvalidInput(fault), request[REQUEST_ID])
         response.force_close()
         return response
-    response = await handler(request)
-    if hdrs.UPGRADE in request.headers and response.status != 101:
-        response.force_close()  # what follows may have been meant for the protocol that was asked for
-    return response
+    return await handler(request)
 
 
 def by_api_host(passage: Passage, arrivals: Arrivals) -> Middleware:
@@ -85,10 +82,10 @@ def function_routes(
     later = {"expect_handler": _later}
     routes: list[web.AbstractRouteDef] = [
         web.route("*", "/function/{name}", function, **later),
-        web.route("*", "/function/{name}/{path:.*}", function, **later),
+        web.route("*", f"/function/{{name}}/{REST}", function, **later),
     ]
     if domain or arrivals is not None:
-        routes.append(web.route("*", "/{path:.*}", others, **later))
+        routes.append(web.route("*", f"/{REST}", others, **later))
     return routes
 
 

@@ -1,4 +1,4 @@
-"""How many due events of each lane start now: a pure function, so that nobody's backlog starves another's."""
+"""Who may have how much of what all share: pure functions, so that nobody's many starve others."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def shares(wanted: Mapping[str, int], held: Mapping[str, int], free: int) -> dic
         if given[lane] < wanted[lane]:
             heapq.heappush(lanes, (holds + 1, lane))
     return dict(given)
+
+
+def share_of(most: int, held: Mapping[str, int], lane: str, *, alone: bool = False) -> int:
+    """How much of `most` `lane` may hold at once: half of what others leave, so that whoever comes next finds some;
+    all of it where it is `alone`, nobody else could want any."""
+    left = max(0, most - sum(count for one, count in held.items() if one != lane))
+    return left if alone else (left + 1) // 2

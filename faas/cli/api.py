@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TextIO
 
 import click
 
 from faas.cli.api_name import api_argument
+from faas.cli.documents import document_in
 from faas.cli.failures import visible
 from faas.cli.options import full_name, pass_session
 from faas.cli.output import Column, Json, as_json, note, output_option, show
 from faas.cli.session import Session
-from faas.errors import InvalidInput, NotFound
+from faas.errors import NotFound
 
 COLUMNS: tuple[Column, ...] = (
     ("NAME", full_name),
@@ -98,7 +98,7 @@ def api_put(
     async def work() -> Json:
         async with session.client() as client:
             if file is not None:
-                written = _json(file)
+                written = document_in(file)
                 kept = {key: value for key, value in written.items() if key in (*KEPT, "routes")}
                 return await client.put_api(name, _without_ids({**kept, **wish}))
             try:
@@ -180,12 +180,12 @@ def api_export(session: Session, name: str) -> None:
 @click.option("--base-path", help="Where it begins, such as /shop.")
 @pass_session
 def api_import(session: Session, name: str, file: TextIO, hosts: tuple[str, ...], base_path: str | None) -> None:
-    """Make an API's routes those of an OpenAPI 3.0 or 3.1 document in JSON. Prints its URLs.
+    """Make an API's routes those of an OpenAPI 3.0 or 3.1 document in JSON or YAML. Prints its URLs.
 
     An operation says where it leads: x-faas-function = NAME[:ALIAS], or API Gateway's own
     x-amazon-apigateway-integration with the function's name in its uri.
     """
-    document = _json(file)
+    document = document_in(file)
     if hosts or base_path is not None:
         document = {**document, "x-faas-api": {**document.get("x-faas-api", {}), **_given(hosts, base_path, ())}}
 
@@ -194,13 +194,3 @@ def api_import(session: Session, name: str, file: TextIO, hosts: tuple[str, ...]
             return await client.put_api_document(name, document)
 
     _told(session.run(work()))
-
-
-def _json(file: TextIO) -> Json:
-    try:
-        value = json.load(file)
-    except (ValueError, RecursionError):
-        raise InvalidInput(f"{file.name} is no JSON", hint="convert YAML to JSON first") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{file.name} must be a JSON object")
-    return value

@@ -1,4 +1,4 @@
-"""`faas key create|ls|rotate|revoke`: API keys of those who call functions."""
+"""`faas key create|ls|rotate|plan|revoke`: API keys of those who call functions."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 complete_keys = completing(lambda client: client.keys())
+complete_plans = completing(lambda client: client.plans())
 
 
 @click.group()
@@ -89,6 +90,25 @@ def key_rotate(session: Session, name: str, overlap: str) -> None:
     else:
         note("the old one opens nothing any more")
     click.echo(made["key"])
+
+
+@key.command("plan")
+@click.argument("name", shell_complete=complete_keys)
+@click.argument("plan", required=False, shell_complete=complete_plans)
+@click.option("--none", "no_plan", is_flag=True, help="It counts against no plan any more.")
+@pass_session
+def key_plan(session: Session, name: str, plan: str | None, no_plan: bool) -> None:
+    """Have the key NAME count against the usage plan PLAN, from its next request on. The key stays what it is."""
+    if (plan is not None) == no_plan:
+        raise click.UsageError("name a PLAN, or --none")
+
+    async def work() -> Json:
+        async with session.client() as client:
+            return await client.put_key_plan(name, plan or "")
+
+    changed = session.run(work())
+    note(f"it counts against {changed['plan']}" if changed.get("plan") else "it counts against no plan")
+    click.echo(name)
 
 
 @key.command("revoke")

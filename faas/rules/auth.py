@@ -60,12 +60,13 @@ class KeyRule:
 class JwtRule:
     """A Bearer token that `issuer` signed for one of `audience`, with a key of the set `jwks` by one of `algorithms`.
 
-    `jwks`: a URL, or the name of a file in the server's folder `jwks`. `scopes`: one of them is enough; () asks none.
+    `jwks`: a URL, or the name of a file in the server's folder `jwks`, or "": where the issuer's own metadata says
+    (OpenID Connect Discovery). `scopes`: one of them is enough; () asks none.
     """
 
     issuer: str
     audience: tuple[str, ...]
-    jwks: str
+    jwks: str = ""
     algorithms: tuple[str, ...] = ("RS256", "ES256")
     scopes: tuple[str, ...] = ()
 
@@ -118,10 +119,19 @@ def _issuer(value: Any) -> str:
 def _jwks(value: Any) -> str:
     """Plain http only on this machine, where nobody can change keys on the way."""
     words = "an https URL, or the name of a file (NAME.json) in the server's folder jwks"
+    if isinstance(value, str) and _FILE.fullmatch(value):
+        return value
+    try:
+        return key_set_url(value)
+    except ValueError:
+        raise ValueError(words) from None
+
+
+def key_set_url(value: Any) -> str:
+    """`value`, where it is a URL that keys may come from: https, or this machine's. Raises ValueError."""
+    words = "an https URL"
     if not isinstance(value, str) or len(value) > URL_CHARACTERS or not value.isascii() or not value.isprintable():
         raise ValueError(words)
-    if _FILE.fullmatch(value):
-        return value
     try:
         parts = urlsplit(value)
         host, port = parts.hostname or "", parts.port
@@ -196,7 +206,22 @@ def _key(where: str, value: Any) -> KeyRule | None:
 
 
 def _jwt(where: str, value: Any) -> JwtRule:
-    return JwtRule(**_whole(where, table(where, value, _JWT), ("issuer", "audience", "jwks")))
+    rule = JwtRule(**_whole(where, table(where, value, _JWT, optional=("jwks",)), ("issuer", "audience")))
+    if not rule.jwks and not _is_discoverable(rule.issuer):
+        raise SpecError(
+            f"{where} needs jwks: the keys of an issuer that is no https URL cannot be found by its name",
+            key=f"{where}.jwks",
+            hint="an https URL, or NAME.json in the server's folder jwks",
+        )
+    return rule
+
+
+def _is_discoverable(issuer: str) -> bool:
+    """Whether it is as OpenID Connect Discovery has issuers: a URL without query and fragment."""
+    try:
+        return not re.search(r"[?#]", key_set_url(issuer))
+    except ValueError:
+        return False
 
 
 def _authorizer(where: str, value: Any) -> AuthorizerRule:

@@ -47,7 +47,7 @@ def an_object_of(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
-        raise InvalidInput("the body is no JSON", hint="convert YAML to JSON first") from None
+        raise InvalidInput("the body is no JSON", hint="faas api import converts YAML") from None
     if not isinstance(value, dict):
         raise InvalidInput("the body must be a JSON object")
     return value

@@ -28,6 +28,7 @@ from faas.spec import Interface, parse
 from faas.web import access
 from gateway.control.operations import TEXT, Operation, a_list, allow, an_object, answer
 from gateway.gateway import GATEWAY, Gateway
+from gateway.lanes import living
 
 NAME = "faas-doctor"  # of the function that the look from inside pretends to be
 PROBE_SECONDS = 20.0
@@ -167,7 +168,7 @@ DOCTOR = web.AppKey("doctor", Doctor)
 @access(Permission.ADMIN)
 async def looked(request: web.Request) -> web.Response:
     allow(request, Permission.ADMIN, ALL_NAMESPACES)
-    findings = await request.app[DOCTOR].findings(request.app[GATEWAY])
+    findings = [*await request.app[DOCTOR].findings(request.app[GATEWAY]), *living.findings(request.app)]
     return answer({"findings": [asdict(one) for one in findings]})
 
 

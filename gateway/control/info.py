@@ -13,13 +13,15 @@ from faas.settings import Address
 from faas.web import PRINCIPAL, access
 from gateway.control.operations import TEXT, Operation, allow, an_object, answer
 from gateway.gateway import GATEWAY, ServerInfo
+from gateway.lanes import living
 
 PEM = "application/x-pem-file"
 
 
 @access(Permission.NOTHING)
 async def healthy(request: web.Request) -> web.Response:
-    return web.Response(text="ok")
+    lanes = living.words(request.app)
+    return web.Response(text=f"ok, {lanes}" if lanes else "ok")
 
 
 @access(Permission.NOTHING)

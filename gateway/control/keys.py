@@ -1,4 +1,4 @@
-"""API keys: listed, made (shown once), rotated, revoked."""
+"""API keys: listed, made (shown once), rotated, given another plan, revoked."""
 
 from __future__ import annotations
 
@@ -94,6 +94,20 @@ async def rotated(request: web.Request) -> web.Response:
 
 
 @access(Permission.ADMIN)
+async def changed(request: web.Request) -> web.Response:
+    where = function_name(request, Permission.ADMIN)
+    body = await json_body(request)
+    known_keys(body, "plan")
+    if "plan" not in body:
+        raise InvalidInput("plan is missing", hint='the name of a usage plan, or "" for none')
+    plan = a_text(body, "plan", "")
+    if plan:
+        request.app[GATEWAY].edge.guards.plans.get(where.namespace, plan)
+    key = await _keys(request).put_plan(where.namespace, where.name, plan)
+    return answer(shown(key, time.time()))
+
+
+@access(Permission.ADMIN)
 async def revoked(request: web.Request) -> web.Response:
     where = function_name(request, Permission.ADMIN)
     await _keys(request).revoke(where.namespace, where.name)
@@ -134,5 +148,7 @@ OPERATIONS = (
     Operation("POST", "/v1/keys", made, "Make an API key; it is shown this once", {201: _ONCE}, body=_NEW),
     Operation("POST", "/v1/keys/{name}/rotate", rotated, "A new secret, shown this once; the old one lives on a while",
               {200: _ONCE}, body=an_object(overlap=_SPAN)),
+    Operation("PATCH", "/v1/keys/{name}", changed, "Give an API key another usage plan, or none; it opens on",
+              {200: _KEY}, body=an_object(("plan",), plan=TEXT)),
     Operation("DELETE", "/v1/keys/{name}", revoked, "Revoke an API key", {204: None}),
 )  # fmt: skip

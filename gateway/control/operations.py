@@ -6,6 +6,7 @@ permission is marked on it (`faas.web.access`); within it, `allow` checks namesp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -114,6 +115,18 @@ def path_text(request: web.Request, key: str) -> str:
     if len(value) > 128 or not value.isprintable():
         raise NotFound("there is no such thing")
     return value
+
+
+_SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
+SECONDS: Schema = {"type": "number", "minimum": 0, "description": "Unix seconds"}
+
+
+def moment_asked(request: web.Request, key: str) -> float | None:
+    """The parameter `key`, Unix seconds written in digits; None where it is not there. Raises InvalidInput."""
+    text = request.query.get(key, "")
+    if text and not _SECONDS.fullmatch(text):
+        raise InvalidInput(f"{key} must be Unix seconds, such as 1893456000")
+    return float(text) if text else None
 
 
 def stamp(seconds: float | None) -> str | None:

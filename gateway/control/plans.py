@@ -109,7 +109,9 @@ async def deleted(request: web.Request) -> web.Response:
     place = (plan.namespace, plan.name)
     if keys := [key for key in gateway.edge.keys.every() if (key.principal.namespace, key.plan) == place]:
         shown_keys = ", ".join(key.principal.name for key in keys[:3])
-        raise Conflict(f"this plan has {len(keys)} API keys: {shown_keys}", hint="revoke them first: faas key revoke")
+        raise Conflict(
+            f"this plan has {len(keys)} API keys: {shown_keys}", hint="give them another one first: faas key plan"
+        )
     await gateway.edge.guards.plans.remove(where.namespace, where.name)
     return web.Response(status=204)
 

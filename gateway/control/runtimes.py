@@ -33,11 +33,14 @@ async def ensured(request: web.Request) -> web.Response:
     name = request.match_info["runtime"]
     if not RUNTIME_PATTERN.fullmatch(name):
         raise InvalidInput("a runtime is python, python3.x, node, nodeX or provided")
+    gateway = request.app[GATEWAY]
     try:
         async with asyncio.timeout(BUILD_SECONDS):
-            return answer(_shown(await request.app[GATEWAY].runtimes.ensure(name)))
+            return answer(_shown(await gateway.runtimes.ensure(name)))
     except TimeoutError:
         raise Unavailable(f"the runtime base could not be built within {BUILD_SECONDS:g} s") from None
+    finally:
+        gateway.staleness.forget()
 
 
 _RUNTIME = an_object(

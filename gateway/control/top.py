@@ -16,6 +16,7 @@ from gateway.control.functions import INSTANCES
 from gateway.control.operations import TEXT, WHOLE, Operation, a_list, an_object, answer, may, namespace_asked
 from gateway.counters import Tally
 from gateway.gateway import Gateway
+from gateway.lanes import living
 from gateway.router import function_label
 
 FRESH_SECONDS = 0.5  # whoever asks again within this gets the same answer
@@ -113,8 +114,10 @@ async def shown(request: web.Request) -> web.Response:
         for (of, name), row in look.functions.items()
         if namespace in ("", of) and may(request, Permission.READ, of, name)
     ]
-    machine = _machine(look.usage) if may(request, Permission.READ, ALL_NAMESPACES) else None
-    return answer({"at": look.usage.at, "memory": machine, "functions": functions})
+    everything = may(request, Permission.READ, ALL_NAMESPACES)
+    machine = _machine(look.usage) if everything else None
+    lanes = living.words(request.app) if everything else ""
+    return answer({"at": look.usage.at, "memory": machine, "functions": functions, "lanes": lanes})
 
 
 _MACHINE = an_object(
@@ -128,8 +131,8 @@ _ROW = an_object(
     cpus={"type": ["number", "null"]}, invocations=WHOLE, errors=WHOLE, refused=WHOLE,
 )  # fmt: skip
 _LOOK = an_object(
-    ("at", "memory", "functions"), at={"type": "number"}, memory={"anyOf": [_MACHINE, {"type": "null"}]},
-    functions=a_list(_ROW),
+    ("at", "memory", "functions", "lanes"), at={"type": "number"}, memory={"anyOf": [_MACHINE, {"type": "null"}]},
+    functions=a_list(_ROW), lanes=TEXT,
 )  # fmt: skip
 OPERATIONS = (
     Operation(

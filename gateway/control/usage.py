@@ -17,6 +17,7 @@ from faas.spec import NAME_PATTERN, is_namespace
 from faas.web import PRINCIPAL, access
 from gateway.control import budgets
 from gateway.control.operations import (
+    SECONDS,
     TEXT,
     TIME,
     WHOLE,
@@ -26,6 +27,7 @@ from gateway.control.operations import (
     an_object,
     answer,
     may,
+    moment_asked,
     namespace_asked,
     stamp,
 )
@@ -62,10 +64,10 @@ def _asked(request: web.Request, now: float) -> Asked:
         by = By(request.query.get("by") or By.FUNCTION)
     except ValueError:
         raise InvalidInput("by must be function, namespace or day") from None
-    since, written = request.query.get("since", ""), request.query.get("month", "")
-    if since and written:
+    since, written = moment_asked(request, "since"), request.query.get("month", "")
+    if since is not None and written:
         raise InvalidInput("month and since exclude each other")
-    if since:
+    if since is not None:
         return Asked(UsageQuery(_begin(since, now), int(now) + 1, namespace, function, by), None, False)
     month = Month.parse(written) if written else Month.at(now)
     if month > Month.at(now):
@@ -80,14 +82,10 @@ def _only(namespaces: Collection[str]) -> str:
     return next(iter(namespaces))
 
 
-def _begin(text: str, now: float) -> int:
+def _begin(since: float, now: float) -> int:
     """The start of the hour, or of the day where that is all the ledger knows. Raises InvalidInput."""
-    try:
-        since = float(text)
-    except ValueError:
-        since = math.nan
-    if not 0 <= since <= now:  # nor what is no number
-        raise InvalidInput("since must be Unix seconds, and not to come")
+    if since > now:
+        raise InvalidInput("since must not be to come")
     step = HOUR if since >= hours_from(now) else DAY
     return int(since) // step * step
 
@@ -199,7 +197,7 @@ OPERATIONS = (
             )
         },
         query={
-            "month": TEXT, "since": _NUMBER, "namespace": TEXT, "function": TEXT,
+            "month": TEXT, "since": SECONDS, "namespace": TEXT, "function": TEXT,
             "by": {"type": "string", "enum": ["", *(by.value for by in By)]},
         },
     ),

@@ -105,7 +105,8 @@ def lambda_event(request: web.Request, entry: Entry, route: Route, caller: Calle
     """
     routed = OWN_PATH
     if entry.api or caller.context or entry.pattern != DEFAULT or entry.variables:
-        routed = Routed(entry.api, entry.pattern, entry.stage, entry.parameters, entry.variables, caller.context)
+        where = (entry.api, entry.pattern, entry.stage, entry.parameters, entry.variables)
+        routed = Routed(*where, caller.context, entry.stage_at)
     return encode(
         FORMATS[entry.payload].event(
             method=request.method,

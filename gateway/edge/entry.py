@@ -19,6 +19,7 @@ from faas.web import PRINCIPAL, require
 from gateway.router import Route, parse_name
 
 PREFIX = "/function/"
+REST = "{path:(?s:.*)}"  # what follows in a path that aiohttp routes: an encoded end of a line is in it, too
 DEFAULT = "$default"  # the route and the stage of what came by a function's own path, as on Lambda
 NO_TEXTS: Mapping[str, str] = {}
 
@@ -52,6 +53,7 @@ class Entry:
     stage: str = DEFAULT
     parameters: Mapping[str, str] = field(default_factory=lambda: NO_TEXTS)  # of the pattern: decoded
     variables: Mapping[str, str] = field(default_factory=lambda: NO_TEXTS)  # of the stage
+    stage_at: int = -1  # which segment of the target's path names the stage, from 0; -1: none does
     payload: str = "2.0"  # the event's format: as `Rules.payload` of the function or the route
     timeout: float | None = None  # seconds; None: the function's alone
     body_limit: int = 0  # bytes; 0: none but the contract's

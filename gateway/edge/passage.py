@@ -29,7 +29,7 @@ from gateway.edge.doorman import Caller, Doorman
 from gateway.edge.entry import ENTRY, Entry, Target, of_function
 from gateway.edge.guards import Guards
 from gateway.edge.witness import NOBODY, Witness
-from gateway.expectation import close_unsaid
+from gateway.expectation import close_in_doubt
 from gateway.flight import FLIGHT
 from gateway.invoke import Invoker
 from gateway.router import Route, Router, parse_name
@@ -118,6 +118,6 @@ def on_answer(request: web.Request, change: OnAnswer) -> None:
 
 async def answering(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """aiohttp's signal `on_response_prepare`: what the steps add."""
-    close_unsaid(request, response)
+    close_in_doubt(request, response)
     for change in request.get(ON_ANSWER, ()):
         change(response)

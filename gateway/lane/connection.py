@@ -1,6 +1,6 @@
 """`Connection`: a client's bytes into requests, one at a time, in order; what is not plain goes to the other way.
 
-A connection that was handed over, with the bytes that were read of it, stays there.
+A connection that was handed over, with the bytes that were read of it, is another one if it comes back (`Lane.wants`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, cast
 from faas.bodies import BODIES
 from faas.errors import FaasError
 from gateway.lane import head
-from gateway.lane.exchange import EventExchange, Exchange, HttpExchange
+from gateway.lane.event_exchange import EventExchange
+from gateway.lane.exchange import Exchange
+from gateway.lane.http_exchange import HttpExchange
 from gateway.lane.plan import ADDRESS, Plan
 from gateway.lane.plans import Plans
 from gateway.lane.template import Template

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from aiohttp import web
 
 from faas.proxies import TrustedProxies
+from faas.runner import Connection as Handler
 from faas.web import HEAD_SECONDS
 from gateway.data_path import DataPath
-from gateway.lane.connection import Connection
+from gateway.lane import head
+from gateway.lane.connection import Connection, peer_address
 from gateway.lane.kit import Kit
 from gateway.lane.plans import Place, Plans
 
@@ -63,7 +65,7 @@ class Lane:
         """The next answer on each connection says that it is the last one."""
         self.is_last_call = True
         for connection in self.connections:
-            connection.stays = False
+            connection.last_call()
 
     def refuse(self) -> None:
         """Those that are open get the answer that is on its way, and end."""
@@ -82,10 +84,11 @@ class Lane:
             task.cancel()
 
     def _check(self) -> None:
-        now = self.clock()
+        now, stamps = self.clock(), self.kit.stamps.look()
         for connection in list(self.connections):
             connection.check(now, self.idle_seconds)
-        every = min(CHECK_SECONDS, self.idle_seconds / 4)
+        second = 1.0 - stamps.now % 1.0  # what is left of it: its stamps go with it
+        every = min(CHECK_SECONDS, self.idle_seconds / 4, second)
         self._checking = asyncio.get_running_loop().call_later(every, self._check)
 
     def _forget(self) -> None:
@@ -111,6 +114,22 @@ class Lane:
             transport.close()
             return
         handler = self._behind()
+        if isinstance(handler, Handler):
+            handler.home = self
         transport.set_protocol(handler)
         handler.connection_made(transport)
         handler.data_received(data)
+
+    def wants(self, transport: asyncio.Transport, data: bytes, *, closely: bool) -> bool:
+        """Whether a connection that was handed over, between two requests, is to come back for this plain one."""
+        if self.is_last_call or self._refuses or (end := data.find(b"\r\n\r\n", 0, head.MOST_BYTES)) < 0:
+            return False
+        plans, head_ = self.plans(peer_address(transport)), data[: end + 4]
+        return head_ in plans.kept or (closely and plans.of(head_) is not None)
+
+    def take_back(self, transport: asyncio.Transport, data: bytes) -> None:
+        """It is the lane's from here on, as if `data` had just come."""
+        connection = Connection(self)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        connection.data_received(data)

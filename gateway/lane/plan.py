@@ -62,15 +62,16 @@ class Destination(NamedTuple):
 class Plan:
     """`sent`: the request of an http function as it goes over the wire, or a Lambda function's event, without the body.
 
-    `body_headers`: those that say what an event's body is.
+    `body_headers`: those that say what an event's body is. `head`: the bytes that it was made of.
     """
 
     __slots__ = (
-        "body_headers", "counters", "fields", "gate", "is_event", "is_head", "is_usual", "keeps", "length", "method",
-        "route", "sent", "target", "told", "trace", "trace_id", "version_1_1", "wait_seconds", "written",
+        "body_headers", "counters", "fields", "gate", "head", "is_event", "is_head", "is_usual", "keeps", "length",
+        "method", "route", "sent", "target", "told", "trace", "trace_id", "version_1_1", "wait_seconds", "written",
     )  # fmt: skip
 
     def __init__(self, head: Head, target: Target, destination: Destination, told: Told) -> None:
+        self.head = b""
         self.target = target
         self.written = head.target
         self.told = told

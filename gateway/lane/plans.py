@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from faas.errors import NotFound
 from faas.leases import Trigger
 from faas.proxies import Client, TrustedProxies
 from faas.spec import Interface
 from gateway.edge.apis.arrivals import host_name
-from gateway.edge.entry import PREFIX, Target, host_target
-from gateway.edge.passage import Passage
+from gateway.edge.entry import PREFIX, Entry, Target, host_target
+from gateway.edge.witness import Witness
+from gateway.invoke import Invoker
 from gateway.lane import head
 from gateway.lane.plan import ADDRESS_V4, ADDRESS_V6, Destination, Plan, Told
 from gateway.place import Gate
@@ -30,11 +31,27 @@ def nobody(host: str) -> bool:
     return False
 
 
+class Way(Protocol):
+    """What the lane asks of a `gateway.edge.passage.Passage`."""
+
+    @property
+    def invoker(self) -> Invoker: ...
+
+    @property
+    def witness(self) -> Witness: ...
+
+    def function(self, target: Target) -> Entry:
+        """Raises NotFound."""
+        ...
+
+    def plain(self, entry: Entry) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """The listener that the requests come to. `taken`: whether a host (as `arrivals.host_name` has it) is an API's."""
 
-    passage: Passage
+    passage: Way
     domain: str = ""
     taken: Callable[[str], bool] = nobody
 
@@ -69,16 +86,18 @@ class Plans:
     def of(self, data: bytes) -> Plan | None:
         """What to do with a request with this head; None where it is not plain."""
         plan = self.kept.get(data)
-        if plan is None and (plan := self._made(data)) is not None and len(data) <= MOST_PLAN_BYTES:
-            self.kept[data] = plan
-            _bound(self.kept)
+        if plan is None and (plan := self._made(data)) is not None:
+            plan.head = data
+            if len(data) <= MOST_PLAN_BYTES:
+                self.kept[data] = plan
+                _bound(self.kept)
         return plan
 
     def _made(self, data: bytes) -> Plan | None:
         found = head.read(data)
         if found is None or self._place.taken(host_name(found.host)):
             return None
-        target = _target(found, self._place.domain)
+        target = target_of(found, self._place.domain)
         destination = self._function(target.name) if target is not None else None
         if target is None or destination is None:
             return None
@@ -125,7 +144,7 @@ def _bound(kept: dict[Any, Any]) -> None:
         kept.clear()
 
 
-def _target(found: head.Head, domain: str) -> Target | None:
+def target_of(found: head.Head, domain: str) -> Target | None:
     """As `gateway.public` finds it; None where it takes a closer look."""
     if (by_host := host_target(found.host, found.target, domain)) is not None:
         return by_host

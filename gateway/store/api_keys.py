@@ -100,6 +100,12 @@ async def put_secrets(tx: Transaction, key: ApiKey) -> None:
     )
 
 
+async def put_plan(tx: Transaction, key: ApiKey) -> None:
+    namespace, name = key.place
+    mine = (api_keys.c.namespace == namespace, api_keys.c.name == name)
+    await tx.execute(update(api_keys).where(*mine).values(plan=key.plan))
+
+
 async def used(tx: Transaction, times: Mapping[str, float]) -> None:
     """Write when keys were last used: id → Unix seconds."""
     rows: Sequence[Mapping[str, object]] = [{"one": one, "at": at} for one, at in times.items()]

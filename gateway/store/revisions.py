@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy.engine import Row
 
 from faas.errors import SpecError
 from faas.protocol import Revision, RevisionKey
-from faas.spec import Interface, parse
+from faas.spec import FunctionSpec, Interface, parse
 from faas.state.session import Transaction
 from faas.state.tables import revisions
 
@@ -30,12 +30,13 @@ class RevisionRow:
 
 
 def _rows(found: Iterable[Row[tuple[Any, ...]]]) -> list[RevisionRow]:
-    """A spec that this version refuses takes its own revision out of use, not the server."""
-    rows = []
+    """A spec that this version refuses takes its own revision out of use, not the server. Revisions that differ by
+    their image alone, as most do, share one."""
+    rows, specs = [], dict[str, FunctionSpec]()
     for row in found:
         key = RevisionKey(row.namespace, row.function, row.number)
         try:
-            spec = parse(json.loads(row.spec))
+            spec = specs.get(row.spec) or specs.setdefault(row.spec, parse(json.loads(row.spec)))
         except SpecError as error:
             log.error("%s cannot be used any more: %s", key, error.message)
             continue
@@ -52,6 +53,38 @@ async def of_function(tx: Transaction, namespace: str, function: str) -> list[Re
     """By number, oldest first."""
     chosen = select(revisions).where(revisions.c.namespace == namespace, revisions.c.function == function)
     return _rows(await tx.execute(chosen.order_by(revisions.c.number)))
+
+
+async def numbers(tx: Transaction, namespace: str, function: str) -> list[int]:
+    """Oldest first; those that this version refuses too."""
+    table = revisions.c
+    chosen = select(table.number).where(table.namespace == namespace, table.function == function)
+    return list((await tx.execute(chosen.order_by(table.number))).scalars())
+
+
+async def numbered(
+    tx: Transaction, namespace: str, function: str, known: Mapping[int, Revision]
+) -> dict[int, Revision]:
+    """A function's revisions by number, as they are stored. What is in `known` is not read again: only the interface of
+    a revision ever changes."""
+    table = revisions.c
+    mine = (table.namespace == namespace, table.function == function)
+    listed = list(await tx.execute(select(table.number, table.interface).where(*mine).order_by(table.number)))
+    same = {n: known[n] for n, interface in listed if n in known and known[n].interface.value == interface}
+    missing = [n for n, _ in listed if n not in same]
+    read = _rows(await tx.execute(select(revisions).where(*mine, table.number.in_(missing)))) if missing else []
+    found = same | {row.revision.key.number: row.revision for row in read}
+    return {n: found[n] for n, _ in listed if n in found}
+
+
+async def images(tx: Transaction) -> dict[str, list[str]]:
+    """Image (`repository@digest`) → revisions, by name; also those that this version refuses: another one may not."""
+    table = revisions.c
+    found: dict[str, list[str]] = {}
+    rows = await tx.execute(select(table.image, table.namespace, table.function, table.number))
+    for image, *key in rows:
+        found.setdefault(image, []).append(str(RevisionKey(*key)))
+    return found
 
 
 async def add(tx: Transaction, row: RevisionRow) -> None:

@@ -65,8 +65,8 @@ def forged(header: dict[str, Any], payload: dict[str, Any] | None = None, signat
 
 @dataclass
 class Issuer:
-    """`url` is where its key set is. Set `keys`, `status`, `headers` or `body` to change what it answers; while `hangs`
-    it does not answer at all."""
+    """`url` is where its key set is, `name` what it calls itself where it is to be found by its metadata. Set `keys`,
+    `status`, `headers` or `body` to change what it answers; while `hangs` it does not answer at all."""
 
     keys: list[dict[str, Any]] = field(default_factory=lambda: [public(rsa_key(), kid="one")])
     status: int = 200
@@ -75,6 +75,9 @@ class Issuer:
     hangs: bool = False
     fetched: int = 0
     url: str = ""
+    name: str = ""
+    metadata: dict[str, Any] | None = None  # None: right ones
+    asked: int = 0  # for its metadata
     leave: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -84,12 +87,17 @@ class Issuer:
         body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body
         return web.Response(status=self.status, headers=self.headers, body=body)
 
+    async def describe(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        return web.json_response(self.metadata or {"issuer": self.name, "jwks_uri": self.url})
+
 
 @asynccontextmanager
 async def issuing() -> AsyncIterator[Issuer]:
     issuer, app = Issuer(), web.Application()
     app.router.add_get("/keys.json", issuer.answer)
+    app.router.add_get("/me/.well-known/openid-configuration", issuer.describe)
     async with serving(app) as url:
-        issuer.url = f"{url}/keys.json"
+        issuer.url, issuer.name = f"{url}/keys.json", f"{url}/me"
         yield issuer
         issuer.leave.set()

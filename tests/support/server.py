@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import hashlib
 import json
@@ -184,13 +185,26 @@ class RunningServer:
 
 @functools.cache
 def _with_base() -> Path:
-    """The data folder of a server that has built the Python runtime base: each would build the same bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="faas-seed-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with RunningServer(folder / "data", "--driver", "oci", "--stems", "0", seeded=False) as server:
+    """The data folder of a server that has built the Python runtime base: each would build the same bytes. Of the parts
+    of `./tests/run` one makes it for all, and the run removes it."""
+    shared = os.environ.get("FAAS_TESTS_SHARED")
+    folder = Path(shared) / "seed" if shared else Path(tempfile.mkdtemp(prefix="faas-seed-"))
+    folder.mkdir(exist_ok=True)
+    if not shared:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            _build_base(folder / "data")
+            (folder / "done").touch()
+    return folder / "data"
+
+
+def _build_base(data: Path) -> None:
+    shutil.rmtree(data, ignore_errors=True)  # what another part has begun, and did not end
+    with RunningServer(data, "--driver", "oci", "--stems", "0", seeded=False) as server:
         built = server.request("PUT", "/v1/runtimes/python", b"", api=True, timeout=120)
         assert built.status == 200, built.text
-    return folder / "data"
 
 
 def _plant(data: Path) -> None:

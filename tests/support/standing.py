@@ -54,15 +54,19 @@ def standing(pids: Sequence[int], *marks: str) -> Standing:
         kind: [row for row in rows if any(mark in row for mark in marks)] for kind, rows in on_this_machine().items()
     }
     views = [row for row in found["mounts"] if "/ids/" in row]
-    resident = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * PAGE_BYTES // 1024
     return Standing(
         len(links),
         sum(link.startswith("net:") for link in links),
         sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids),
-        resident,
+        resident_kb(pids),
         len(views),
         {kind: len(rows) - len(views) * (kind == "mounts") for kind, rows in found.items()},
     )
+
+
+def resident_kb(pids: Sequence[int]) -> int:
+    """Memory of these processes together."""
+    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * PAGE_BYTES // 1024
 
 
 def own_standing(*marks: str) -> Standing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -402,6 +403,26 @@ async def test_a_route_to_a_function_that_is_not_there_is_told_and_answers_404(s
     assert (await get(server, "/shop/x")).status == 200
 
 
+async def test_format_1_has_an_apis_base_path_and_not_its_stage(server: Control) -> None:
+    heard: list[Any] = []
+
+    async def listen(revision: Revision, event: bytes) -> InvocationResult:
+        heard.append(json.loads(event))
+        return InvocationResult(b'{"statusCode": 200}')
+
+    server.worker.on_invoke = listen
+    await server.deploy("users", payload="1.0")
+    routes = [{"path": "/users/{id}", "function": "users"}]
+    routes.append({"path": "/old", "function": "users", "rewrite": "/test/new"})
+    await put(server, "shop", base_path="/v1/shop", stages={"$default": {}, "test": {}}, routes=routes)
+    for asked, path in (
+        ("/v1/shop/test/users/7", "/v1/shop/users/7"), ("/v1/shop/%74est/users/7", "/v1/shop/users/7"),
+        ("/v1/shop/users/test", "/v1/shop/users/test"), ("/v1/shop/test/old", "/test/new"),
+    ):  # fmt: skip
+        assert (await get(server, asked)).status == 200
+        assert (heard[-1]["version"], heard[-1]["path"]) == ("1.0", path)
+
+
 async def test_a_stages_rules_hold_where_its_routes_say_nothing(server: Control) -> None:
     await server.deploy("hello")
     await put(
@@ -472,6 +493,27 @@ async def test_hosts_of_the_server_itself_are_not_given_away(tmp_path: Path) -> 
     finally:
         await apis.close(1)
         await database.close()
+
+
+async def test_a_namespaces_apis_get_half_of_what_others_leave(
+    server: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.edge.apis.apis.MOST_BYTES", 4000)
+    long = [{"path": f"/{'x' * 60}{n}", "function": "app"} for n in range(10)]
+
+    async def status(name: str, routes: Any) -> tuple[int, bytes]:
+        answered = await server.call("PUT", f"/v1/apis/{name}", {"base_path": f"/{name}", "routes": routes})
+        return answered.status, answered.body
+
+    assert (await status("one", long))[0] == 201
+    refused = await status("two", long)
+    assert refused[0] == 409
+    assert b"the namespace default would have" in refused[1]
+    assert b"it gets 2000 of the server's 4000" in refused[1]
+    assert (await status("three.team", long[:5]))[0] == 201, "others find room"
+    assert (await status("one", long[:9]))[0] == 200, "what makes it smaller is taken"
+    assert (await server.call("DELETE", "/v1/apis/one")).status == 204
+    assert (await status("two", long))[0] == 201
 
 
 def test_hosts_stages_and_routes_multiply_only_so_far() -> None:

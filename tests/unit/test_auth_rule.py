@@ -92,6 +92,10 @@ def test_a_route_has_the_same_keys_and_may_be_public() -> None:
                 "http://10.0.0.1/",
             )
         ),
+        *(
+            ({"jwt": {"issuer": wrong, "audience": ["us"]}}, "auth.jwt.jwks", "auth.jwt needs jwks")
+            for wrong in ("us", "http://i.example", "https://i.example/?a=b", "https://i.example/#a", "i.example")
+        ),
         ({"authorizer": {}}, "auth.authorizer", "auth.authorizer needs function"),
         ({"authorizer": {"function": "x"}}, "auth.authorizer", "must not be the function itself"),
         ({"authorizer": {"function": "x:v1"}}, "auth.authorizer", "must not be the function itself"),
@@ -144,3 +148,13 @@ def test_keys_of_this_machine_may_be_named_for_a_server_that_allows_it() -> None
         assert found is not None
         assert found.jwt is not None
         assert found.jwt.jwks == url
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://i.example", "https://i.example:8443/tenants/one/", "http://127.0.0.1:9000"]
+)
+def test_an_issuer_that_is_a_url_needs_no_key_set(issuer: str) -> None:
+    found = auth(jwt={"issuer": issuer, "audience": ["us"]})
+    assert found is not None
+    assert found.jwt is not None
+    assert found.jwt.jwks == ""

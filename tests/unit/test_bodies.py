@@ -16,7 +16,8 @@ from tests.support.control import until
 from tests.support.data_path import application
 from tests.support.fake_worker import FakeWorker
 from tests.support.raw_http import serving, talk
-from tests.unit.test_public import POST, get, hello
+from tests.support.smuggling import POST
+from tests.unit.test_public import get, hello
 
 
 async def test_a_body_must_keep_its_pace_and_end(monkeypatch: pytest.MonkeyPatch) -> None:

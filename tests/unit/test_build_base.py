@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from faas.build import rootfs
 from faas.build.fingerprint import fingerprint
 from faas.build.interpreter import find_python
+
+OTHER = {"full": "another build", "executable": "/bin/sh", "base": "/none", "stdlib": "/none"}
 
 
 @pytest.fixture
@@ -58,6 +62,17 @@ def test_the_c_library_is_one_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> N
     rootfs.made_of(find_python())
     names = {path.name.partition(".so")[0].partition("-2")[0] for path in seen}
     assert {"libc", "libssl", "libcrypto"} <= names
+
+
+def test_a_version_that_is_the_servers_own_is_its_interpreter_whatever_is_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    other = tmp_path / f"python{version}"
+    other.write_text(f"#!/bin/sh\necho '{json.dumps(OTHER | {'version': version})}'\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert find_python(version) == find_python()
 
 
 def test_content_counts_and_time_does_not(tmp_path: Path) -> None:

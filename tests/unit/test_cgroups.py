@@ -28,6 +28,7 @@ V2_FILES = {
     "pids.current": "7\n",
     "cpu.stat": "usage_usec 2500000\nuser_usec 1\nsystem_usec 2\n",
     "cpu.max": "max 100000\n",
+    "cpu.weight": "1\n",
     "cgroup.procs": "",
     "cgroup.kill": "",
 }
@@ -144,10 +145,11 @@ def test_v1_reads_a_file_in_each_tree(tmp_path: Path) -> None:
     )
     write(tmp_path / "pids/faas/abcd/i1", {"pids.current": "3\n"})
     write(tmp_path / "cpuacct/faas/abcd/i1", {"cpuacct.usage": "1500000000\n"})
-    write(tmp_path / "cpu/faas/abcd/i1", {"cpu.cfs_quota_us": "-1\n"})
+    write(tmp_path / "cpu/faas/abcd/i1", {"cpu.cfs_quota_us": "-1\n", "cpu.shares": "2\n"})
     assert groups.stats("i1") == SandboxStats(1230, 4, 3, 1.5)
     groups.set_cpus("i1", 0.5)
     assert (tmp_path / "cpu/faas/abcd/i1/cpu.cfs_quota_us").read_text() == "50000"
+    assert (tmp_path / "cpu/faas/abcd/i1/cpu.shares").read_text() == "1024"
     assert groups.ids() == ["i1"]
 
 

@@ -104,8 +104,11 @@ async def test_documents_go_out_and_come_in(server: Control, faas: Faas, tmp_pat
     file.write_text(out)
     await faas("api", "import", "pets", file)
     assert (await faas("api", "export", "pets")).out == out
-    file.write_text("openapi: 3.1.0")
-    assert "is no JSON" in (await faas("api", "import", "pets", file, code=2)).err
+    file.write_text("openapi: 3.1.0\npaths:\n  /pets/{id}:\n    get: {x-faas-function: users}\n")
+    await faas("api", "import", "pets", file)
+    assert (await server.call("GET", "/pets/pets/7", public=True)).status == 200
+    file.write_text("openapi: [")
+    assert "neither JSON nor YAML" in (await faas("api", "import", "pets", file, code=2)).err
 
 
 async def test_names_of_apis_are_completed(server: Control, faas: Faas) -> None:

@@ -337,6 +337,13 @@ def test_a_new_key_is_the_only_thing_on_stdout_and_its_names_are_completed(faas:
     assert re.search(r"partner.team +0a1b +all .* active +2 +never +never", faas("key", "ls").out)
     completing = {"_FAAS_COMPLETE": "bash_complete", "COMP_WORDS": "faas key revoke p", "COMP_CWORD": "3"}
     assert faas.process(**completing).out == "plain,partner.team\n"
+    for words, sent, plan in ((["gold"], "gold", "gold"), (["--none"], "", None)):
+        faas.api.replies["PATCH", "/v1/keys/partner.team"] = Reply({**listed, "plan": plan})
+        done = faas("key", "plan", "partner.team", *words)
+        assert (done.out, faas.api.last("PATCH").json()) == ("partner.team\n", {"plan": sent})
+        assert f"against {plan or 'no plan'}" in done.err
+    faas("key", "plan", "partner.team", code=2)
+    faas("key", "plan", "partner.team", "gold", "--none", code=2)
     faas.api.replies["DELETE", "/v1/keys/partner.team"] = Reply(status=204)
     assert faas("key", "revoke", "partner.team").out == "partner.team\n"
 

@@ -13,7 +13,8 @@ from faas.web import RUNNER_OPTIONS
 from tests.support.both_ways import both_ways as both_ways
 from tests.support.data_path import application
 from tests.support.raw_http import serving, talk
-from tests.unit.test_public import GET, hello
+from tests.support.smuggling import GET
+from tests.unit.test_public import hello
 
 
 async def test_a_request_line_may_have_16_kb(caplog: pytest.LogCaptureFixture) -> None:

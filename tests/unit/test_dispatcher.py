@@ -26,7 +26,7 @@ from faas.spec import AsyncSpec, Interface
 from faas.state.session import Tx
 from gateway import dispatcher
 from gateway.retries import Failure, RetryRules, expired, retried
-from gateway.shares import shares
+from gateway.shares import share_of, shares
 from gateway.store import dead_letters, invocations
 from gateway.store.invocations import Kind, QueuedEvent
 from tests.support.control import Control, control, serving, until
@@ -616,3 +616,12 @@ async def test_receivers_that_never_answer_one_functions_callbacks_do_not_stop_a
         assert stuck["now"] == dispatcher.LANE_CALLBACKS_IN_FLIGHT
         leave.set()
         await until(lambda: stuck["now"] == len(calls))
+
+
+def test_half_of_what_others_leave_is_a_share_and_all_of_it_for_who_is_alone() -> None:
+    assert share_of(100, {}, "a") == 50
+    assert share_of(100, {"a": 50}, "b") == 25
+    assert share_of(100, {"a": 50, "b": 25}, "a") == 38, "less than it has: it gets no more"
+    assert share_of(1, {}, "a") == 1
+    assert share_of(10, {"a": 20}, "b") == 0
+    assert share_of(100, {"a": 7}, "a", alone=True) == 100

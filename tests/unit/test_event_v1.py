@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from gateway.event import Routed, encode, http_event
 from gateway.event_v1 import http_answer_v1, http_event_v1
 from gateway.store.invocations import Kind, QueuedEvent
 
-ROUTED = Routed("shop", "GET /users/{id}", "prod", {"id": "a b"}, {"color": "blue"})
+ROUTED = Routed("shop", "GET /users/{id}", "prod", {"id": "a b"}, {"color": "blue"}, stage_at=0)
 
 
 def given(**changes: Any) -> dict[str, Any]:
@@ -96,13 +97,16 @@ def test_an_event_has_the_shape_of_payload_format_1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("came", "path"),
-    [("/prod", "/"), ("/prod/", "/"), ("/prod/prod/x", "/prod/x"), ("/production/x", "/production/x"), ("/x", "/x")],
-)
-def test_a_path_of_format_1_is_without_its_stage(came: str, path: str) -> None:
-    made = http_event_v1(**given(routed=ROUTED, path=came))
+    ("came", "at", "path"),
+    [("/prod", 0, "/"), ("/prod/", 0, "/"), ("/prod/prod/x", 0, "/prod/x"), ("/%70rod/x", 0, "/x"),
+     ("/base/prod/x", 1, "/base/x"), ("/base/prod", 1, "/base"), ("/a/b/prod/x/", 2, "/a/b/x/"),
+     ("/prod/x", -1, "/prod/x"), ("/x", -1, "/x")],
+)  # fmt: skip
+def test_a_path_of_format_1_is_without_its_stage_and_with_its_base(came: str, at: int, path: str) -> None:
+    routed = replace(ROUTED, stage_at=at)
+    made = http_event_v1(**given(routed=routed, path=came))
     assert (made["path"], made["requestContext"]["path"]) == (path, came)
-    assert http_event(**given(routed=ROUTED, path=came))["rawPath"] == came
+    assert http_event(**given(routed=routed, path=came))["rawPath"] == came
     assert http_event_v1(**given(path="/$default/x"))["path"] == "/$default/x"
 
 

@@ -208,6 +208,63 @@ async def test_sets_cost_no_more_memory_than_they_may_together(monkeypatch: pyte
     assert issuer.fetched == 4, "the longest unused was forgotten"
 
 
+async def test_a_namespace_with_many_sets_costs_others_none(monkeypatch: pytest.MonkeyPatch, issuer: Issuer) -> None:
+    monkeypatch.setattr(jwks, "SETS", 4)
+    monkeypatch.setattr(jwks, "SETS_BYTES", 9 * len(json.dumps({"keys": issuer.keys})) // 2)
+    async with key_sets() as (sets, _):
+        await sets.key(issuer.url, "one", "RS256", namespace="quiet")
+        for number in range(10):
+            await sets.key(f"{issuer.url}?{number}", "one", "RS256", namespace="greedy")
+        assert issuer.fetched == 11
+        await sets.key(issuer.url, "one", "RS256", namespace="quiet")
+        assert issuer.fetched == 11, "it is still known"
+        await sets.key(issuer.url, "one", "RS256", namespace="greedy")
+        assert issuer.fetched == 12, "a namespace knows nothing of another one's"
+
+
+async def test_an_issuers_keys_are_found_by_its_metadata_and_kept(issuer: Issuer) -> None:
+    async with key_sets() as (sets, clock):
+        where = jwks.DISCOVERED + issuer.name
+        for _ in range(5):
+            assert await sets.key(where, "one", "RS256") is not None
+        assert (issuer.asked, issuer.fetched) == (1, 1)
+        moved = issuer.url + "?moved"
+        issuer.metadata = {"issuer": issuer.name, "jwks_uri": moved}
+        clock.now += jwks.USUAL_SECONDS
+        assert await sets.key(where, "one", "RS256") is not None
+        await until(lambda: issuer.fetched == 2)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [({"issuer": "http://other.example", "jwks_uri": "http://127.0.0.1/"}, "another issuer"),
+     ({"jwks_uri": "http://127.0.0.1/"}, "another issuer"), ({}, "another issuer"),
+     ({"issuer": "NAME"}, "no jwks_uri"), ({"issuer": "NAME", "jwks_uri": ["x"]}, "no jwks_uri"),
+     ({"issuer": "NAME", "jwks_uri": "file:///etc/passwd"}, "no jwks_uri"),
+     ({"issuer": "NAME", "jwks_uri": "http://keys.example/"}, "no jwks_uri"),
+     ({"issuer": "NAME", "jwks_uri": "ours.json"}, "no jwks_uri"),
+     ({"issuer": "NAME", "jwks_uri": "https://user@keys.example/"}, "no jwks_uri"),
+     ({"issuer": "NAME", "more": "x" * jwks.SET_BYTES}, "more than")],
+)  # fmt: skip
+async def test_metadata_that_lead_elsewhere_or_nowhere_are_not_followed(
+    issuer: Issuer, caplog: pytest.LogCaptureFixture, metadata: dict[str, object], said: str
+) -> None:
+    name = {"issuer": issuer.name} if metadata.get("issuer") == "NAME" else {}
+    issuer.metadata = {**metadata, **name, "padding": 1}
+    async with key_sets() as (sets, _):
+        with pytest.raises(Unavailable):
+            await sets.key(jwks.DISCOVERED + issuer.name, "one", "RS256")
+    assert said in caplog.text
+    assert issuer.fetched == 0
+
+
+async def test_metadata_of_a_private_address_are_not_asked_for(issuer: Issuer) -> None:
+    async with key_sets(private=False) as (sets, _):
+        with pytest.raises(Unavailable):
+            await sets.key(jwks.DISCOVERED + issuer.name, "one", "RS256")
+    assert issuer.asked == 0
+
+
 def test_of_a_key_only_what_checks_signatures_is_kept() -> None:
     key = public(rsa_key(), kid="one")
     found = KeySet(json.dumps({"keys": [{**key, "x5c": ["a" * 1000], "more": [[[]]] * 1000}]}).encode())

@@ -101,7 +101,7 @@ async def test_kept_tokens_are_bounded_by_what_they_hold(issuer: Issuer, monkeyp
     method = JwtMethod(sets)
     rule = JwtRule(ISSUER, ("us",), issuer.url)
     for number in range(10):
-        await method._claims(token({**claims(), "jti": f"{number:04}"}), rule)
+        await method._claims(token({**claims(), "jti": f"{number:04}"}), rule, "default")
     await sets.stop()
     assert len(method._checked) == 2
     assert method._held == sum(one.size for one in method._checked.values())
@@ -230,20 +230,20 @@ async def test_a_token_that_was_right_once_ends_with_its_time_and_with_its_key(i
     method = JwtMethod(sets, clock=lambda: moments["wall"])
     rule = JwtRule(ISSUER, ("us",), issuer.url)
     lasting, short = token(claims(exp=now + HOUR)), token(claims(exp=now - 55))
-    assert await method._claims(lasting, rule) is await method._claims(lasting, rule), "checked once"
-    first = await method._claims(short, rule)
-    assert await method._claims(short, rule) is first
+    assert await method._claims(lasting, rule, "default") is await method._claims(lasting, rule, "default"), "once"
+    first = await method._claims(short, rule, "default")
+    assert await method._claims(short, rule, "default") is first
     moments["wall"] = now + 10
-    assert await method._claims(short, rule) is not first, "looked at again"
+    assert await method._claims(short, rule, "default") is not first, "looked at again"
     with pytest.raises(WrongCredentials):  # the rule is a part of what was checked
-        await method._claims(lasting, JwtRule(ISSUER, ("us",), issuer.url, ("ES256",)))
+        await method._claims(lasting, JwtRule(ISSUER, ("us",), issuer.url, ("ES256",)), "default")
     issuer.keys = [public(rsa_key(1), kid="one")]
     moments["steady"] += 2 * HOUR
-    await method._claims(lasting, rule)  # stale, and fetched anew beside it
+    await method._claims(lasting, rule, "default")  # stale, and fetched anew beside it
 
     async def refused() -> bool:
         try:
-            await method._claims(lasting, rule)
+            await method._claims(lasting, rule, "default")
         except WrongCredentials:
             return True
         return False

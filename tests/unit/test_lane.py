@@ -35,6 +35,7 @@ async def told(revision: Revision, request: HttpRequest) -> HttpResponse:
 REQUESTS = {
     "nothing special": asking(b"/function/NAME"),
     "a path and a query": asking(b"/function/NAME/a%2Fb/../c?x=%20&y&x=2"),
+    "a path with the end of a line in it": asking(b"/function/NAME/a%0ab%0D%0a?x=%0a"),
     "a version": asking(b"/function/NAME:v1/x"),
     "a body": asking(b"/function/NAME/", method=b"POST", body=b"hi"),
     "a body that is JSON": asking(

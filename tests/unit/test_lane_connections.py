@@ -21,7 +21,7 @@ from faas.web import RUNNER_OPTIONS
 from gateway.data_path import DataPath
 from gateway.edge.passage import Passage
 from gateway.lane.answer import Answer
-from gateway.lane.exchange import EventExchange
+from gateway.lane.event_exchange import EventExchange
 from tests.conftest import SOAK
 from tests.support.data_path import application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker, echo, ok, stream

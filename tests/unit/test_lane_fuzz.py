@@ -11,24 +11,11 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.lane import head
+from tests.support.mutations import SEEDS, mark_of, mutated
 from tests.support.two_ways import TwoWays, two_ways
 
 AT_ONCE = 100
 SHORT, LONG = 2_000, 100_000
-SEEDS = (
-    b"GET /function/hello/MARK HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-    b"GET /function/web/MARK?x=1 HTTP/1.1\r\nHost: a:80\r\nAccept: */*\r\nX-A: b\r\nConnection: close\r\n\r\n",
-    b"POST /function/hello/MARK HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
-    b"POST /function/web/MARK HTTP/1.0\r\nHost: a\r\nContent-Type: x/y\r\nContent-Length: 2\r\n\r\nhi",
-    b"POST /function/web/MARK HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-    b"2\r\nhi\r\n0\r\n\r\n",
-)
-PIECES = (
-    b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"\r\n\r\n", b"+", b"-", b"0", b"5", b"\x7f", b"\xff", b"%", b"#",
-    b"Host: b\r\n", b"Content-Length: 5\r\n", b"Content-Length: +5\r\n", b"Transfer-Encoding: chunked\r\n", b"/../",
-    b"Transfer-Encoding: identity\r\n", b"Connection: X-A\r\n", b"Upgrade: websocket\r\n", b"Expect: 100-continue\r\n",
-    b"GET /function/hello HTTP/1.1\r\n", b" HTTP/1.1", b"HTTP/1.0", b"http://b", b"X_A: 1\r\n", b" folded\r\n", b";",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,26 +26,9 @@ class Asked:
 
 
 def asked(chance: random.Random, number: int) -> Asked:
-    mark = b"mark%dz" % number
+    mark, is_good = mark_of(number), number % 10 == 0
     request = chance.choice(SEEDS).replace(b"MARK", mark)
-    if number % 10 == 0:
-        return Asked(mark, request, True)
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        at, end = sorted(chance.randrange(len(request) + 1) for _ in range(2))
-        how = chance.randrange(5)
-        if how == 0:
-            request = request[:at] + chance.choice(PIECES) + request[at:]
-        elif how == 1:
-            request = request[:at] + request[at + chance.randrange(1, 4) :]
-        elif how == 2:
-            request = request[:at] + bytes([chance.randrange(256)]) + request[at + 1 :]
-        elif how == 3:
-            request = request[:end] + request[at:end] + request[end:]
-        else:
-            lines = request.split(b"\r\n")
-            chance.shuffle(lines)
-            request = b"\r\n".join(lines)
-    return Asked(mark, request, False)
+    return Asked(mark, request if is_good else mutated(chance, request), is_good)
 
 
 async def told(port: int, one: Asked, seconds: float) -> bytes:

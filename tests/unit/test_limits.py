@@ -121,6 +121,42 @@ async def test_a_key_calls_as_often_as_its_plan_allows_and_its_usage_is_shown(tm
         assert (await server.call("DELETE", "/v1/plans/gold")).status == 204
 
 
+async def test_a_key_is_given_another_plan_from_its_next_request_on_and_gets_no_quota_anew(tmp_path: Path) -> None:
+    async with control(tmp_path) as server:
+        await server.deploy(**KEYED)
+        for plan in ("gold", "silver"):
+            assert (await server.call("PUT", f"/v1/plans/{plan}", {"quota": 2, "period": "month"})).status == 201
+        key = await a_key(server, "gold")
+
+        async def statuses() -> list[int]:
+            return [(await call(server, **key)).status for _ in range(3)]
+
+        async def replan(body: Any, name: str = "of-gold") -> int:
+            return (await server.call("PATCH", f"/v1/keys/{name}", body)).status
+
+        assert await statuses() == [200, 200, 429]
+        changed = await server.call("PATCH", "/v1/keys/of-gold", {"plan": "silver"})
+        assert (changed.status, changed.json()["plan"], changed.json()["state"]) == (200, "silver", "active")
+        assert await statuses() == [200, 200, 429]
+        assert await replan({"plan": "gold"}) == 200
+        assert await statuses() == [429] * 3, "it was used up before"
+        assert (await server.call("DELETE", "/v1/plans/gold")).status == 409
+        assert await replan({"plan": ""}) == 200
+        assert await statuses() == [200] * 3
+        assert (await server.call("DELETE", "/v1/plans/gold")).status == 204
+        assert [await replan(body) for body in ({"plan": "gold"}, {}, {"plan": 1}, {"plan": "", "name": "x"})] == [
+            404, 400, 400, 400,
+        ]  # fmt: skip
+        assert await replan({"plan": "silver"}, "nobody") == 404
+        assert await replan({"plan": "silver"}) == 200
+        records = (await server.call("GET", "/v1/audit?action=keys.patch")).json()
+        assert "of-gold" in str(records)
+        server.gateway.edge.keys._by_id.clear()
+        await server.gateway.edge.keys.stop()
+        await server.gateway.edge.keys.start()
+        assert [one.plan for one in server.gateway.edge.keys.every()] == ["silver"], "it is stored"
+
+
 async def test_a_request_that_finds_no_capacity_gives_its_unit_back_and_one_that_fails_does_not(tmp_path: Path) -> None:
     began, may_end = asyncio.Event(), asyncio.Event()
 

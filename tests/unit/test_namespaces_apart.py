@@ -147,6 +147,7 @@ async def test_nothing_of_ones_own_reaches_into_the_other_namespace(us: Us) -> N
         ("POST", "/v1/keys", {"name": "k", "namespace": OTHER}),
         ("POST", "/v1/keys", {"name": "k", "namespace": "us", "plan": THEIRS}),
         ("POST", "/v1/keys", {"name": "k", "namespace": "us", "functions": [full]}),
+        ("PATCH", f"/v1/keys/{full}", {"plan": ""}),
         ("PUT", "/v1/budgets/mine.us", {"requests": 1, "function": full}),
         ("PUT", "/v1/maintenance/*", {"message": "x"}),
         ("POST", "/v1/tokens", {"name": "x", "role": "viewer"}),

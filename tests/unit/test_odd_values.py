@@ -65,6 +65,7 @@ BODIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "POST", "/v1/keys",
         {"name": "k", "namespace": "default", "functions": ["hello"], "plan": "gold", "expires": "1h"},
     ),
+    "key's plan": ("PATCH", "/v1/keys/held", {"plan": "gold"}),
     "rotation": ("POST", "/v1/keys/held/rotate", {"overlap": "1h"}),
     "plan": (
         "PUT", "/v1/plans/gold",

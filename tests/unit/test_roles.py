@@ -62,7 +62,7 @@ CONTRACT: dict[str, dict[str, set[str]]] = {
     "/v1/budgets": {"GET": READERS},
     "/v1/budgets/{name}": {"GET": READERS, "PUT": ADMINS, "DELETE": ADMINS},
     "/v1/keys": {"GET": ADMINS, "POST": ADMINS},
-    "/v1/keys/{name}": {"DELETE": ADMINS},
+    "/v1/keys/{name}": {"DELETE": ADMINS, "PATCH": ADMINS},
     "/v1/keys/{name}/rotate": {"POST": ADMINS},
     "/v1/plans": {"GET": READERS},
     "/v1/plans/{name}": {"GET": READERS, "PUT": ADMINS, "DELETE": ADMINS},

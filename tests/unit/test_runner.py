@@ -10,7 +10,8 @@ import pytest
 from faas.web import RUNNER_OPTIONS
 from tests.support.data_path import application
 from tests.support.raw_http import serving, talk
-from tests.unit.test_public import GET, hello
+from tests.support.smuggling import GET
+from tests.unit.test_public import hello
 
 BAD = {
     "no request line": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",

@@ -10,7 +10,8 @@ from faas.bodies import BODIES
 from faas.web import RUNNER_OPTIONS
 from tests.support.data_path import application
 from tests.support.raw_http import serving
-from tests.unit.test_public import GET, hello
+from tests.support.smuggling import GET
+from tests.unit.test_public import hello
 
 HEAD_SECONDS = 1.0
 MANY = 40

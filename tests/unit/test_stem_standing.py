@@ -15,7 +15,7 @@ from faas.oci.manifest import ImageConfig
 from faas.oci.platform import architecture
 from faas.spec import Network
 from worker.drivers.base import PreparedImage, SandboxSpec
-from worker.drivers.oci.standing import base_of, can_become, parked, standing
+from worker.drivers.oci.standing import LAYERS_MOST, base_of, can_become, parked, standing
 from worker.layers.store import UnpackedImage
 from worker.memory.meminfo import says_short
 
@@ -168,3 +168,13 @@ def test_memory_is_short_below_a_tenth() -> None:
     text = "MemTotal:       1000 kB\nMemFree:          10 kB\nMemAvailable:    {} kB\nHugePages_Total:       0\n"
     assert says_short(text.format(99))
     assert not says_short(text.format(101))
+
+
+@pytest.mark.root
+def test_more_layers_than_can_be_mounted_are_no_function_of_the_base(tmp_path: Path) -> None:
+    own = [tmp_path / str(number) for number in range(LAYERS_MOST + 1)]
+    for layer in own:
+        folders(layer, "var/task")
+    for count, fits in ((LAYERS_MOST, True), (LAYERS_MOST + 1, False)):
+        image = UnpackedImage(DIGEST, BASE, (tmp_path / "base", *own[:count]))
+        assert (standing(image, prepared(tmp_path / "base")) is not None) == fits

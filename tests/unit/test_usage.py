@@ -292,7 +292,8 @@ async def test_usage_by_namespace_and_day_and_since_a_time(server: Control) -> N
     ("query", "status"),
     [
         ("month=2020-13", 400), ("month=2999-01", 400), ("since=soon", 400), ("since=nan", 400), ("since=1e15", 400),
-        ("since=-1", 400), ("by=hour", 400), ("since=1&month=2020-01", 400), ("function=UPPER", 400),
+        ("since=-1", 400), ("since=1_000", 400), ("since=%201", 400), ("since=1e3", 400), ("since=%D9%A3", 400),
+        ("by=hour", 400), ("since=1&month=2020-01", 400), ("function=UPPER", 400),
         ("namespace=a.b", 400), ("function=helo", 404),
     ],
 )  # fmt: skip

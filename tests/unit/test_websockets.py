@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +293,26 @@ async def test_a_page_of_another_origin_may_not_connect(chat: Chat) -> None:
         async with chat.client(Origin=origin) as client:
             assert client.status == status, origin
             assert "evil" not in str(client.headers), "reflected"
+
+
+async def test_no_namespace_has_all_connections_where_another_has_such_an_api_too(chat: Chat) -> None:
+    chat.connections._most = 4
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(chat.client()) for _ in range(3)]
+        assert [client.status for client in opened] == [101] * 3, "it is alone"
+        await chat.control.deploy("hello", namespace="team")
+        other = await chat.control.call(
+            "PUT", "/v1/websockets/talk.team", {"public": True, "routes": {"$default": {"function": "hello"}}}
+        )
+        assert other.status == 201, other.body
+        refused = await stack.enter_async_context(chat.client())
+        assert refused.status == 429
+        assert b"the namespace default has 2 of the server's 4 connections" in refused.body
+        chat.connections._most = 8
+        assert (await stack.enter_async_context(chat.client())).status == 101
+        assert (await stack.enter_async_context(chat.client())).status == 429
+        assert (await chat.control.call("DELETE", "/v1/websockets/talk.team")).status == 204
+        assert (await stack.enter_async_context(chat.client())).status == 101, "it is alone again"
 
 
 async def test_so_many_may_be_connected_at_once_and_no_more(chat: Chat) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from faas.errors import BadFunctionResponse, InitFailed, InstanceExited, InvalidInput, TimedOut
+from faas.errors import BadFunctionResponse, InitFailed, InstanceExited, InvalidInput, RequestTimeout, TimedOut
 from faas.leases import HttpRequest, HttpResponse, Invocation, Trigger
 from faas.metrics import Metrics
 from faas.protocol import (
@@ -463,6 +463,25 @@ async def test_a_broken_upload_ends_the_request_with_the_callers_own_error(tmp_p
             await world.get("POST", body=broken(), content_length=5)
         with pytest.raises(InvalidInput, match="more bytes than its Content-Length"):
             await world.get("POST", body=long(), content_length=5)
+        assert world.instances == 1
+
+
+async def test_a_body_that_its_caller_does_not_send_is_no_fault_of_the_instance(tmp_path: Path) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            if b"POST" in await head_of(reader):
+                await reader.readexactly(5)
+            writer.write(OK)
+
+    async def dribbled() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.4)
+
+    async with World(tmp_path, handle, timeout=1) as world:
+        with pytest.raises(RequestTimeout):
+            await world.get("POST", body=dribbled(), content_length=5)
+        assert await world.get() == (200, b"ok")
         assert world.instances == 1
 
 

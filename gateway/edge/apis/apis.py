@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -23,11 +24,13 @@ from gateway.edge.apis.api import DEFAULT_API, DEFAULT_STAGE, Api, ApiRoute, che
 from gateway.edge.apis.claims import NOTHING, Claims, Front, Owner, Wanted, wanted
 from gateway.edge.apis.table import RouteTable
 from gateway.router import DEFAULT_NAMESPACE, function_label
+from gateway.shares import share_of
 from gateway.store import apis as stored
 
 log = logging.getLogger("faas.apis")
 
 MOST = 1000  # APIs of a namespace
+MOST_BYTES = 134_217_728  # of all APIs together, as they are stored: a namespace gets half of what others leave
 
 Name = tuple[str, str]  # namespace, name
 T = TypeVar("T")
@@ -55,6 +58,7 @@ class Apis:
         self._changed = changed
         self._apis: dict[Name, Api] = {}
         self._functions: dict[Name, tuple[RouteSpec, ...]] = {}
+        self._sizes: dict[Name, int] = {}  # bytes, as they are stored
         self._claims = Claims()
         self._turns: Turns[Name] = Turns()
         self._work = Background()
@@ -63,8 +67,8 @@ class Apis:
 
     async def start(self) -> None:
         """Everything is where it was. Functions' routes come from their live revisions, which are loaded before."""
-        rows = await self._database.ask(stored.every)
-        for api in rows:
+        for api, size in await self._database.ask(stored.every):
+            self._sizes[api.namespace, api.name] = size
             wish = self._wish(api)
             try:
                 self._claims.check(_owner(api), wish)
@@ -98,11 +102,35 @@ class Apis:
         if is_new and sum(namespace == api.namespace for namespace, _ in self._apis) >= MOST:
             raise Conflict(f"the namespace {api.namespace} has {MOST} APIs, and no more are taken")
         self._check_hosts(api.hosts)
-        wish = await asyncio.to_thread(self._wish, api)
-        with self._claims.pending(_owner(api), wish):
-            await self._database.change(lambda tx: stored.put(tx, api))
+        wish, text = await asyncio.to_thread(lambda: (self._wish(api), stored.text_of(api)))
+        with self._claims.pending(_owner(api), wish), self._room(api, len(text)):
+            await self._database.change(lambda tx: stored.put(tx, api, text))
             self._publish(api, wish)
         return is_new
+
+    @contextmanager
+    def _room(self, api: Api, size: int) -> Iterator[None]:
+        """The API has so many bytes, unless the block raises. Raises Conflict where its namespace has no room for them;
+        what makes an API smaller is always taken."""
+        key = (api.namespace, api.name)
+        before = self._sizes.pop(key, 0)
+        held: Counter[str] = Counter()
+        for (namespace, _), known in self._sizes.items():
+            held[namespace] += known
+        self._sizes[key] = before
+        share = share_of(MOST_BYTES, held, api.namespace)
+        if held[api.namespace] + size > share and size > before:
+            raise Conflict(
+                f"the namespace {api.namespace} would have {held[api.namespace] + size} bytes of APIs: it gets {share} "
+                f"of the server's {MOST_BYTES}",
+                hint="delete an API that is not needed: faas api rm",
+            )
+        self._sizes[key] = size
+        try:
+            yield
+        except BaseException:
+            self._sizes[key] = before
+            raise
 
     async def add_route(self, namespace: str, name: str, route: ApiRoute) -> None:
         """Add one route to it. Raises NotFound, Conflict, also where it has one that takes the same."""
@@ -137,6 +165,7 @@ class Apis:
     async def _remove(self, namespace: str, name: str) -> None:
         api = self.known(namespace, name)
         await self._database.change(lambda tx: stored.remove(tx, namespace, name))
+        self._sizes.pop((namespace, name), None)
         bare = Api(namespace, name)
         if (namespace, name) == (DEFAULT_NAMESPACE, DEFAULT_API):
             self._publish(bare, self._wish(bare))

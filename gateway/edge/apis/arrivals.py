@@ -17,7 +17,7 @@ from faas.routes import ANY, METHODS, RESERVED, said, unusual
 from faas.rules.rules import Rules
 from gateway.edge.apis.api import Stage, qualifier_at
 from gateway.edge.apis.table import Arrived, Bound, RouteTable
-from gateway.edge.entry import API, Entry, Target
+from gateway.edge.entry import API, DEFAULT, Entry, Target
 from gateway.router import Route, Router, function_label
 
 REMEMBERED = 20_000  # rules of routes as they are together with their stage's and function's
@@ -82,6 +82,7 @@ class Arrivals:
             api=arrived.place.api.label,
             pattern=bound.key,
             stage=arrived.stage_name,
+            stage_at=-1 if spec.rewrite or arrived.stage_name == DEFAULT else arrived.begin - 1,
             parameters=spec.pattern.parameters(arrived.rest),
             variables=arrived.stage.variables,
             payload=rules.payload,

@@ -81,7 +81,9 @@ def event_of(request: web.Request, entry: Entry, rule: AuthorizerRule, values: t
         function=entry.route.label,
         account="anonymous",
         now=time.time(),
-        routed=Routed(entry.api, entry.pattern, entry.stage, entry.parameters, entry.variables),
+        routed=Routed(
+            entry.api, entry.pattern, entry.stage, entry.parameters, entry.variables, stage_at=entry.stage_at
+        ),
     )
     for of_the_body in ("body", "isBase64Encoded"):
         event.pop(of_the_body, None)

@@ -1,8 +1,10 @@
-"""`KeySets`: issuers' public keys, by URL or from a file of the server, kept and refreshed (RFC 7517).
+"""`KeySets`: issuers' public keys, by URL, by the issuer, or from a file of the server, kept and refreshed (RFC 7517).
 
 A set is fetched once for all who wait for it, again when it is no longer fresh, and at most once a minute because of a
 key id that it does not have. While an issuer is away the keys that are known go on for a day; nobody waits for it but
-who needs a key of its that is not known. Nothing of a token leads anywhere: only what the rule names is ever fetched.
+who needs a key of its that is not known. Nothing of a token leads anywhere: only what the rule names is ever fetched,
+or what the metadata of the issuer that it names say. Each namespace has sets of its own: where there are too many, the
+one that has most of them loses its longest unused one, and no other does.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from faas.addresses import public_socket
 from faas.background import Background
 from faas.errors import FaasError, InvalidInput, Unavailable
+from gateway.edge.auth.discovery import keys_url, metadata_url
 
 log = logging.getLogger("faas.jwks")
 
 SET_BYTES = 262_144
 SET_KEYS = 100
-SETS = 1000  # known at once; the longest unused is forgotten first
+SETS = 1000  # known at once
 SETS_BYTES = 67_108_864  # of all of them together
 FETCH_SECONDS = 5.0
 USUAL_SECONDS, LEAST_SECONDS, MOST_SECONDS = (
@@ -55,6 +58,7 @@ _FITS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "EdDSA": ("OKP", ("Ed25519", "Ed448")),
 }
 _MEMBERS = ("kty", "kid", "alg", "crv", "n", "e", "x", "y")  # of a key; certificates and the like are not kept
+DISCOVERED = "issuer:"  # before an issuer whose metadata says where the keys are
 _MAX_AGE = re.compile(r"(?:^|[,\s])max-age=\"?(\d{1,9})")
 
 
@@ -140,7 +144,7 @@ class KeySets:
         self._folder = folder
         self._allow_private = allow_private
         self._clock = clock
-        self._sources: OrderedDict[str, _Source] = OrderedDict()
+        self._sources: dict[str, OrderedDict[str, _Source]] = {}  # by namespace, the longest unused first
         self._fetches = Background()
         self._session: ClientSession | None = None
 
@@ -159,9 +163,10 @@ class KeySets:
             await self._session.close()
             self._session = None
 
-    async def key(self, where: str, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """The key of the set at `where`, a URL or a file's name. Raises Unavailable where no key at all is known."""
-        source = self._source(where)
+    async def key(self, where: str, key_id: str | None, algorithm: str, *, namespace: str = "") -> jwt.PyJWK | None:
+        """The key of the set at `where`, a URL, a file's name, or DISCOVERED and an issuer, for a function of
+        `namespace`. Raises Unavailable where no key at all is known."""
+        source = self._source(namespace, where)
         now = self._clock()
         if source.keys is None or now >= source.fresh_until + STALE_SECONDS:
             await self._refreshed(where, source, FIRST_RETRY_SECONDS)
@@ -174,24 +179,32 @@ class KeySets:
             found = source.keys.find(key_id, algorithm)
         return found
 
-    def _source(self, where: str) -> _Source:
-        source = self._sources.get(where)
+    def _source(self, namespace: str, where: str) -> _Source:
+        own = self._sources.setdefault(namespace, OrderedDict())
+        source = own.get(where)
         if source is None:
-            source = self._sources[where] = _Source()
-            if len(self._sources) > SETS:
-                self._sources.popitem(last=False)
-        self._sources.move_to_end(where)
+            source = own[where] = _Source()
+            if sum(map(len, self._sources.values())) > SETS:
+                self._forget(len, source)
+        own.move_to_end(where)
         return source
 
     def _make_room(self, newest: _Source) -> None:
-        """Forget the longest unused where all of them together are too large."""
-        held = sum(source.size for source in self._sources.values())
-        for where, source in list(self._sources.items()):
-            if held <= SETS_BYTES:
-                return
-            if source is not newest:
-                del self._sources[where]
-                held -= source.size
+        """Forget what is longest unused where all of them together are too large."""
+        while sum(_size(own) for own in self._sources.values()) > SETS_BYTES and self._forget(_size, newest):
+            pass
+
+    def _forget(self, much: Callable[[Mapping[str, _Source]], int], newest: _Source) -> bool:
+        """The longest unused one of the namespace that has most, but not `newest`; whether there was one."""
+        most = max(self._sources, key=lambda namespace: much(self._sources[namespace]))
+        own = self._sources[most]
+        oldest = next((where for where, source in own.items() if source is not newest), None)
+        if oldest is None:
+            return False
+        del own[oldest]
+        if not own:
+            del self._sources[most]
+        return True
 
     async def _refreshed(self, where: str, source: _Source, after: float) -> bool:
         """Wait for a fetch, one for all; whether there was one. None begins within `after` seconds of the last."""
@@ -210,7 +223,7 @@ class KeySets:
     async def _load(self, where: str, source: _Source) -> None:
         """Raises nothing: where it fails, what was known stays."""
         try:
-            document, seconds = await (self._get(where) if "://" in where else self._read(where))
+            document, seconds = await self._document(where)
             source.keys = KeySet(document)
             source.size = len(document)
             self._make_room(source)
@@ -222,6 +235,14 @@ class KeySets:
             source.failing = True
         finally:
             source.fetching = None
+
+    async def _document(self, where: str) -> tuple[bytes, float]:
+        """(document, seconds it is fresh). Raises Unavailable, InvalidInput."""
+        if where.startswith(DISCOVERED):
+            issuer = where.removeprefix(DISCOVERED)
+            metadata, _ = await self._get(metadata_url(issuer))
+            return await self._get(keys_url(metadata, issuer))
+        return await (self._get(where) if "://" in where else self._read(where))
 
     async def _get(self, url: str) -> tuple[bytes, float]:
         """(document, seconds it is fresh). Raises Unavailable."""
@@ -251,6 +272,10 @@ class KeySets:
                 return document, FILE_SECONDS
             raise Unavailable(f"it has more than {SET_BYTES} bytes")
         raise Unavailable(f"there is no readable {name} in the folder jwks of the server's data")
+
+
+def _size(own: Mapping[str, _Source]) -> int:
+    return sum(source.size for source in own.values())
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -20,7 +20,7 @@ from aiohttp import web
 from faas.auth import Principal, Role
 from faas.errors import Forbidden
 from faas.rules.auth import AuthRule, JwtRule
-from gateway.edge.auth.jwks import KEY_ID_CHARACTERS, KeySets
+from gateway.edge.auth.jwks import DISCOVERED, KEY_ID_CHARACTERS, KeySets
 from gateway.edge.auth.method import BEARER, INVALID, Stale, WrongCredentials, bearer
 from gateway.edge.caller import Caller
 from gateway.edge.entry import Entry
@@ -36,6 +36,8 @@ _SIGNED_BUT = (
     jwt.InvalidIssuerError,
     jwt.MissingRequiredClaimError,
 )
+
+_Which = tuple[str, JwtRule, bytes]  # the namespace, the rule, the token's digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class JwtMethod:
     def __init__(self, sets: KeySets, *, clock: Callable[[], float] = time.time) -> None:
         self._sets = sets
         self._clock = clock
-        self._checked: OrderedDict[tuple[JwtRule, bytes], Checked] = OrderedDict()
+        self._checked: OrderedDict[_Which, Checked] = OrderedDict()
         self._held = 0  # characters of the tokens that are kept
 
     async def admit(self, request: web.Request, entry: Entry, asked: AuthRule) -> Caller | None:
@@ -65,11 +67,11 @@ class JwtMethod:
         rule = asked.jwt
         if rule is None or not (token := bearer(request)):
             return None
-        claims = await self._claims(token, rule)
+        where = entry.route.revision.key
+        claims = await self._claims(token, rule, where.namespace)
         granted = scopes_of(claims)
         if rule.scopes and not granted & set(rule.scopes):
             raise Forbidden("this token's scopes do not allow this")
-        where = entry.route.revision.key
         name = claims.get("sub")
         name = name[:NAME_CHARACTERS] if isinstance(name, str) and name.isprintable() and name else "jwt"
         principal = Principal(name, Role.CALLER, where.namespace, (where.function,))
@@ -80,19 +82,19 @@ class JwtMethod:
             return ""
         return INVALID if wrong else BEARER
 
-    async def _claims(self, token: str, rule: JwtRule) -> dict[str, Any]:
+    async def _claims(self, token: str, rule: JwtRule, namespace: str) -> dict[str, Any]:
         """Raises WrongCredentials, Stale, Unavailable."""
-        which = (rule, hashlib.sha256(token.encode()).digest())
+        which = (namespace, rule, hashlib.sha256(token.encode()).digest())
         known = self._checked.get(which)
         if known is not None:
             # The set is asked each time: a key that its issuer has withdrawn is not there any more.
             if (
                 self._clock() < known.until
-                and await self._sets.key(rule.jwks, known.key_id, known.algorithm) is known.key
+                and await self._key(namespace, rule, known.key_id, known.algorithm) is known.key
             ):
                 return known.claims
             self._forget(which)
-        found = await self._check(token, rule)
+        found = await self._check(token, rule, namespace)
         self._forget(which)  # another request may have kept it meanwhile
         self._checked[which] = found
         self._held += found.size
@@ -100,11 +102,15 @@ class JwtMethod:
             self._forget(next(iter(self._checked)))
         return found.claims
 
-    def _forget(self, which: tuple[JwtRule, bytes]) -> None:
+    async def _key(self, namespace: str, rule: JwtRule, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        where = rule.jwks or DISCOVERED + rule.issuer
+        return await self._sets.key(where, key_id, algorithm, namespace=namespace)
+
+    def _forget(self, which: _Which) -> None:
         if (found := self._checked.pop(which, None)) is not None:
             self._held -= found.size
 
-    async def _check(self, token: str, rule: JwtRule) -> Checked:
+    async def _check(self, token: str, rule: JwtRule, namespace: str) -> Checked:
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
@@ -112,7 +118,7 @@ class JwtMethod:
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm not in rule.algorithms or "crit" in header or len(key_id or "") > KEY_ID_CHARACTERS:
             raise WrongCredentials
-        key = await self._sets.key(rule.jwks, key_id, algorithm)
+        key = await self._key(namespace, rule, key_id, algorithm)
         if key is None:
             raise WrongCredentials
         try:

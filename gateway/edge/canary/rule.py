@@ -22,9 +22,9 @@ _NUMBER = re.compile(r"\d{1,7}(\.\d{1,3})?")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a canary goes: `errors`, so many points of its calls more fail than of the stable revision's; `latency`, its
-    mean time in the function is so many times the stable one's. None: not looked at. Both over the last
-    `window_seconds`, and from `least` calls of the canary on (for `latency` of each side)."""
+    """When a canary goes: `errors`, so many points of its calls more fail than of the stable revision's; `latency`, the
+    time that 99, 90 or 50 % of its calls take in the function is so many times the stable one's. None: not looked at.
+    Both over the last `window_seconds`, and from `least` calls of the canary on (for `latency` of each side)."""
 
     errors: float | None = None
     latency: float | None = None

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 
 from faas.errors import Conflict, InvalidInput, NotFound, SpecError
 from faas.metrics import Metrics
@@ -32,6 +33,7 @@ class WebSocketApis:
         self._metrics = metrics
         self._apis: dict[tuple[str, str], WebSocketApi] = {}
         self._paths: dict[str, WebSocketApi] = {}
+        self._namespaces: Counter[str] = Counter()  # how many APIs each has
         self._turn = asyncio.Lock()
         self.functions = Functions(router, invoker)
         self.connections = Connections(metrics)
@@ -55,6 +57,11 @@ class WebSocketApis:
 
     def every(self) -> list[WebSocketApi]:
         return [self._apis[key] for key in sorted(self._apis)]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one namespace has all of them."""
+        return len(self._namespaces) <= 1
 
     def get(self, namespace: str, name: str) -> WebSocketApi:
         """Raises NotFound."""
@@ -105,7 +112,9 @@ class WebSocketApis:
 
     def _know(self, api: WebSocketApi) -> None:
         self._apis[api.key] = self._paths[api.path] = api
+        self._namespaces[api.namespace] += 1
 
     def _forget(self, api: WebSocketApi | None) -> None:
         if api is not None:
             del self._apis[api.key], self._paths[api.path]
+            self._namespaces -= Counter([api.namespace])  # without those that have none any more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from faas.metrics import Metrics
 from gateway.edge.websocket.api import WebSocketApi
 from gateway.edge.websocket.frames import GOING_AWAY
 from gateway.edge.websocket.session import Session
+from gateway.shares import share_of
 
 CONNECTIONS = 10_000  # of all APIs; a listener's share of the process's descriptors may be less
 DISCONNECTS = 50  # of one API, invoked at once
@@ -23,6 +25,10 @@ SHUTDOWN = "the server is shutting down"
 STALLED_SECONDS, STALLED_BYTES = 60.0, 60_000  # a client that takes less in that time does not read
 
 Key = tuple[str, str]
+
+
+def _full(who: str) -> Throttled:
+    return Throttled(f"{who}, and no more are taken", reason="TooManyConnections", retry_after=10)
 
 
 @dataclass(slots=True)
@@ -50,7 +56,7 @@ class Connections:
         self._most = most
         self._sessions: dict[str, Session] = {}
         self._halls: dict[Key, Hall] = {}
-        self._taken = 0
+        self._taken: Counter[str] = Counter()  # of all halls, by namespace
         self._stalled: dict[Session, _Stalled] = {}
         self._pending = 0  # bytes, at the last look
         self._work = Background()
@@ -86,19 +92,23 @@ class Connections:
         return len(hall.sessions) if hall else 0
 
     @contextlib.contextmanager
-    def place(self, api: WebSocketApi) -> Iterator[Place]:
-        """A place for one more connection, free again at the block's end unless it was kept.
+    def place(self, api: WebSocketApi, *, alone: bool = True) -> Iterator[Place]:
+        """A place for one more connection, free again at the block's end unless it was kept. `alone`: no other
+        namespace has WebSocket APIs; else none gets more than half of what the others leave.
 
         Raises Throttled, ShuttingDown.
         """
         if self.stopping:
             raise ShuttingDown
         hall = self._halls.get(api.key) or Hall()
-        if hall.taken >= api.connections or self._taken >= self._most:
-            raise Throttled("as many connections are open as may be", reason="TooManyConnections", retry_after=10)
+        if hall.taken >= api.connections:
+            raise _full(f"the API {api.label} has {api.connections} connections")
+        share = share_of(self._most, self._taken, api.namespace, alone=alone)
+        if self._taken[api.namespace] >= share:
+            raise _full(f"the namespace {api.namespace} has {share} of the server's {self._most} connections")
         self._halls[api.key] = hall
         hall.taken += 1
-        self._taken += 1
+        self._taken[api.namespace] += 1
         place = Place(self, api.key, hall)
         try:
             yield place
@@ -140,7 +150,9 @@ class Connections:
 
     def _vacate(self, key: Key, hall: Hall) -> None:
         hall.taken -= 1
-        self._taken -= 1
+        self._taken[key[0]] -= 1
+        if not self._taken[key[0]]:
+            del self._taken[key[0]]
         if not hall.taken and self._halls.get(key) is hall:
             del self._halls[key]
 

@@ -38,7 +38,7 @@ def public_routes(passage: Passage, apis: WebSocketApis, domain: str) -> list[we
         on_answer(request, _name_the_protocol)
         accept = accept_key(request)
         check_origin(request, api.limits)
-        with apis.connections.place(api) as place:
+        with apis.connections.place(api, alone=apis.is_alone) as place:
             opening = Opening(apis, api, place, accept)
             try:
                 response = await passage.through(request, _entry(apis, api, request), opening.ask)
