@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter as Tallied
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from time import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
@@ -47,11 +48,11 @@ class _Number:
 
 
 class LoopCounter(Counter):
-    """A tenth of `Counter`'s cost, for the event loop alone."""
+    """A tenth of `Counter`'s cost, for the event loop alone; quickly made, for a function's first call waits for it."""
 
     def _metric_init(self) -> None:
-        super()._metric_init()
         self._value = _Number()
+        self._created = time()
 
     def inc(self, amount: float = 1, exemplar: Any = None) -> None:
         self._value.value += amount
@@ -59,7 +60,6 @@ class LoopCounter(Counter):
 
 class LoopGauge(Gauge):
     def _metric_init(self) -> None:
-        super()._metric_init()
         self._value = _Number()
 
     def inc(self, amount: float = 1) -> None:
@@ -71,7 +71,7 @@ class LoopGauge(Gauge):
 
 class LoopHistogram(Histogram):
     def _metric_init(self) -> None:
-        super()._metric_init()
+        self._created = time()
         self._sum = _Number()
         self._buckets = [_Number() for _ in self._upper_bounds]
 
@@ -116,7 +116,7 @@ class Metrics:
         self.duration = LoopHistogram(
             "faas_duration_seconds", "Time in the function", f, buckets=_DURATIONS, registry=r
         )
-        self.init_duration = Histogram(
+        self.init_duration = LoopHistogram(
             "faas_init_duration_seconds", "Init of new instances", f, buckets=_DURATIONS, registry=r
         )
         self.queue_wait = LoopHistogram(
@@ -129,7 +129,7 @@ class Metrics:
             buckets=_OVERHEADS,
             registry=r,
         )
-        self.cold_start = Histogram(
+        self.cold_start = LoopHistogram(
             "faas_cold_start_seconds", "Parts of a cold start", ("function", "phase"), buckets=_DURATIONS, registry=r
         )
         self.cold_starts = Counter("faas_cold_starts", "New instances by start path", ("function", "path"), registry=r)
@@ -224,6 +224,11 @@ class Metrics:
         for kind in ("webhook", "mail"):
             for outcome in ("sent", "failed"):
                 self.notifications.labels(kind, outcome)
+        self.lane_processes = Gauge("faas_lane_processes", "Lane processes that serve the public port", registry=r)
+        self.lane_requests = LoopCounter(
+            "faas_lane_requests", "Requests that lane processes have served", ("process",), registry=r
+        )
+        self.lent_slots = Gauge("faas_lent_slots", "Slots of instances that are lent to lane processes", registry=r)
         self.build_info = Gauge("faas_build_info", "Always 1", ("version", "python"), registry=r)
         self.build_info.labels(version, platform.python_version()).set(1)
         self._of_functions = (

@@ -127,7 +127,7 @@ class Launches:
             on_begin(instance)
             times = [clock()]
             async with within(CREATE_SECONDS, "a sandbox could not be created in time"):
-                sandbox = await driver.create(spec)
+                sandbox = await driver.create(spec, at_once=True)
             instance.watch(sandbox, on_exit)
             door = PushDoor(self.connections, revision.key.namespace)
             instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout, door)

@@ -56,7 +56,7 @@ class Bench:
             id=secrets.token_hex(8), image=image, env=ENV, memory_bytes=128 * MB, cpus=1.0, pids=PIDS, **spec
         )
         began = time.perf_counter()
-        sandbox = await self.driver.create(wanted)
+        sandbox = await self.driver.create(wanted, at_once=True)
         listener = await sandbox.listen(RUNTIME_API_PORT)
         await self.driver.start(sandbox)
         taken = time.perf_counter() - began

@@ -139,9 +139,14 @@ class Egress:
             if name.startswith(self.prefix):
                 attempt(["ip", "link", "delete", name])
 
+    @property
+    def follows_resolver(self) -> bool:
+        """Whether the firewall lets through to the servers that instances are told now; a stat."""
+        return stamp(self._resolvers) == self._resolver_stamp
+
     def follow_resolver(self) -> None:
-        """Blocking, but nearly always only a stat: the firewall lets through to the servers that instances are told."""
-        if stamp(self._resolvers) != self._resolver_stamp:
+        """Blocking, but nearly always only a stat: see to that."""
+        if not self.follows_resolver:
             self._install()
 
     def _interfaces_apart(self) -> list[str] | None:

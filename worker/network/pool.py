@@ -84,6 +84,11 @@ class NamespacePool:
         finally:
             self._refill(kind)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether `adapt` would be quick: the firewall lets through to the name servers of this moment."""
+        return self._egress.follows_resolver
+
     def adapt(self, namespace: NetworkNamespace, memory_bytes: int) -> None:
         """Blocking, but nearly always only a stat. What a start has to see to: the firewall lets through to the name
         servers that instances are told now, and the bandwidth is that of its memory. Raises OSError, Unavailable.
