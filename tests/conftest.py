@@ -6,10 +6,12 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support import templates
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -42,6 +44,25 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
 _found: dict[str, bool] = {}
 
 
+SHARED = os.environ.get("FAAS_TESTS_SHARED")  # a folder, for the parts of ./tests/run that run side by side
+UNIT = Path(__file__).parent / "unit"
+_ours: dict[Path, bool] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Of the unit tests, each file belongs to the part that comes to it first: so all end at about the same time."""
+    if SHARED and item.path.is_relative_to(UNIT):
+        if item.path not in _ours:
+            try:
+                (Path(SHARED) / item.path.name).touch(exist_ok=False)
+                _ours[item.path] = True
+            except FileExistsError:
+                _ours[item.path] = False
+        return None if _ours[item.path] else True
+    return None
+
+
 SOAK = bool(os.environ.get("FAAS_SOAK"))  # set by ./tests/run soak
 
 
@@ -59,6 +80,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             _found[name] = probe()
         if not _found[name]:
             pytest.fail(reason) if IN_CI else pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        templates.copied(tmp_path_factory.mktemp("databases"), patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("faas", "registry", "gateway", "worker")
-COMPOSITION_ROOTS = ("faas.cli", "faas.server")
+COMPOSITION_ROOTS = ("faas.cli", "faas.server", "faas.lanes")
 MAY_IMPORT = {
     "root": set(PACKAGES) | {"root"},
     "faas": {"faas"},
@@ -33,7 +36,18 @@ DOORS = {
 HEAVY = {"sqlalchemy", "alembic", "aiohttp", "docker", "prometheus_client", "croniter", "watchfiles"}
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@pytest.fixture(scope="module", autouse=True)
+def parsed_once() -> Iterator[None]:
+    yield
+    modules.cache_clear()
+
+
+@functools.cache
+def modules() -> tuple[tuple[str, ast.Module], ...]:
+    return tuple(_parsed())
+
+
+def _parsed() -> Iterator[tuple[str, ast.Module]]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -40,11 +40,12 @@ class Node:
 
 
 def find_python(version: str = "") -> Python:
-    """The interpreter of `version` ("3.12"), or the one that runs this server. Raises NotFound."""
-    name = f"python{version}" if version else sys.executable
-    found = shutil.which(name)
-    if found is None and version == f"{sys.version_info[0]}.{sys.version_info[1]}":
-        found = sys.executable
+    """The interpreter of `version` ("3.12"), or the one that runs this server. Raises NotFound.
+
+    A version has one interpreter, whatever else is on PATH: `python` and `python3.11` are one base of one name.
+    """
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    found = sys.executable if version in ("", own) else shutil.which(f"python{version}")
     if found is None:
         raise NotFound(f"this machine has no python{version}", hint=f"apt-get install python{version} on the server")
     told = json.loads(_ask([found, "-I", "-c", _QUESTION]))

@@ -89,6 +89,8 @@ def linked(binaries: Iterable[Path]) -> dict[str, Path]:
 def _needed(loader: Path, binary: Path, stamped: tuple[int, int, int]) -> list[tuple[str, Path]]:
     """What the loader finds for one file; asked again when the file has changed."""
     done = subprocess.run([str(loader), "--list", str(binary)], capture_output=True, text=True, timeout=TOOL_SECONDS)
+    if done.returncode < 0:  # that of a static program exits
+        raise FaasError(f"the loader was ended by signal {-done.returncode} at {binary}")
     return [(Path(name or path).name, Path(path)) for name, path in _LIBRARY.findall(done.stdout)]
 
 

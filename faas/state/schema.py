@@ -31,8 +31,11 @@ def migrate(connection: Connection, migrations: Path = MIGRATIONS) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection
-    known = versions(migrations)
+    scripts = ScriptDirectory.from_config(config)
     present = MigrationContext.configure(connection).get_current_heads()
+    if present and set(present) == set(scripts.get_heads()):
+        return  # as at nearly every start
+    known = versions(migrations)
     if unknown := [revision for revision in present if revision not in known]:
         raise InvalidInput(
             f"the database was written by a newer version of faas: its schema is {', '.join(unknown)}, "

@@ -134,27 +134,25 @@ def test_usage_equals_the_report_lines_of_whatever_ran_through_a_restart(tmp_pat
         assert usage(server, "mixed") == row
 
 
-def test_requests_that_share_an_instance_are_billed_each(tmp_path: Path) -> None:
-    with RunningServer(tmp_path / "data", "--driver", "oci") as server:
-        folder = tmp_path / "web"
-        folder.mkdir()
-        (folder / "main.py").write_text(APP)
-        (folder / "faas.toml").write_text(
-            'name = "web"\nruntime = "python"\napp = "main:app"\npublic = true\nconcurrency = 10\n[scale]\nmax = 1\n'
-        )
-        server.faas("push", folder)
-        with ThreadPoolExecutor(10) as pool:
-            began = time.monotonic()
-            statuses = list(
-                pool.map(lambda n: server.get("/function/web" + ("/bad" if n % 5 else "")).status, range(20))
-            )
-            elapsed = time.monotonic() - began
-        assert sorted(set(statuses)) == [200, 500]
-        row, lines = usage(server, "web"), reports(server, "web")
-        same(row, lines)
-        assert (row["requests"], row["errors"]) == (20, 0)  # it has answered
-        assert row["billed_ms"] >= 20 * 100
-        assert row["billed_ms"] > elapsed * 1000  # more than there was time
+def test_requests_that_share_an_instance_are_billed_each(server: RunningServer, tmp_path: Path) -> None:
+    folder = tmp_path / "billed-web"
+    folder.mkdir()
+    (folder / "main.py").write_text(APP + "# billed\n")
+    (folder / "faas.toml").write_text(
+        'name = "billed-web"\nruntime = "python"\napp = "main:app"\npublic = true\nconcurrency = 10\n[scale]\nmax = 1\n'
+    )
+    server.faas("push", folder)
+    with ThreadPoolExecutor(10) as pool:
+        began = time.monotonic()
+        paths = ("/function/billed-web" + ("/bad" if n % 5 else "") for n in range(20))
+        statuses = [answer.status for answer in pool.map(server.get, paths)]
+        elapsed = time.monotonic() - began
+    assert sorted(set(statuses)) == [200, 500]
+    row, lines = usage(server, "billed-web"), reports(server, "billed-web")
+    same(row, lines)
+    assert (row["requests"], row["errors"]) == (20, 0)  # it has answered
+    assert row["billed_ms"] >= 20 * 100
+    assert row["billed_ms"] > elapsed * 1000  # more than there was time
 
 
 @pytest.mark.timeout(240)
