@@ -103,8 +103,11 @@ class Instance:
         self._sampler = sampler
         self._settling = settling
         self._unsettled: list[tuple[str, Report | list[str]]] = []  # of ended invocations
-        self._begun: list[tuple[str, float]] = []  # of several at once: since when they run (`time.monotonic`)
-        self._ended: list[tuple[str, float]] = []  # and how many seconds those took that ended well
+        # Of several at once, what is not logged yet: since when they run (`time.monotonic`), by id; of those that ended
+        # well their seconds, and since when, where that was not logged before.
+        self._begun: dict[str, float] = {}
+        self._ended: list[tuple[str, float, float | None]] = []
+        self._is_settling = False
 
     # States
 
@@ -182,9 +185,10 @@ class Instance:
     def begin(self, request_id: str, now: float) -> None:
         """An invocation reaches the function; `now` is `time.monotonic`."""
         if self.slots > 1:
-            if not self._begun:
+            if not self._is_settling:
+                self._is_settling = True
                 self._settling.add(self)
-            self._begun.append((request_id, now))
+            self._begun[request_id] = now
             return
         if self._unsettled and self.output.goes_on(self._unsettled, request_id):
             self._unsettled.clear()
@@ -203,10 +207,10 @@ class Instance:
         """It is over, and one of several: its report is made a moment later, with others'. Whether that will do."""
         if self.slots == 1 or self.init_seconds is not None:
             return False
-        ended = self._ended
-        if not ended:
+        if not self._is_settling:
+            self._is_settling = True
             self._settling.add(self)
-        ended.append((request_id, seconds))
+        self._ended.append((request_id, seconds, self._begun.pop(request_id, None)))
         return True
 
     def end(self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None) -> Report:
@@ -226,12 +230,12 @@ class Instance:
 
     def settle_several(self) -> None:
         """What has begun and ended well, of several at once, since the last time: all have the same memory."""
+        self._is_settling = False
         if not self._begun and not self._ended:
             return
-        begun, self._begun = self._begun, []
-        if begun:
-            since = time.time() - time.monotonic()
-            self.output.begin_several([(request_id, since + at) for request_id, at in begun])
+        since = time.time() - time.monotonic()
+        begun, self._begun = self._begun, {}
+        self.output.begin_several([(request_id, since + at) for request_id, at in begun.items()])
         self._oom_kills_before = self.oom_kills
         if self.executing and not self._is_sampled:
             self._is_sampled = True
@@ -242,9 +246,10 @@ class Instance:
             limit, billed = self._limit_bytes, metering.billed
             peak = min(self._peak_bytes, limit)
             self._peak_bytes = self.memory_bytes
-            reports = [_report(Report, (seconds, billed(seconds), limit, peak, None, False)) for _, seconds in ended]
+            reports = [_report(Report, (seconds, billed(seconds), limit, peak, None, False)) for _, seconds, _ in ended]
             self.account(reports)
-            self.output.end_several(ended, reports)
+            together = zip(ended, reports, strict=True)
+            self.output.end_several([(one, report, (at and since + at) or 0.0) for (one, _, at), report in together])
 
     def _end_otherwise(
         self, request_id: str, seconds: float, error: BaseException | None, error_type: str | None

@@ -17,6 +17,7 @@ MEGABYTE = 1_048_576
 MICRO = 1_000_000
 _START = b'[%d,%d,"%b",%b]\n'  # time (µs, Unix), revision, instance, request id
 _END = b'[%d,%d,"%b",%b,%d,%d,%d,%d]\n'  # and duration (µs), billed (ms), memory, most memory (bytes)
+_WHOLE = b'[%d,%d,"%b",%b,%d,%d,%d,%d,%d]\n'  # and when it began (µs, Unix)
 
 quoted = json.encoder.encode_basestring_ascii  # `json.dumps` of a text, at a fifth of its cost
 
@@ -29,35 +30,40 @@ class Origin(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """START where there is no `report`, else END and REPORT."""
+    """START where there is no `report`, else END and REPORT; with `began` (Unix time) its START too, of one that was as
+    short as what is logged together."""
 
     time: float
     origin: Origin
     request_id: str
     report: Report | None
+    began: float = 0.0
 
 
 def encode(mark: Mark) -> bytes:
     """A line of JSON: a list of whole numbers, but for two texts. The lines of text, three for each invocation, would
     take three times the bytes and the time."""
-    time, (revision, instance), request_id, report = mark
+    time, (revision, instance), request_id, report, began = mark
     if report is None:
         return _START % (time * MICRO, revision, instance.encode(), quoted(request_id).encode())
     duration, billed, memory, peak, _, _ = report
-    return _END % (
+    said = (
         time * MICRO, revision, instance.encode(), quoted(request_id).encode(),
         duration * MICRO + 0.5, billed * 1000 + 0.5, memory, peak,
     )  # fmt: skip
+    return _WHOLE % (*said, began * MICRO) if began else _END % said
 
 
 def decode(values: list[Any]) -> Mark:
     """Raises ValueError, TypeError for what is none."""
     time, revision, instance, request_id, *figures = values
-    report = None
+    report, began = None, 0.0
     if figures:
-        duration, billed, memory, peak = figures
+        duration, billed, memory, peak, *more = figures
         report = Report(duration / MICRO, billed / 1000, memory, peak)
-    return Mark(time / MICRO, Origin(revision, instance), request_id, report)
+        if more:
+            [began] = more
+    return Mark(time / MICRO, Origin(revision, instance), request_id, report, began / MICRO)
 
 
 def figures(report: Report, tab: str = "\t") -> str:
@@ -72,10 +78,12 @@ def figures(report: Report, tab: str = "\t") -> str:
 
 def records(mark: Mark) -> Iterator[LogRecord]:
     """The same, for who follows."""
-    time, origin, request_id, report = mark
-    if report is None:
-        texts = [f"START RequestId: {request_id} Version: {origin.revision}"]
-    else:
-        texts = [f"END RequestId: {request_id}", f"REPORT RequestId: {request_id}\t{figures(report)}"]
-    for text in texts:
-        yield LogRecord(time, text, "system", origin.revision, origin.instance, request_id)
+    time, origin, request_id, report, began = mark
+    texts = list[tuple[float, str]]()
+    if report is None or began:
+        texts.append((began or time, f"START RequestId: {request_id} Version: {origin.revision}"))
+    if report is not None:
+        texts.append((time, f"END RequestId: {request_id}"))
+        texts.append((time, f"REPORT RequestId: {request_id}\t{figures(report)}"))
+    for at, text in texts:
+        yield LogRecord(at, text, "system", origin.revision, origin.instance, request_id)

@@ -57,7 +57,7 @@ class Output:
             self._say_cut()
         self.request_id = request_id
         self._used = self._lines = 0
-        self._log.mark(_mark(Mark, (time(), self._origin, request_id, None)))
+        self._log.mark(_mark(Mark, (time(), self._origin, request_id, None, 0.0)))
 
     def goes_on(self, ended: Sequence[tuple[str, Report | list[str]]], request_id: str) -> bool:
         """`end` of the one that has ended, and `begin`, in one; False, and nothing is logged, where there is more to
@@ -71,7 +71,7 @@ class Output:
         self.request_id = request_id
         self._used = self._lines = 0
         now, origin = time(), self._origin
-        pair = [_mark(Mark, (now, origin, ended_id, report)), _mark(Mark, (now, origin, request_id, None))]
+        pair = [_mark(Mark, (now, origin, ended_id, report, 0.0)), _mark(Mark, (now, origin, request_id, None, 0.0))]
         self._log.mark_all(pair)
         return True
 
@@ -79,17 +79,16 @@ class Output:
         """The same of several at once (id, Unix time): nobody knows whose it is what is written."""
         origin = self._origin
         self._used = self._lines = 0
-        self._log.mark_all([_mark(Mark, (since, origin, request_id, None)) for request_id, since in begun])
+        self._log.mark_all([_mark(Mark, (since, origin, request_id, None, 0.0)) for request_id, since in begun])
 
-    def end_several(self, ended: Sequence[tuple[str, float]], reports: Sequence[Report]) -> None:
-        """Their END and REPORT."""
+    def end_several(self, ended: Sequence[tuple[str, Report, float]]) -> None:
+        """END and REPORT of several (id, report, and Unix time of a START that was not logged before, else 0)."""
         now, origin = time(), self._origin
-        together = zip(ended, reports, strict=True)
-        self._log.mark_all([_mark(Mark, (now, origin, one[0], report)) for one, report in together])
+        self._log.mark_all([_mark(Mark, (now, origin, one, report, began)) for one, report, began in ended])
 
     def end(self, request_id: str, report: Report) -> None:
         """Its END and REPORT, where it ended well."""
-        self._log.mark(_mark(Mark, (time(), self._origin, request_id, report)))
+        self._log.mark(_mark(Mark, (time(), self._origin, request_id, report, 0.0)))
 
     def take_slice(self, *, begun: bool = True) -> bool:
         """Log some of what has arrived by now, with `begun` the beginning of a line too; whether there is more."""

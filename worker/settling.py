@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-PAUSE_SECONDS = 0.002  # many iterations of the loop
+PAUSE_SECONDS = 0.005  # many iterations of the loop
 SLICES = 64  # of many lines at once: as many are waited for, each in an iteration of its own
 
 

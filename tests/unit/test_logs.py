@@ -388,22 +388,23 @@ async def test_what_one_of_several_invocations_is_writing_stays_one_line_when_an
 
 
 @pytest.mark.parametrize("request_id", ["r1", 'a "quoted\\ one\n…'])
+@pytest.mark.parametrize("together", [False, True], ids=["START by itself", "START with its end"])
 async def test_lines_kept_as_figures_are_written_and_followed_as_the_text_that_they_are(
-    store: LogStore, request_id: str
+    store: LogStore, request_id: str, together: bool
 ) -> None:
     report = Report(0.01574, 0.016, 128 * 1_048_576, 53_400_000)
     following = store.query(LogQuery("default", "hello", follow=True))
     followed = [asyncio.ensure_future(anext(following))]
     await asyncio.sleep(0.05)
-    for told in (None, report):
-        store.of("default", "hello").mark(marks.Mark(12.5, marks.Origin(7, "i1"), request_id, told))
+    origin = marks.Origin(7, "i1")
+    ended = marks.Mark(12.75, origin, request_id, report, 12.5 if together else 0.0)
+    store.of("default", "hello").mark_all([ended] if together else [marks.Mark(12.5, origin, request_id, None), ended])
     live = [await followed[0], await anext(following), await anext(following)]
     await following.aclose()
     written = [record async for record in store.query(LogQuery("default", "hello"))]
     assert written == live
-    assert {(r.time, r.stream, r.revision, r.instance, r.request_id) for r in written} == {
-        (12.5, "system", 7, "i1", request_id)
-    }
+    assert [r.time for r in written] == [12.5, 12.75, 12.75]
+    assert {(r.stream, r.revision, r.instance, r.request_id) for r in written} == {("system", 7, "i1", request_id)}
     figures = "Duration: 15.74 ms\tBilled Duration: 16 ms\tMemory Size: 128 MB\tMax Memory Used: 51 MB"
     assert [record.message for record in written] == [
         f"START RequestId: {request_id} Version: 7",
