@@ -28,6 +28,9 @@ class Severity(enum.StrEnum):
     INFO = "info"
 
 
+_RANKS = {severity: rank for rank, severity in enumerate(Severity)}
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """`since` is Unix time, None where nobody knows; `action` is what to do, "" where nothing is to be done."""
@@ -98,8 +101,12 @@ def conditions(seen: Observed) -> list[Condition]:
         *_events(seen),
         *_activity(seen),
     ]
-    found.sort(key=lambda one: (not one.is_bad, list(Severity).index(one.severity)))  # stable
+    found.sort(key=_rank)  # stable
     return [ready(found, seen.live_since), *found]
+
+
+def _rank(one: Condition) -> tuple[bool, int]:
+    return not one.is_bad, _RANKS[one.severity]
 
 
 def ready(found: list[Condition], live_since: float) -> Condition:

@@ -123,10 +123,7 @@ class Deployer:
         """Images (`repository@digest`) that must not be deleted → who needs them: kept revisions, and deploys on their
         way."""
         async with self._database.read() as tx:
-            rows = await revisions.every(tx)
-        found: dict[str, list[str]] = {}
-        for row in rows:
-            found.setdefault(row.revision.image, []).append(str(row.revision.key))
+            found = await revisions.images(tx)
         for image in self._holds:
             found.setdefault(image, []).append("a deploy")
         return found
@@ -275,17 +272,16 @@ class Deployer:
 
     async def _prune(self, tx: Transaction, namespace: str, name: str) -> list[RevisionKey]:
         named = await aliases.named(tx, namespace, name)
-        rows = await revisions.of_function(tx, namespace, name)
-        old = [row.revision.key for row in rows[:-KEPT_REVISIONS] if row.revision.key.number not in named]
+        numbers = await revisions.numbers(tx, namespace, name)
+        old = [RevisionKey(namespace, name, n) for n in numbers[:-KEPT_REVISIONS] if n not in named]
         for key in old:
             await revisions.remove(tx, key)
         return old
 
-    @staticmethod
-    async def _state(tx: Transaction, namespace: str, name: str) -> FunctionState:
-        rows = await revisions.of_function(tx, namespace, name)
+    async def _state(self, tx: Transaction, namespace: str, name: str) -> FunctionState:
+        known = self._router.state(namespace, name)
+        numbered = await revisions.numbered(tx, namespace, name, known.revisions if known else {})
         named = await aliases.of_function(tx, namespace, name)
-        numbered = {row.revision.key.number: row.revision for row in rows}
         return FunctionState(namespace, name, named, numbered, await canaries.of_function(tx, namespace, name))
 
     async def _commit(self, namespace: str, name: str, change: Also) -> None:

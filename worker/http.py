@@ -145,7 +145,7 @@ class HttpClient:
         if isinstance(body, bytes):
             await connection.write(body)
         elif body is not None:
-            exchange.send(_stream(connection, body, request.content_length))
+            exchange.send(_stream(connection, exchange.awaiting(body), request.content_length))
 
     def close(self) -> None:
         self._is_closed = True
@@ -166,6 +166,16 @@ class HttpExchange:
         self.connection: HttpConnection | None = None
         self.reader: HttpReader | None = None
         self.ended = False
+        self.awaits_caller = False  # more of the request's body: the function has all that came
+
+    async def awaiting(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """`body`, and whether it is waited for."""
+        self.awaits_caller = True
+        async for piece in body:
+            self.awaits_caller = False
+            yield piece
+            self.awaits_caller = True
+        self.awaits_caller = False
 
     def send(self, work: Awaitable[None]) -> None:
         """Stream the request's body beside waiting for the answer, which may come first."""

@@ -20,6 +20,7 @@ HEAD_BYTES = 65_536
 FIELDS = 256
 OVERHEAD_BYTES = 65_536  # framing (chunk extensions, trailers) between two pieces of body
 INTERIM_RESPONSES = 8  # 1xx
+MANY_PIECES = 1000  # of a body, in one reading: after so many others have a turn
 
 
 class BrokenConnection(Exception):
@@ -83,6 +84,7 @@ class HttpConnection(asyncio.Protocol):
         self._touched = self._head_done = self._complete = False
         self._framed = self._reusable = self._beyond = self._grew = self.upgraded = False
         self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []  # of the body, in what is being parsed
 
     # asyncio
 
@@ -152,13 +154,16 @@ class HttpConnection(asyncio.Protocol):
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            self._hand_on()
             self._upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
+            self._hand_on()
             if not self._complete:
                 self.fail(BrokenConnection(f"did not answer in HTTP/1.1: {error}"))
                 return
             self._beyond = True
+        self._hand_on()
         if self._complete:
             if is_first and self.is_reusable and not self._bodyless and not self._interim:
                 self._heads.learn(data, self._status, self._headers)
@@ -169,6 +174,22 @@ class HttpConnection(asyncio.Protocol):
             self._overhead = 0
         else:
             self._check_framing(len(data))
+
+    def _hand_on(self) -> None:
+        """The body's pieces in one: a function may answer in chunks of a byte, and each would cost as much as a large
+        one."""
+        pieces = self._pieces
+        if pieces:
+            self._pieces = []
+            if len(pieces) > MANY_PIECES and self._transport is not None:  # the loop would read on, and serve nobody
+                self._transport.pause_reading()
+                self._loop.call_soon(self._read_on)
+            if self._sink is not None:
+                self._sink.data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not (self._paused or self._lost):
+            self._transport.resume_reading()
 
     def _upgrade(self, beyond: bytes) -> None:
         if self._complete:
@@ -246,7 +267,7 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if not self._complete and self._sink is not None:
             self._grew = True
-            self._sink.data(body)
+            self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         if not self._head_done or self._complete:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from faas.background import Background
-from faas.errors import FaasError, ImageUnusable, InitFailed, TimedOut, Unavailable
+from faas.errors import FaasError, ImageUnusable, InitFailed, RequestTimeout, TimedOut, Unavailable
 from faas.leases import ColdStart, HttpRequest, HttpResponse, Invocation, InvocationResult, StreamedResult, Trigger
 from faas.protocol import LogRecord
 from worker import http
@@ -163,6 +163,9 @@ class PoolLease(Slot):
     def over_time(self, error: TimedOut) -> None:
         """Of an HTTP request."""
         assert self._http is not None
+        if self._http.awaits_caller:  # whose fault it is: no instance goes because a client sends a byte now and then
+            self._http.fail(RequestTimeout("the body did not come within the function's time limit"))
+            return
         self._failure = error
         self._http.fail(error)
         self._pool.destroy(self._instance)

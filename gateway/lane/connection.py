@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from faas.bodies import BODIES
 from faas.errors import FaasError
+from faas.web import PACE_BYTES, PROGRESS_SECONDS
 from gateway.lane import head
 from gateway.lane.event_exchange import EventExchange
 from gateway.lane.exchange import Exchange
@@ -39,9 +40,9 @@ class Connection(asyncio.Protocol):
     """`asyncio` calls in, and so does the exchange whose `Client` it is."""
 
     __slots__ = (
-        "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_is_over", "_kit", "_lane", "_last", "_paused",
-        "_pieces", "_plan", "_plans", "_template", "_transport", "_watched", "_write", "address", "is_usual", "since",
-        "stays",
+        "_behind", "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_is_over", "_kit", "_lane", "_last",
+        "_paused", "_pieces", "_plan", "_plans", "_template", "_transport", "_watched", "_write", "address", "is_usual",
+        "since", "stays",
     )  # fmt: skip
 
     def __init__(self, lane: Lane) -> None:
@@ -57,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._held = 0  # bytes of the body in `BODIES`
         self._paused = False  # we do not read
         self._full = False  # the client does not
+        self._behind: tuple[float, int] | None = None  # since when, and by how many bytes
         self._drain: asyncio.Future[None] | None = None
         self._plans: Plans
         self._last: Plan | None = None  # whose template has our address
@@ -118,6 +120,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
+        self._behind = None
         self._wake()
         if self._exchange is not None:
             self._exchange.resume()
@@ -258,8 +261,11 @@ class Connection(asyncio.Protocol):
         self.stays = self.is_usual = False
 
     def check(self, now: float, idle_seconds: float) -> None:
-        """Whether it may go on waiting for its next request."""
-        if self._exchange is not None or self._full:
+        """Whether it may go on waiting for its next request, or for its client to take an answer."""
+        if self._full:
+            self._check_pace(now)
+            return
+        if self._exchange is not None:
             return
         if self.since == NOT_LONG:
             self.since = now
@@ -268,6 +274,15 @@ class Connection(asyncio.Protocol):
             self._hand_over()  # there a body has its own time
         elif waited >= idle_seconds:
             self._transport.close()
+
+    def _check_pace(self, now: float) -> None:
+        """Cut a client that takes its answer more slowly than it would have to send a body: we hold the rest."""
+        left = self._transport.get_write_buffer_size()
+        since, before = self._behind = self._behind or (now, left)
+        if now - since >= PROGRESS_SECONDS:
+            self._behind = None
+            if 0 <= before - left < PACE_BYTES:
+                self._transport.abort()
 
     def refuse(self) -> None:
         """No request after the one that is being answered."""

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import SOAK
 from tests.support.server import RunningServer
+from tests.support.standing import family, resident_kb
 from tests.support.steady import GOOD, GOOD_TOML, Steady, percentile
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
@@ -24,6 +25,7 @@ MOST = 4
 CAPACITY = MOST / WORK_SECONDS  # calls per second
 TIMES = 10
 RECOVERY_SECONDS = 5.0
+MOST_KB = 65_536  # of the server's memory, for what waits and what is refused
 SHARE = 0.5  # of what it can do, at least, whatever else this machine does meanwhile; the real one is printed
 SLEEPS = f"""
 import time
@@ -47,6 +49,7 @@ class Call:
     status: int
     seconds: float
     retry_after: str
+    reason: str
 
 
 async def call(host: str, port: str, path: str) -> Call:
@@ -59,7 +62,9 @@ async def call(host: str, port: str, path: str) -> Call:
         writer.close()
     lines = head.decode().split("\r\n")
     fields = dict(line.lower().split(": ", 1) for line in lines[1:])
-    return Call(int(lines[0].split()[1]), time.monotonic() - began, fields.get("retry-after", ""))
+    return Call(
+        int(lines[0].split()[1]), time.monotonic() - began, fields.get("retry-after", ""), fields.get("reason", "")
+    )
 
 
 async def overload(server: RunningServer, path: str) -> list[Call]:
@@ -81,20 +86,27 @@ def test_ten_times_its_capacity_is_done_or_refused_and_over_at_once(
     server.push_code(tmp_path, "sleeps", SLEEPS, toml)
     server.faas("scale", "sleeps", str(MOST))
     time.sleep(1)
+    before = resident_kb(family(server.pid))
     with Steady(server.public, "/function/good") as steady:
         calls = asyncio.run(overload(server, "/function/sleeps"))
+    grew = resident_kb(family(server.pid)) - before
     counted = Counter(call.status for call in calls)
     refused = [call.seconds * 1000 for call in calls if call.status == 429]
     done = counted[200] / (CAPACITY * SECONDS)
     print(f"done {done:.0%} of its capacity, {counted}; 429 p50 {percentile(refused, 0.5):.1f} ms, p99", end=" ")
-    print(f"{percentile(refused, 0.99):.1f} ms; a neighbour's p99 {steady.p99_ms():.1f} ms")
+    print(f"{percentile(refused, 0.99):.1f} ms; a neighbour's p99 {steady.p99_ms():.1f} ms;", end=" ")
+    print(f"{grew} kB more; {Counter(call.reason for call in calls)}", end="; ")
     assert set(counted) == {200, 429}
     assert all(call.retry_after.isdigit() and int(call.retry_after) >= 1 for call in calls if call.status == 429)
+    assert all(call.reason for call in calls if call.status == 429)
+    assert grew < MOST_KB
     assert done > SHARE
     assert steady.lost == []
-    deadline = time.monotonic() + RECOVERY_SECONDS
+    began = time.monotonic()
+    deadline = began + RECOVERY_SECONDS
     while (status := server.get("/function/sleeps").status) != 200:
         assert time.monotonic() < deadline, status
+    print(f"answers again after {time.monotonic() - began:.2f} s")
     server.faas("rm", "sleeps", "--yes")
 
 

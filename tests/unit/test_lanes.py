@@ -8,15 +8,19 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import uvloop
 
 from faas.auth import TokenFile
+from faas.crowd import Crowd
 from faas.errors import FaasError, InstanceExited, InvalidInput
 from faas.lanes.fleet import Fleet, Member
+from faas.lanes.process import Newcomer
 from faas.leases import Invocation, Report, Trigger
 from faas.metrics import Metrics
 from faas.processes import check_processes, of_one_client
@@ -303,6 +307,31 @@ async def test_what_ran_in_a_lane_that_is_gone_has_failed() -> None:
     assert (counted(metrics, "error"), path.invoker.running) == (2, 0)
 
 
+async def test_a_route_that_names_lead_to_no_more_is_known_until_nothing_can_come_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, _ = data_path(FakeWorker(echo))
+    put(path, WEB)
+    now = path.activator.clock()
+    monkeypatch.setattr(path.activator, "clock", lambda: now)
+    accounts, route = Accounts(path), path.router.resolve("default", "web")
+    handle = accounts.open(route)
+    accounts.hear([handle, 1, 1, []])
+    accounts.forget()
+    now += 100
+    accounts.forget()
+    accounts.hear([handle, 0, 1, [[0.1, 0.1, ""]]])
+    assert accounts.requests == 1
+    accounts.forget()
+    assert accounts.open(route) == handle
+    accounts.forget()
+    now += 100
+    accounts.forget()
+    assert accounts.open(route) == handle + 1
+    accounts.hear([handle, 1, 1, []])  # later than any body: it is not counted, and no lane ends for it
+    assert path.invoker.running == 0
+
+
 HOSTILE: list[Any] = [
     None, [], {}, "x", [1, 0, 0], [1, -1, 0, []], [1, True, 0, []], [1, 0, 0, [[0.1, 0.2]]], [1, 10**9, 0, []],
     [1, 0, 0, {}], [1, 0, 0, [[0.1, 0.2, "nonsense"]]], [1, 0, 0, [[float("nan"), 0.2, ""]]], [1, 0, 0, [[-1, 0, ""]]],
@@ -444,6 +473,24 @@ async def test_what_is_not_served_here_goes_on_with_every_byte_that_came(pieces:
         assert not lane.connections
         assert not lane.parked
         writer.close()
+
+
+def test_a_connection_too_many_is_the_main_processs_before_it_has_said_a_word() -> None:
+    async def run() -> None:
+        main = Main()
+        async with outpost(FakeWorker(echo), main, [1]) as (lane, _):
+            made = partial(Newcomer, Crowd(1, TrustedProxies()), lane, is_full=True)
+            listening = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+            _, writer = await connected(listening.sockets[0].getsockname()[1], REQUEST)
+            await eventually(lambda: len(main.taken) == 1)
+            connection, data = main.taken[0]
+            connection.setblocking(True)
+            connection.settimeout(5)
+            assert data + connection.recv(1000) == REQUEST
+            writer.close()
+            listening.close()
+
+    uvloop.run(run())  # the processes' own loop
 
 
 async def test_what_is_known_and_has_room_is_served_here_and_asked_for_once() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 
 import pytest
 
 from faas.bodies import BODIES
+from faas.leases import InvocationResult
+from faas.protocol import Revision
 from faas.web import RUNNER_OPTIONS
 from tests.support.data_path import application
-from tests.support.raw_http import serving
+from tests.support.fake_worker import FakeWorker
+from tests.support.raw_http import LANE, serving
 from tests.support.smuggling import GET
 from tests.unit.test_public import hello
 
@@ -86,6 +91,35 @@ async def test_a_body_that_comes_byte_by_byte_is_408_and_holds_nothing_afterward
             assert body[9:12] == b"408"
             assert b"Connection: close" in body
     assert before == BODIES.held
+
+
+async def test_a_client_that_hardly_reads_its_answer_is_cut_and_one_that_reads_slowly_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def large(revision: Revision, event: bytes) -> InvocationResult:
+        return InvocationResult(b'"' + b"x" * 5_900_000 + b'"')
+
+    monkeypatch.setattr("tests.support.data_path.BY_THE_LANE", True)
+    monkeypatch.setattr("gateway.lane.connection.PROGRESS_SECONDS", 1.0)
+    app = application(hello(FakeWorker(large)))
+    async with serving(app, **{**RUNNER_OPTIONS, "keepalive_timeout": 1.0}) as port:
+        clients = []
+        for held in (4096, 262_144):
+            client = socket.create_connection(("127.0.0.1", port), 5)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, held)
+            client.sendall(GET + b"Host: a\r\n\r\n")
+            clients.append(client)
+        stuck, slow = clients
+        slow.setblocking(False)
+        read, connections = 0, app[LANE].connections
+        for _ in range(60):
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(BlockingIOError):
+                read += len(slow.recv(65_536))
+        assert read > 200_000
+        assert len(connections) == 1
+        for client in (stuck, slow):
+            client.close()
 
 
 async def test_a_client_that_reads_nothing_leaves_others_alone() -> None:
