@@ -34,7 +34,7 @@ FLUSH_SECONDS = 0.02
 FOLLOWER_LINES = 10_000  # a reader that falls behind further loses lines, and is told
 CURRENT, PREVIOUS = "current.jsonl", "previous.jsonl"
 
-Batch = list[bytes | Mark]
+Batch = list[bytes]
 
 
 class FunctionLog:
@@ -66,12 +66,13 @@ class FunctionLog:
             follower.put(record)
 
     def mark(self, mark: Mark) -> None:
-        """The platform's lines around an invocation."""
+        """The platform's lines around an invocation. They are encoded here: in the writer's thread that would hold up
+        the loop, for as long as a thread keeps the interpreter."""
         if self.buffer and not self.followers and self.buffered + self.sent < BUFFER_BYTES - MARK_BYTES:
-            self.buffer.append(mark)  # as nearly always; what is in the buffer, the store knows of
+            self.buffer.append(marks.encode(mark))  # as nearly always; what is in the buffer, the store knows of
             self.buffered += MARK_BYTES
             return
-        if not self._put(mark, MARK_BYTES, mark.time) or not self.followers:
+        if not self._put(marks.encode(mark), MARK_BYTES, mark.time) or not self.followers:
             return
         for record in marks.records(mark):
             for follower in self.followers:
@@ -83,13 +84,13 @@ class FunctionLog:
         if not self.followers and self.size + size <= BUFFER_BYTES:
             if not self.buffer:
                 self._store.changed(self)
-            self.buffer += marked
+            self.buffer += map(marks.encode, marked)
             self.buffered += size
             return
         for mark in marked:
             self.mark(mark)
 
-    def _put(self, line: bytes | Mark, size: int, now: float) -> bool:
+    def _put(self, line: bytes, size: int, now: float) -> bool:
         if self.size + size > BUFFER_BYTES:
             self.dropped += 1
             self.dropped_at = now
@@ -189,7 +190,7 @@ class LogStore:
         """In the writer's thread."""
         if not lines:
             return
-        batch = b"".join([marks.encode(line) if type(line) is Mark else line for line in lines])  # type: ignore[misc]
+        batch = b"".join(lines)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             current = folder / CURRENT
