@@ -8,13 +8,14 @@ import logging
 import resource
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Collection, Mapping, Sized
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol, cast
 
 from aiohttp import web
 
+from faas.acceptor import Acceptor, Arrived
 from faas.crowd import Crowd, Gate
 from faas.listener import BACKLOG, end
 from faas.proxies import NO_PROXIES, TrustedProxies
@@ -37,6 +38,11 @@ def raise_file_limit() -> None:
     """An instance costs about eight descriptors; the soft limit's usual 1,024 would be reached at once."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def most_connections() -> int:
+    """So many a listener of this process serves."""
+    return max(LEAST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * CONNECTIONS_SHARE))
 
 
 class Front(Protocol):
@@ -78,7 +84,8 @@ class Doors:
     """The HTTP side of all listeners. `private` is the registry's second one, plain, for this process itself.
 
     Each listener serves a share of the process's descriptors, and of it `per_address` connections of one client; who
-    comes beyond that hears 503 at once. `fronts` stand before the applications of the same names.
+    comes beyond that hears 503 at once. `fronts` stand before the applications of the same names. `shared`: listeners
+    without TLS that other processes have too.
     """
 
     def __init__(
@@ -87,19 +94,23 @@ class Doors:
         tls: ssl.SSLContext | None,
         fronts: Mapping[str, Front] = NO_FRONTS,
         *,
-        per_address: int = 0,
+        per_address: int | Mapping[str, int] = 0,
         proxies: TrustedProxies = NO_PROXIES,
+        shared: Collection[str] = (),
     ) -> None:
         self._runners = {
             name: Runner(app, shutdown_timeout=CUT_SECONDS, **RUNNER_OPTIONS) for name, app in apps.items()
         }
         self._tls = tls
         self._fronts = fronts
-        self._crowds = {name: Crowd(per_address, proxies) for name in apps}
+        each = per_address if isinstance(per_address, Mapping) else dict.fromkeys(apps, per_address)
+        self._crowds = {name: Crowd(each[name], proxies) for name in apps}
+        self._shared = shared
+        self._ways: dict[str, Callable[[], asyncio.Protocol]] = {}
         self._overflow = Overflow()
-        self._listening: list[asyncio.Server] = []
+        self._listening: list[asyncio.Server | Acceptor] = []
         self._sockets: list[tuple[socket.socket, Callable[[], asyncio.Protocol], ssl.SSLContext | None]] = []
-        self._most = max(LEAST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * CONNECTIONS_SHARE))
+        self._most = most_connections()
 
     async def open(self, sockets: Mapping[str, socket.socket]) -> None:
         loop = asyncio.get_running_loop()
@@ -111,9 +122,12 @@ class Doors:
             front = self._fronts.get(name)
             if front is not None:
                 front.open(server)
-            accept = partial(self._accept, server, front, self._crowds.get(name))
+            accept = self._ways[name] = partial(self._accept, server, front, self._crowds.get(name))
             tls = None if name in PLAIN else self._tls
             self._sockets.append((listener, accept, tls))
+            if name in self._shared:
+                self._listening.append(Acceptor(listener, accept))
+                continue
             self._listening.append(
                 await loop.create_server(
                     accept,
@@ -130,6 +144,10 @@ class Doors:
             return self._overflow.full()
         then = server if front is None else front.accept
         return then() if crowd is None else Gate(crowd, then, self._overflow.full)
+
+    async def adopt(self, name: str, connection: socket.socket, data: bytes) -> None:
+        """Serve a connection that another process has accepted on this listener, and read `data` of."""
+        await self._serve(connection, partial(Arrived, self._ways[name], data), None)
 
     async def refuse(self, *, hand_over: bool = False) -> None:
         """No new connection from here on. Those that are open get the answer that is on its way, and end.

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import socket
-import time
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +24,21 @@ from faas.build.base import Bases
 from faas.doors import Doors, raise_file_limit
 from faas.errors import InvalidInput, Unavailable
 from faas.handover import Successor, listening
+from faas.lanes.fleet import Fleet
 from faas.listener import bound, listen
 from faas.metrics import Metrics
 from faas.oci.client import RegistryClient
 from faas.oci.source import ImageSource
+from faas.processes import of_one_client
 from faas.redirect import redirect_app
 from faas.remote import PROXIES
 from faas.server_file import Addresses
 from faas.settings import Address, Settings
 from faas.state.session import Database
+from faas.stopping import Grace, Loss
 from faas.tls import Certificates
 from gateway import prices
-from gateway.app import api_app, public_app, public_lane
+from gateway.app import api_app, public_app, public_lane, public_place
 from gateway.backup import Backups
 from gateway.control.backups import BACKUPS
 from gateway.dev_images import DevImages
@@ -44,6 +47,8 @@ from gateway.edge.spans import check as check_spans
 from gateway.edge.websocket.pushes import Pushes
 from gateway.events.roots import TriggerRoots
 from gateway.gateway import Gateway, ServerInfo
+from gateway.lanes.desk import Desk
+from gateway.lanes.living import LIVING
 from registry.app import create_app as registry_app
 from registry.backup import BackupSource
 from registry.outbox import Outbox
@@ -58,13 +63,14 @@ from worker.launcher import process as launcher
 from worker.launcher.client import LaunchedDriver
 from worker.launcher.process import Launched
 from worker.launcher.renewal import Renewal
+from worker.lending import LendingPool
 from worker.memory.budget import budget, machine_memory
 from worker.pool import Pool
 
 logger = logging.getLogger("faas.server")
 
-LOST_SECONDS = 5.0  # to the end without the launcher
-GRACE_SECONDS = 30.0  # what runs at SIGTERM may finish within this, all of it together
+SWITCH_SECONDS = 0.0005  # a thread that computes keeps the loop waiting for so long, not for Python's 5 ms
+YOUNG_OBJECTS = 20_000  # more than before, until the garbage collector looks at what is young
 
 
 def serve(settings: Settings) -> int:
@@ -153,12 +159,14 @@ def _confined(settings: Settings) -> Iterator[Launched | None]:
     if against and given:
         raise InvalidInput(f"user: root is given up with the oci driver alone; {'; '.join(against)}")
     account = None if against else privileges.account(settings.user)
+    options = launcher.Options(str(settings.data), settings.server_id, settings.log_format, _oci_options(settings))
     if account is None:
         ownership.keep(settings.data)
         logger.warning("the server keeps root: whoever takes it over has this machine")
+        if not against:
+            launcher.stand_in(options)
         yield None
         return
-    options = launcher.Options(str(settings.data), settings.server_id, settings.log_format, _oci_options(settings))
     launched = launcher.start(options)
     try:
         ownership.hand_over(settings.data, account)
@@ -228,7 +236,8 @@ async def _run(start: Start) -> int:
         dev_images = DevImages(images, settings.data / "dev")
         driver = choose_driver(start, dev_images, metrics, lambda: loss.happened(stopping))
         memory = budget(settings.memory_budget, machine_memory())
-        pool = Pool(driver, settings.data / "logs", metrics, memory_bytes=memory, precreated=settings.precreated)
+        kind = LendingPool if settings.processes > 1 else Pool
+        pool = kind(driver, settings.data / "logs", metrics, memory_bytes=memory, precreated=settings.precreated)
         info = ServerInfo(
             __version__,
             addresses.public,
@@ -297,7 +306,14 @@ async def _run(start: Start) -> int:
         if "redirect" in sockets:
             apps["redirect"] = redirect_app(addresses.bound["public"].port)
         shown = start.tls.context if start.tls else None
-        doors = Doors(apps, shown, {"public": lane}, per_address=per_address, proxies=settings.proxies)
+        fleet = None
+        if isinstance(pool, LendingPool):
+            fleet = Fleet(settings, Desk(gateway.path, public_place(gateway, gateway.tokens)), pool, metrics)
+            apps["api"][LIVING] = fleet
+            apps["api"].on_response_prepare.append(fleet.before_answers)
+        each = {**dict.fromkeys(apps, per_address), "public": of_one_client(per_address, settings.processes)[1]}
+        shared = ("public",) if fleet is not None else ()
+        doors = Doors(apps, shown, {"public": lane}, per_address=each, proxies=settings.proxies, shared=shared)
         stack.push_async_callback(doors.close)
         await doors.open({**sockets, "private": private})
         addresses.write(settings.server_file, settings.data)
@@ -308,14 +324,21 @@ async def _run(start: Start) -> int:
                 renewal = Renewal(settings.data)
                 renewal.start()
                 stack.push_async_callback(renewal.stop)
-        _settle_memory()
+        if fleet is not None:
+            stack.push_async_callback(fleet.close)
+            await fleet.start(doors, sockets["public"])
+        _settle_interpreter()
         logger.info("ready", extra={**addresses.urls, "driver": driver.name})
         await stopping.wait()
         logger.info("stopping")
         if not loss.is_one:
             grace.begin()
+        if fleet is not None:
+            await fleet.refuse(hand_over=start.successor.comes)
         await doors.refuse(hand_over=start.successor.comes)
         await asyncio.gather(gateway.stop(grace.left), doors.finish("registry", grace.left))
+        if fleet is not None:
+            await fleet.finish()
     return loss.exit_code
 
 
@@ -328,11 +351,13 @@ async def _access_log(settings: Settings, metrics: Metrics, stack: contextlib.As
     return made
 
 
-def _settle_memory() -> None:
+def _settle_interpreter() -> None:
     """What there is by now stays. The collector looks at it no more: each of its full rounds would hold up every
-    request for about 50 ms."""
+    request for about 50 ms; and it looks seldom at what is young, for hardly any of that is in a circle."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 async def _keep_certificates(
@@ -363,34 +388,3 @@ async def _spans(settings: Settings, stack: contextlib.AsyncExitStack) -> Spans 
 
 def _token(settings: Settings) -> str:
     return settings.admin_token_file.read_text().strip()
-
-
-class Loss:
-    """The launcher's end before ours: nothing can be started or ended any more, and the next start mends it all."""
-
-    def __init__(self) -> None:
-        self.is_one = False
-
-    def happened(self, stopping: asyncio.Event) -> None:
-        self.is_one = True
-        stopping.set()
-        asyncio.get_running_loop().call_later(LOST_SECONDS, os._exit, self.exit_code)
-
-    @property
-    def exit_code(self) -> int:
-        return 1 if self.is_one else 0
-
-
-class Grace:
-    """One deadline for everything that may finish: whoever comes later in the stop gets what is left of it."""
-
-    def __init__(self) -> None:
-        self._until: float | None = None
-
-    def begin(self) -> None:
-        self._until = time.monotonic() + GRACE_SECONDS
-
-    @property
-    def left(self) -> float:
-        """Seconds; none before `begin`: a start that failed has nothing to finish."""
-        return 0.0 if self._until is None else max(0.0, self._until - time.monotonic())

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from faas.errors import InvalidInput
+from faas.processes import check_processes
 from faas.proxies import TrustedProxies
 
 ENV_PREFIX = "FAAS_"
@@ -78,7 +79,7 @@ class Settings:
     tls_cert: str = field(metadata={"help": "certificate (PEM) for all three listeners", "default": ""})
     tls_key: str = field(metadata={"help": "its key (PEM)", "default": ""})
     processes: int = field(
-        metadata={"help": "processes that serve the public port; only 1 is offered yet", "default": 1}
+        metadata={"help": "processes that serve the public port; without TLS, twice the CPUs at most", "default": 1}
     )
     log_format: str = field(metadata={"help": "text | json", "default": "text"})
     insecure: bool = field(metadata={"help": "allow listening beyond loopback without TLS", "default": False})
@@ -233,8 +234,7 @@ class Settings:
             raise InvalidInput(f"log_format must be text or json, not {self.log_format!r}")
         if self.registry_auth not in ("basic", "token", "none"):
             raise InvalidInput(f"registry_auth must be basic, token or none, not {self.registry_auth!r}")
-        if self.processes != 1:
-            raise InvalidInput("more than one process is not offered yet", hint="drop --processes")
+        check_processes(self.processes, tls=self.tls)
         if self.database_url and not self.database_url.startswith("sqlite+aiosqlite:///"):
             raise InvalidInput("only SQLite is offered yet", hint="drop --database-url or use sqlite+aiosqlite:///PATH")
         self._check_tls()

@@ -95,11 +95,14 @@ def public_lane(
     gateway: Gateway, authenticator: Authenticator, *, scheme: str, proxies: TrustedProxies = NO_PROXIES
 ) -> Lane:
     """The short way of plain requests, in front of `public_app`."""
+    return Lane(gateway.path, public_place(gateway, authenticator), scheme=scheme, proxies=proxies)
+
+
+def public_place(gateway: Gateway, authenticator: Authenticator) -> Place:
+    """Where plain requests come in."""
     doorman = gateway.edge.doorman(authenticator)
     doorman.attempts.told = gateway.audit.login_refused("public")
-    passage = gateway.edge.passage(doorman)
-    place = Place(passage, gateway.info.domain, gateway.edge.arrivals().has_host)
-    return Lane(gateway.path, place, scheme=scheme, proxies=proxies)
+    return Place(gateway.edge.passage(doorman), gateway.info.domain, gateway.edge.arrivals().has_host)
 
 
 def api_app(gateway: Gateway, authenticator: Authenticator, *, open_metrics: bool = False) -> web.Application:

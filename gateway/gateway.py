@@ -179,6 +179,7 @@ class Gateway:
             max_concurrency=max_concurrency,
             burst=burst,
         )
+        spending.changed = path.activator.forget
         callbacks = Callbacks(allow_private=allow_private_callbacks)
         delivery = Delivery(path.router, path.invoker, FolderEvents(database, roots), callbacks, path.canaries)
         dispatcher = Dispatcher(database, path.router, delivery, metrics, rules=rules)

@@ -33,6 +33,7 @@ class Look:
     at: float
     memory: Json | None
     functions: Sequence[Json]
+    lanes: str = ""
 
 
 def compared(now: Json, before: Json | None) -> Look:
@@ -51,7 +52,7 @@ def compared(now: Json, before: Json | None) -> Look:
         rate = round(invoked / seconds, 1) if invoked is not None and seconds > 0 else None
         rows.append({**row, "new_errors": new["errors"], "new_refused": new["refused"], "requests_per_second": rate})
     rows.sort(key=lambda row: (-row["instances"]["busy"], -(row["requests_per_second"] or 0.0), full_name(row)))
-    return Look(at, now.get("memory"), rows)
+    return Look(at, now.get("memory"), rows, str(now.get("lanes") or ""))
 
 
 def _state(name: str) -> Column:
@@ -77,7 +78,7 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def head(memory: Json | None, *, bar: bool) -> str:
+def head(memory: Json | None, *, bar: bool, lanes: str = "") -> str:
     """The machine in one line; nothing for those who may not read all namespaces."""
     if memory is None:
         return ""
@@ -87,8 +88,8 @@ def head(memory: Json | None, *, bar: bool) -> str:
     if bar:
         filled = min(BAR_WIDTH, round(share * BAR_WIDTH))
         words.insert(0, f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}]")
-    words += [f"{memory['evictions']} evictions", f"{memory['waiting']} starts wait for memory"]
-    return "  ".join(words)
+    words += [f"{memory['evictions']} evictions", f"{memory['waiting']} starts wait for memory", lanes]
+    return "  ".join(filter(None, words))
 
 
 def frame(look: Look, columns: int, rows: int, *, colour: bool) -> str:
@@ -96,7 +97,7 @@ def frame(look: Look, columns: int, rows: int, *, colour: bool) -> str:
     cells = [[visible(str(value(row) or "-")) for _, value in COLUMNS] for row in look.functions]
     titles, *lines = table([title for title, _ in COLUMNS], cells)
     titles = click.unstyle(titles)[:columns]
-    above = [line for line in (head(look.memory, bar=colour)[:columns],) if line]
+    above = [line for line in (head(look.memory, bar=colour, lanes=look.lanes)[:columns],) if line]
     room = max(0, rows - len(above) - 1)
     if len(lines) > room:
         lines = [*lines[: max(0, room - 1)], f"… and {len(lines) - max(0, room - 1)} more"][:room]

@@ -403,6 +403,8 @@ class Panels:
         assert sum(plans.values()) * WINDOW == close(PLANNED)
         assert self.one("Time until certificates end") == {}  # it has none; tests/e2e/test_other_machines.py has
         assert set(self.one("Notifications per second").values()) == {0}  # nobody is to be told
+        assert self.one("Requests in lane processes per second") == {}  # tests/e2e/test_processes.py has some
+        assert (of(self.one("Slots lent to lane processes")), of(self.one("Lane processes"))) == (0, 0)
         assert self.one("Circuit breakers: 1 half-open, 2 open") == {(("function", "planned"),): 0}
 
     def registry(self, stored_before: float) -> None:

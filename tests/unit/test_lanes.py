@@ -137,14 +137,17 @@ class Lender:
         told = error_told(await self.pool.broken(found, request_id, seconds, broken.reason, broken.no_listener))
         return error_of(told)
 
+    async def late(self, loan: int, request_id: str, seconds: float) -> None:
+        self.pool.late(self.pool.loan(1, loan), request_id, seconds)
+
     def tell_soon(self) -> None: ...
 
     def tell_now(self) -> None:
         for number, begun, ended, back in self.borrower.told():
             loan = self.pool.loan(1, number)
             self.pool.begun(loan, begun)
-            for request_id, seconds, how in ended:
-                self.pool.ended(loan, request_id, seconds, how)
+            for request_id, seconds in ended:
+                self.pool.ended(loan, request_id, seconds)
             if back:
                 self.pool.give_back(loan, back)
 
