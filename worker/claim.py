@@ -186,6 +186,7 @@ class PoolClaim(Slot):
         result = exchange.result
         if exchange.error is None and result is not None and result.error_type is None:  # as nearly always
             pool, instance, seconds = self._pool, self._instance, exchange.ended_at - exchange.handed_at
+            self._exchange = None  # each has the other: nothing that the collector has to find
             self.report = report = instance.end(self._request_id, seconds, None, None)
             pool.backoff.succeeded()
             pool.consumption.add_one(report)

@@ -43,10 +43,16 @@ class RevisionPool(Slots):
         free = self._free
         if free and not self.waiters.queue and not self.retired:
             instance = next(reversed(free))
-            if 0 < (executing := instance.executing) < instance.slots - 1 and instance.outcome is None:
-                # One more of several, and not the last.
+            executing, slots = instance.executing, instance.slots
+            if 0 < executing < slots - 1 and instance.outcome is None:  # one more of several, and not the last
                 instance.executing = executing + 1
                 instance.invocations += 1
+                return PoolClaim(self, instance, request_id)
+            if slots == 1 and instance.outcome is None and not instance.stands_still:
+                del free[instance]
+                self._busy += 1
+                self.parts.freezer.discard(instance)
+                instance.claim()
                 return PoolClaim(self, instance, request_id)
         taken = self.try_take_ready()
         return None if taken is None else PoolClaim(self, taken, request_id)

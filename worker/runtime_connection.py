@@ -123,7 +123,7 @@ class RuntimeConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self._within and not self._waiting:
-            request = known(_READ[:nbytes])
+            request = known(bytes(_READ[:nbytes]))
             if request is not None and self._take(request):
                 return
         self._advanced = self._completed = self._may_poll = False

@@ -5,6 +5,7 @@ general parser. Pure.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ _ANSWER = re.compile(
 _NEXT = re.compile(
     rb"GET /2018-06-01/runtime/invocation/next HTTP/1\.1\r\nHost: [!-~]{0,255}\r\n(?:Content-Length: 0\r\n)?\r\n"
 )
+
+
+POLL_BYTES = 512  # the longest that is known
 
 
 class Known(NamedTuple):
@@ -28,18 +32,22 @@ class Known(NamedTuple):
 POLL = Known(b"", None, True)
 
 
-def known(data: memoryview) -> Known | None:
+def known(data: bytes) -> Known | None:
     """What `data` says where it is that and nothing else, to its last byte; None where it is not."""
     answer = _ANSWER.match(data)
     if answer is None:
-        poll = _NEXT.fullmatch(data)
-        return POLL if poll is not None else None
+        return POLL if len(data) <= POLL_BYTES and _polls(data) else None
+    request_id, length = answer.groups()
     begin = answer.end()
-    end = begin + int(answer.group(2))
+    end = begin + int(length)
     if end == len(data):
-        polls = False
-    elif end < len(data) and _NEXT.fullmatch(data, end) is not None:
-        polls = True
-    else:
-        return None
-    return Known(bytes(answer.group(1)), bytes(data[begin:end]), polls)
+        return Known(request_id, data[begin:], False)
+    if end < len(data) <= end + POLL_BYTES and _polls(data[end:]):
+        return Known(request_id, data[begin:end], True)
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _polls(data: bytes) -> bool:
+    """Whether it is a poll and nothing else: a runtime client writes the same each time."""
+    return _NEXT.fullmatch(data) is not None

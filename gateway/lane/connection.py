@@ -31,7 +31,7 @@ PIECES = 4  # in which a head may come: each is looked at from its beginning
 
 
 def peer_address(transport: asyncio.BaseTransport) -> str:
-    """"" where it has gone."""
+    """ "" where it has gone."""
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""
 
