@@ -195,6 +195,9 @@ class Instance:
         else:
             self.settle()
             self.output.begin(request_id)
+        if not self._is_settling:
+            self._is_settling = True
+            self._settling.add(self)
         # A sample from before says something only while it is fresh; else the one at the end will.
         fresh = now - self._sampled_at < SAMPLE_SECONDS
         self._peak_bytes = self.memory_bytes if fresh else 0
@@ -225,7 +228,9 @@ class Instance:
         billed_seconds = metering.billed(seconds)
         report = _report(Report, (seconds, billed_seconds, limit, peak if peak < limit else limit, None, False))
         self._unsettled.append((request_id, report))
-        self._settling.add(self)
+        if not self._is_settling:
+            self._is_settling = True
+            self._settling.add(self)
         return report
 
     def settle_several(self) -> None:
@@ -299,6 +304,7 @@ class Instance:
         """Write the last lines of ended invocations, after what the function wrote before its answer."""
         self.settle_several()
         if not self._unsettled:
+            self.output.say_start()
             return
         self.output.take_now(begun=self._is_alone)
         for request_id, last in self._unsettled:
@@ -318,7 +324,7 @@ class Instance:
 
     @property
     def is_settled(self) -> bool:
-        return not (self._unsettled or self._begun or self._ended)
+        return not (self._unsettled or self._begun or self._ended or self.output.owes_start)
 
     # Memory
 

@@ -44,6 +44,7 @@ class Output:
         self._used = 0  # of what an invocation may log
         self._lines = 0
         self._cut = 0
+        self._begun = 0.0  # Unix time of the START that is owed
         self.request_id = ""
 
     def open(self, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
@@ -52,12 +53,24 @@ class Output:
         self._tasks = [loop.create_task(pipe.pump(), name=f"log of {self._instance}") for pipe in self._pipes]
 
     def begin(self, request_id: str) -> None:
-        """An invocation begins, with its START: what may be logged starts anew, and what is written is its own."""
+        """An invocation begins: what may be logged starts anew, and what is written is its own. Its START is logged
+        before anything else, at `say_start`, or with its end."""
+        self.say_start()
         if self._cut:
             self._say_cut()
         self.request_id = request_id
         self._used = self._lines = 0
-        self._log.mark(_mark(Mark, (time(), self._origin, request_id, None, 0.0)))
+        self._begun = time()
+
+    def say_start(self) -> None:
+        """Log the START that is owed, if one is."""
+        if self._begun:
+            begun, self._begun = self._begun, 0.0
+            self._log.mark(_mark(Mark, (begun, self._origin, self.request_id, None, 0.0)))
+
+    @property
+    def owes_start(self) -> bool:
+        return self._begun > 0
 
     def goes_on(self, ended: Sequence[tuple[str, Report | list[str]]], request_id: str) -> bool:
         """`end` of the one that has ended, and `begin`, in one; False, and nothing is logged, where there is more to
@@ -68,11 +81,10 @@ class Output:
         for pipe in self._pipes:
             if pipe.data or pipe.line or pipe.arrived:
                 return False
+        self.end(ended_id, report)
         self.request_id = request_id
         self._used = self._lines = 0
-        now, origin = time(), self._origin
-        pair = [_mark(Mark, (now, origin, ended_id, report, 0.0)), _mark(Mark, (now, origin, request_id, None, 0.0))]
-        self._log.mark_all(pair)
+        self._begun = time()
         return True
 
     def begin_several(self, begun: Sequence[tuple[str, float]]) -> None:
@@ -88,7 +100,8 @@ class Output:
 
     def end(self, request_id: str, report: Report) -> None:
         """Its END and REPORT, where it ended well."""
-        self._log.mark(_mark(Mark, (time(), self._origin, request_id, report, 0.0)))
+        begun, self._begun = self._begun, 0.0
+        self._log.mark(_mark(Mark, (time(), self._origin, request_id, report, begun)))
 
     def take_slice(self, *, begun: bool = True) -> bool:
         """Log some of what has arrived by now, with `begun` the beginning of a line too; whether there is more."""
@@ -113,6 +126,7 @@ class Output:
 
     def system(self, message: str, request_id: str = "") -> None:
         """A line of the platform's own."""
+        self.say_start()
         self._log.append(LogRecord(time(), message, "system", self._revision, self._instance, request_id))
 
     def tail(self) -> str:
@@ -158,6 +172,7 @@ class Output:
         return FLOOD_SECONDS if self._lines > FLOOD_LINES or self.is_full else 0.0
 
     def line(self, line: bytes, stream: str, request_id: str) -> None:
+        self.say_start()
         message = line.decode("utf-8", "replace")
         self._tail.append(message[:1024])
         self._log.append(LogRecord(time(), message, stream, self._revision, self._instance, request_id))
