@@ -369,7 +369,7 @@ def test_config_shows_every_setting_with_its_source_and_no_token(faas: CommandLi
 
 def test_serve_hands_its_flags_to_the_settings_which_refuse_what_must_not_start(faas: CommandLine) -> None:
     assert "beyond loopback" in faas("serve", "--listen", "0.0.0.0:0", code=2).err
-    assert "not offered yet" in faas("serve", "--processes", "2", code=2).err
+    assert "processes must be 1 to" in faas("serve", "--processes", "9999", code=2).err
     assert "driver must be" in faas("serve", "--driver", "podman", code=2).err
 
 
