@@ -598,7 +598,7 @@ async def test_a_thousand_connections_leave_nothing(chat: Chat) -> None:
     await until(lambda: len(chat.function.of("DISCONNECT")) == 1000, 30)
     inside = chat.connections
     await until(lambda: not len(inside._work) and len(asyncio.all_tasks()) <= tasks + 2)
-    assert (inside._sessions, inside._halls, inside._taken, inside._stalled, len(inside._work)) == ({}, {}, 0, {}, 0)
+    assert (inside._sessions, inside._halls, +inside._taken, inside._stalled, len(inside._work)) == ({}, {}, {}, {}, 0)
     assert BODIES.held == 0
     assert chat.control.gateway.path.invoker.running == 0
 
