@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("faas", "registry", "gateway", "worker")
-COMPOSITION_ROOTS = ("faas.cli", "faas.server", "faas.lanes")
+COMPOSITION_ROOTS = ("faas.cli", "faas.server")
 MAY_IMPORT = {
     "root": set(PACKAGES) | {"root"},
     "faas": {"faas"},

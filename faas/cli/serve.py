@@ -53,6 +53,6 @@ def serve(**flags: Any) -> int:
     Precedence: flag, then FAAS_… in the environment, then DIR/config.toml, then the default; see faas config.
     """
     settings = settings_module.load(flags)
-    from faas.server import serve as run  # late: everything that the server needs
+    from faas.server.main import serve as run  # late: everything that the server needs
 
     return run(settings)

@@ -35,7 +35,7 @@ max = 1
 
 def serving(pid: int) -> list[int]:
     """The server's processes that serve the public port."""
-    lanes = [one for one in machine.children(pid) if b"faas.lanes" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    lanes = [one for one in machine.children(pid) if b"faas.server.lanes" in Path(f"/proc/{one}/cmdline").read_bytes()]
     return [pid, *lanes]
 
 

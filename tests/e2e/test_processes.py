@@ -125,7 +125,7 @@ def metric(server: RunningServer, name: str) -> float:
 
 def lanes_of(server: RunningServer) -> list[int]:
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"faas.lanes.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in children if b"faas.server.lanes.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from faas.stopping import GRACE_SECONDS
+from faas.server.stopping import GRACE_SECONDS
 from tests.conftest import SOAK
 from tests.support.leftovers import none_left
 from tests.support.server import Answer, RunningServer

@@ -19,13 +19,13 @@ import uvloop
 from faas.auth import TokenFile
 from faas.crowd import Crowd
 from faas.errors import FaasError, InstanceExited, InvalidInput
-from faas.lanes.fleet import Fleet, Member
-from faas.lanes.process import Newcomer
 from faas.leases import Invocation, Report, Trigger
 from faas.metrics import Metrics
 from faas.processes import check_processes, of_one_client
 from faas.protocol import Revision, RevisionKey
 from faas.proxies import TrustedProxies
+from faas.server.lanes.fleet import Fleet, Member
+from faas.server.lanes.process import Newcomer
 from faas.spec import Interface, parse
 from gateway.lane.plans import Place
 from gateway.lanes import desk

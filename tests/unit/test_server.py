@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from faas.errors import InvalidInput
-from faas.server import _confined
+from faas.server.main import _confined
 from faas.settings import load
 
 

@@ -1,4 +1,4 @@
-"""`python -m faas.lanes.process LISTENER CHANNEL OPTIONS`: a lane process, started by `faas.lanes.fleet`.
+"""`python -m faas.server.lanes.process LISTENER CHANNEL OPTIONS`: a lane process, started by `faas.server.lanes.fleet`.
 
 It has a copy of the public listening socket and one end of a nameless socket pair; no database, no secret, no way to
 start anything. It ends when the main process has gone.
@@ -25,15 +25,15 @@ from faas.bodies import BODIES
 from faas.crowd import Crowd
 from faas.doors import LAST_CALL_SECONDS, SETTLE_SECONDS, most_connections, raise_file_limit
 from faas.errors import FaasError, Unavailable
-from faas.lanes.options import Options
 from faas.proxies import TrustedProxies
+from faas.server.lanes.options import Options
 from gateway.lanes.outpost import Outpost, Table, Wanted, told_function
 from worker.borrowed import Borrower, error_of
 from worker.http_connection import BrokenConnection
 from worker.launcher.peer import Answer, Peer
 from worker.launcher.wire import Message
 
-logger = logging.getLogger("faas.lanes")
+logger = logging.getLogger("faas.server.lanes")
 
 TELL_SECONDS = 0.05
 REST_SECONDS = 1.0

@@ -18,9 +18,9 @@ from aiohttp import web
 from faas.background import Background
 from faas.doors import Doors
 from faas.errors import FaasError, Unavailable
-from faas.lanes.options import Options
 from faas.metrics import Metrics
 from faas.processes import of_one_client
+from faas.server.lanes.options import Options
 from faas.settings import Settings
 from gateway.lanes import desk
 from gateway.lanes.desk import Desk
@@ -31,7 +31,7 @@ from worker.launcher.peer import Answer, Peer
 from worker.launcher.wire import GONE, Message, close_all
 from worker.lending import LendingPool, Loan
 
-log = logging.getLogger("faas.lanes")
+log = logging.getLogger("faas.server.lanes")
 
 READY_SECONDS = 15.0
 ACK_SECONDS = 5.0  # in which a lane says that it has done what it was told; one that does not is ended
@@ -43,7 +43,7 @@ LAST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 MOST_BYTES = 1_048_576  # that were read of a connection
 FORGET = "forget"
-_PACKAGES = Path(__file__).resolve().parent.parent.parent
+_PACKAGES = Path(__file__).resolve().parents[3]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -341,7 +341,7 @@ class Fleet:
             with theirs:
                 descriptors = (self._listener.fileno(), theirs.fileno())
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-B", "-P", "-s", "-m", "faas.lanes.process"),
+                    *(sys.executable, "-B", "-P", "-s", "-m", "faas.server.lanes.process"),
                     *map(str, descriptors),
                     self.options.dump(),
                     stdin=asyncio.subprocess.DEVNULL,

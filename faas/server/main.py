@@ -24,7 +24,6 @@ from faas.build.base import Bases
 from faas.doors import Doors, raise_file_limit
 from faas.errors import InvalidInput, Unavailable
 from faas.handover import Successor, listening
-from faas.lanes.fleet import Fleet
 from faas.listener import bound, listen
 from faas.metrics import Metrics
 from faas.oci.client import RegistryClient
@@ -32,10 +31,11 @@ from faas.oci.source import ImageSource
 from faas.processes import of_one_client
 from faas.redirect import redirect_app
 from faas.remote import PROXIES
+from faas.server.lanes.fleet import Fleet
+from faas.server.stopping import Grace, Loss
 from faas.server_file import Addresses
 from faas.settings import Address, Settings
 from faas.state.session import Database
-from faas.stopping import Grace, Loss
 from faas.tls import Certificates
 from gateway import prices
 from gateway.app import api_app, public_app, public_lane, public_place

@@ -1,1 +1,0 @@
-"""Lane processes (`faas serve --processes N`): a composition root, as `faas.server` is: it sees everything."""
