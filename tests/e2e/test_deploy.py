@@ -168,7 +168,7 @@ def update_and_go_back(installation: Installation, project_root: Path, tmp_path:
     release = (installation.folder / "opt" / "current").readlink()
 
     bad = checkout(project_root, tmp_path / "bad")
-    (bad / "faas" / "server.py").write_text("raise RuntimeError('this version is broken')\n")
+    (bad / "faas" / "server" / "main.py").write_text("raise RuntimeError('this version is broken')\n")
     refused = Installation(bad, installation.folder).up()
     assert refused.returncode == 1
     assert "this version is broken" in refused.stderr

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -67,7 +68,8 @@ def statuses(answer: bytes) -> list[bytes]:
 
 
 def marks(data: bytes) -> list[bytes]:
-    return re.findall(rb"mark\d+(?:-\d+)?z|smuggledz", data)
+    """As they are written, and as they are read where a mutation has encoded some of it."""
+    return re.findall(rb"mark\d+(?:-\d+)?z|smuggledz", data + b" " + unquote_to_bytes(data))
 
 
 class Crowd:
