@@ -50,6 +50,20 @@ async def test_who_does_not_stand_still_in_time_goes_on(monkeypatch: pytest.Monk
     assert not sandbox.is_frozen
 
 
+async def test_who_cannot_stand_still_before_it_has_gone_on_is_let_go_on_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stuck(SlowFreezer):
+        def thaw(self, _: str) -> None:
+            self.still = True
+
+    monkeypatch.setattr(sandbox_groups, "STUCK_SECONDS", 0.02)
+    sandbox = a_sandbox()
+    async with asyncio.timeout(5):
+        await SandboxGroups(cast("Any", Stuck())).freeze(sandbox)
+    assert sandbox.is_frozen
+
+
 async def test_a_freeze_that_was_thawed_in_between_does_not_undo_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call of a function that never rests for long freezes it anew, and one freeze may take seconds."""
     kernel, sandbox = SlowFreezer(), a_sandbox()

@@ -16,6 +16,9 @@ FREEZE_GRACE_SECONDS = 0.01
 # for which a busy machine takes seconds. None does anything else meanwhile, and who claims one does not wait for it.
 STILL_SECONDS = 10.0
 LOOK_SECONDS, LOOK_SECONDS_MOST = 0.001, 0.02
+# Then all go on for a moment, and after twice as long again: under cgroup v1 a program with threads that is just being
+# exchanged for another (execve) waits for its threads to die, which those that stand still never do.
+STUCK_SECONDS = 0.25
 
 
 class SandboxGroups:
@@ -36,14 +39,18 @@ class SandboxGroups:
     async def freeze(self, sandbox: Sandbox) -> None:
         """See `Driver`. Raises Unavailable where it does not stand still, and lets it go on."""
         assert isinstance(sandbox, OciSandbox)
-        deadline, pause = asyncio.get_running_loop().time() + STILL_SECONDS, LOOK_SECONDS
+        clock = asyncio.get_running_loop().time
+        began, pause, patience = clock(), LOOK_SECONDS, STUCK_SECONDS
         sandbox.is_frozen = True
         sandbox.freezes = turn = sandbox.freezes + 1
         sandbox.counters.release()  # of hundreds that stand still nobody needs the files
         try:
             while not self._cgroups.freeze(sandbox.name):
-                if asyncio.get_running_loop().time() > deadline:  # and looked at since: we may not have run ourselves
+                if (waited := clock() - began) > STILL_SECONDS:  # and looked at since: we may not have run ourselves
                     raise Unavailable(f"the instance {sandbox.id} does not stand still")
+                if waited > patience:
+                    patience *= 2
+                    self._cgroups.thaw(sandbox.name)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LOOK_SECONDS_MOST)
                 if not sandbox.is_frozen or sandbox.freezes != turn:
