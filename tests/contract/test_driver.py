@@ -336,12 +336,12 @@ async def test_one_made_ahead_for_something_else_is_made_anew(bench: Workbench) 
     await bench.driver.delete(spec.id)
 
 
-async def test_on_a_terminal_the_program_reads_what_is_typed_and_ctrl_c_ends_it(bench: Workbench) -> None:
+async def test_a_terminal_is_given_once_and_echoes_what_is_typed(bench: Workbench) -> None:
     if isinstance(bench.driver, DockerDriver):
         with pytest.raises(NotOffered, match="docker driver gives no terminal"):
             await bench.driver.create(bench.spec("ids", terminal=True))
         return
-    async with bench.running("sleep", "60", terminal=True) as sandbox, asyncio.timeout(20):
+    async with bench.running("wait", terminal=True) as sandbox, asyncio.timeout(20):
         master = sandbox.take_terminal()
         with pytest.raises(Conflict):
             sandbox.take_terminal()
