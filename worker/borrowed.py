@@ -6,7 +6,7 @@ It starts nothing and ends nothing. What happens in the slots is put aside, and 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any, NoReturn, Protocol, cast
@@ -18,9 +18,9 @@ from faas.protocol import Revision, RevisionKey
 from worker.deadlines import Deadlines
 from worker.drivers.base import Sandbox
 from worker.http import HttpClient
-from worker.http_connection import BrokenConnection, HttpConnection
+from worker.http_connection import BrokenConnection
+from worker.sending import Sending
 
-UNUSED_SECONDS = 1.0  # then a loan goes back
 _KINDS = {kind.__name__: kind for kind in (InstanceExited, OutOfMemory, BadFunctionResponse, TimedOut)}
 
 
@@ -156,18 +156,17 @@ class Borrower:
         return found
 
 
-class BorrowedClaim:
-    """`faas.leases.Claim`, and the `Sink` of its connection; as `worker.claim.PoolClaim` of an instance with several
-    slots."""
+class BorrowedClaim(Sending):
+    """Implements `faas.leases.Claim`; as `worker.claim.PoolClaim` of an instance with several slots. Of what is ending
+    the main process hears at once, and accounts for it."""
 
     report: Report | None = None
-    _answering: Answering | None = None
-    _connection: HttpConnection | None = None
-    _is_over = _is_sent = _paused = _reused = _is_told = False
+    _is_sent = False
     _began = 0.0
 
     def __init__(self, borrowed: Borrowed, request_id: str) -> None:
         self._borrowed = borrowed
+        self._client = borrowed.client
         self._request_id = request_id
 
     def send(self, method: str, request: bytes, answering: Answering) -> None:
@@ -177,11 +176,11 @@ class BorrowedClaim:
         self._is_sent = True
         borrowed.begun.append((self._request_id, now))
         if (kept := borrowed.client.kept()) is not None:
-            self._connection, self._reused = kept, True
+            self._connection = kept
             kept.send(method, request, self)
         else:
             borrowed.client.open(self._opened)
-        borrowed.deadlines.add(self, now)
+        borrowed.deadlines.begin(self, now)
 
     def invoke(
         self,
@@ -192,27 +191,15 @@ class BorrowedClaim:
     ) -> None:
         raise FaasError("functions of the Runtime API have no instances here")
 
-    def pause(self) -> None:
-        self._paused = True
-        if self._connection is not None and not self._is_over:
-            self._connection.pause()
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._connection is not None and not self._is_over:
-            self._connection.resume()
-
     def abandon(self) -> None:
         self._answering = None
-        if self._is_told:
+        if self._is_ending:
             return  # its slot goes back when the main process has said why it broke
         if self._is_sent:
             self._over(None)
         elif not self._is_over:
             self._is_over = True
             self._borrowed.release()
-
-    # Sink
 
     def whole(self, head: KnownHead, body: bytes) -> None:
         if self._is_over:
@@ -225,48 +212,13 @@ class BorrowedClaim:
         finally:
             self._finish(seconds, keeps=True)
 
-    def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        if status == 101:
-            self._fail(BrokenConnection("answered with an upgrade that nobody asked for"))
-        elif self._answering is not None:
-            self._answering.head(status, headers)
+    def _explain(self, broken: BrokenConnection) -> None:
+        self._is_ending = True
+        self._borrowed.deadlines.discard(self)
+        self._borrowed.background.start(self._explained(broken), "the end of a broken request")
 
-    def data(self, piece: bytes) -> None:
-        if self._answering is not None:
-            self._answering.data(piece)
-
-    def end(self, error: BaseException | None) -> None:
-        if isinstance(error, BrokenConnection):
-            self._broken(error)
-        else:
-            self._over(error)
-
-    # Inside
-
-    def _opened(self, found: HttpConnection | BrokenConnection) -> None:
-        if isinstance(found, BrokenConnection):
-            self._broken(found)
-        elif self._is_over or self._is_told:
-            self._borrowed.client.keep(found)
-        else:
-            self._connection, self._reused = found, False
-            found.send(self._method, self._request, self)
-            if self._paused:
-                found.pause()
-
-    def _broken(self, broken: BrokenConnection) -> None:
-        if self._is_over or self._is_told:
-            return
-        self._drop()
-        if broken.untouched and self._reused:
-            self._borrowed.client.open(self._opened)  # closed just when it was used: once more, on a fresh one
-        else:
-            self._borrowed.background.start(self._explain(broken), "the end of a broken request")
-
-    async def _explain(self, broken: BrokenConnection) -> None:
+    async def _explained(self, broken: BrokenConnection) -> None:
         borrowed, told = self._borrowed, cast("BaseException", broken)
-        borrowed.deadlines.discard(self)
-        self._is_told = True
         borrowed.main.tell_now()  # that it has begun
         try:
             told = await borrowed.main.why(borrowed.loan, self._request_id, monotonic() - self._began, broken)
@@ -275,14 +227,8 @@ class BorrowedClaim:
         finally:
             self._over(told)
 
-    def _fail(self, error: BaseException) -> None:
-        if self._connection is not None:
-            self._connection.fail(error)
-        else:
-            self._over(error)
-
     def over_time(self, error: TimedOut) -> None:
-        self._is_told = True
+        self._is_ending = True
         self._drop()
         self._borrowed.background.start(self._late(error), "the end of a late request")
 
@@ -295,13 +241,7 @@ class BorrowedClaim:
         finally:
             self._over(error)
 
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._borrowed.client.drop(connection)
-
     def _over(self, error: BaseException | None) -> None:
-        """The answer's end: the slot goes back, then the caller is told."""
         if self._is_over:
             return
         connection = self._connection
@@ -320,7 +260,7 @@ class BorrowedClaim:
                 borrowed.client.keep(connection)
             else:
                 borrowed.client.drop(connection)
-        if not self._is_told:  # else the main process has ended it
+        if not self._is_ending:  # else the main process has ended it
             borrowed.ended.append((self._request_id, seconds))
         borrowed.release()
 

@@ -4,15 +4,16 @@ nothing goes wrong. What does go wrong is seen to in a task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from faas.errors import TimedOut, Unavailable
 from faas.leases import Answering, Invocation, InvocationResult, KnownHead, StreamedResult, Trigger
 from worker.exchange import Exchange, Undelivered
-from worker.http_connection import BrokenConnection, HttpConnection
+from worker.http_connection import BrokenConnection
 from worker.instance import Instance
+from worker.sending import Sending
 from worker.slot import OFFERS, Slot, not_http
 
 if TYPE_CHECKING:
@@ -23,14 +24,11 @@ Ended = Callable[[InvocationResult | None, BaseException | None], None]
 Streams = Callable[[StreamedResult], None]
 
 
-class PoolClaim(Slot):
-    """Implements `faas.leases.Claim`, and is told of the answer as a `worker.http_connection.Sink`."""
+class PoolClaim(Sending, Slot):
+    """Implements `faas.leases.Claim`."""
 
-    _answering: Answering | None = None
     _ended: Ended | None = None
     _exchange: Exchange | None = None
-    _connection: HttpConnection | None = None
-    _is_over = _has_head = _paused = False
     _began = 0.0  # sent to an http function
     _has_slot = True
 
@@ -50,7 +48,7 @@ class PoolClaim(Slot):
         self._answering = answering
         self._began = now = monotonic()
         instance.begin(self._request_id, now)
-        self._method, self._request = method, request  # should it have to be sent once more
+        self._method, self._request = method, request
         resting = client.resting
         if resting and (connection := resting.pop()).is_open:
             self._connection = connection
@@ -62,19 +60,7 @@ class PoolClaim(Slot):
             client.open(self._opened)
         self._pool.deadlines.begin(self, now)
 
-    def _opened(self, found: HttpConnection | BrokenConnection) -> None:
-        if isinstance(found, BrokenConnection):
-            self._broken(found)
-        elif self._is_over:
-            self._client.rest(found)
-        else:
-            self._connection = found
-            found.send(self._method, self._request, self)
-            if self._paused:
-                found.pause()
-
     def whole(self, head: KnownHead, body: bytes) -> None:
-        """The usual answer: all of it, over a connection that can be used again."""
         if self._is_over:
             return
         self._is_over = True
@@ -92,49 +78,15 @@ class PoolClaim(Slot):
                 self._account(seconds, None, None)
             pool.release(instance)
 
-    def head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self._has_head = True
-        if status == 101:
-            self._fail(BrokenConnection("answered with an upgrade that nobody asked for"))
-        elif self._answering is not None:
-            self._answering.head(status, headers)
+    def _explain(self, broken: BrokenConnection) -> None:
+        self._pool.parts.background.start(self._explained(broken), "the end of a broken request")
 
-    def data(self, piece: bytes) -> None:
-        if self._answering is not None:
-            self._answering.data(piece)
-
-    def end(self, error: BaseException | None) -> None:
-        if error is None:
-            self._over(None)
-        elif isinstance(error, BrokenConnection):
-            self._broken(error)
-        else:
-            self._over(error)
-
-    def _broken(self, broken: BrokenConnection) -> None:
-        if self._is_over:
-            return
-        connection, self._connection = self._connection, None
-        reused = connection is not None and connection.has_served
-        if connection is not None:
-            self._client.drop(connection)
-        if broken.untouched and reused and self._failure is None:
-            self._client.open(self._opened)  # closed just when it was used: once more, on a fresh one
-        else:
-            self._pool.parts.background.start(self._explain(broken), "the end of a broken request")
-
-    async def _explain(self, broken: BrokenConnection) -> None:
+    async def _explained(self, broken: BrokenConnection) -> None:
         told: BaseException = broken
         try:
             told = await self._translated(broken)
         finally:
             self._over(told)
-
-    def _fail(self, error: BaseException) -> None:
-        if self._connection is not None:
-            self._connection.fail(error)
-        else:
-            self._over(error)
 
     def over_time(self, error: TimedOut) -> None:
         """Of an HTTP request."""
@@ -143,7 +95,6 @@ class PoolClaim(Slot):
         self._fail(error)
 
     def _over(self, error: BaseException | None) -> None:
-        """The answer's end: the slot goes back, then the caller is told."""
         if self._is_over:
             return
         self._is_over = True
@@ -223,17 +174,6 @@ class PoolClaim(Slot):
             ended(None if error is not None else result, error)
 
     # Both
-
-    def pause(self) -> None:
-        """Read no more of the answer until `resume`."""
-        self._paused = True
-        if self._connection is not None and not self._is_over:
-            self._connection.pause()
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._connection is not None and not self._is_over:
-            self._connection.resume()
 
     def abandon(self) -> None:
         """Nobody waits any more. A function with one slot works on, until its answer or its time limit; an answer that

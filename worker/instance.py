@@ -186,8 +186,7 @@ class Instance:
         """An invocation reaches the function; `now` is `time.monotonic`."""
         if self.slots > 1:
             if not self._is_settling:
-                self._is_settling = True
-                self._settling.add(self)
+                self._settle_soon()
             self._begun[request_id] = now
             return
         if self._unsettled and self.output.goes_on(self._unsettled, request_id):
@@ -196,23 +195,20 @@ class Instance:
             self.settle()
             self.output.begin(request_id)
         if not self._is_settling:
-            self._is_settling = True
-            self._settling.add(self)
+            self._settle_soon()
         # A sample from before says something only while it is fresh; else the one at the end will.
         fresh = now - self._sampled_at < SAMPLE_SECONDS
         self._peak_bytes = self.memory_bytes if fresh else 0
         self._oom_kills_before = self.oom_kills
         if not self._is_sampled:
-            self._is_sampled = True
-            self._sampler.add(self)
+            self._sample_from_now()
 
     def ended_well(self, request_id: str, seconds: float) -> bool:
         """It is over, and one of several: its report is made a moment later, with others'. Whether that will do."""
         if self.slots == 1 or self.init_seconds is not None:
             return False
         if not self._is_settling:
-            self._is_settling = True
-            self._settling.add(self)
+            self._settle_soon()
         self._ended.append((request_id, seconds, self._begun.pop(request_id, None)))
         return True
 
@@ -229,9 +225,17 @@ class Instance:
         report = _report(Report, (seconds, billed_seconds, limit, peak if peak < limit else limit, None, False))
         self._unsettled.append((request_id, report))
         if not self._is_settling:
-            self._is_settling = True
-            self._settling.add(self)
+            self._settle_soon()
         return report
+
+    def _settle_soon(self) -> None:
+        """Whoever calls looks first whether that is so already: a call less for nearly every invocation."""
+        self._is_settling = True
+        self._settling.add(self)
+
+    def _sample_from_now(self) -> None:
+        self._is_sampled = True
+        self._sampler.add(self)
 
     def settle_several(self) -> None:
         """What has begun and ended well, of several at once, since the last time: all have the same memory."""
@@ -243,8 +247,7 @@ class Instance:
         self.output.begin_several([(request_id, since + at) for request_id, at in begun.items()])
         self._oom_kills_before = self.oom_kills
         if self.executing and not self._is_sampled:
-            self._is_sampled = True
-            self._sampler.add(self)
+            self._sample_from_now()
         ended, self._ended = self._ended, []
         if ended:
             self.sample(time.monotonic(), SHARED_SECONDS)

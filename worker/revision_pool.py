@@ -48,7 +48,7 @@ class RevisionPool(Slots):
                 instance.executing = executing + 1
                 instance.invocations += 1
                 return PoolClaim(self, instance, request_id)
-            if slots == 1 and instance.outcome is None and not instance.stands_still:
+            if slots == 1 and instance.outcome is None and not instance.stands_still:  # `_claim`, and no look twice
                 del free[instance]
                 self._busy += 1
                 self.parts.freezer.discard(instance)

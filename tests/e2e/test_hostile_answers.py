@@ -7,12 +7,10 @@ import asyncio
 import random
 import re
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -21,7 +19,7 @@ from tests.conftest import SOAK
 from tests.support import hostile_http
 from tests.support.server import RunningServer
 from tests.support.standing import family, resident_kb
-from tests.support.steady import GOOD, GOOD_TOML, Steady
+from tests.support.steady import GOOD, GOOD_TOML, Beside, Steady
 
 pytestmark = [pytest.mark.root, pytest.mark.oci, pytest.mark.timeout(1800 if SOAK else 120)]
 
@@ -67,28 +65,17 @@ class Answered:
         return b"chunked" not in self.head.lower() or self.end.endswith(b"0\r\n\r\n")
 
 
-class Memory(threading.Thread):
+class Memory(Beside):
     """The most that the server held while the block lasts, in kB beyond what it had before."""
 
     def __init__(self, server: RunningServer) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._server = server
-        self._enough = threading.Event()
         self._before = self._look()
         self.grew = 0
 
     def _look(self) -> int:
         return resident_kb(family(self._server.pid))
-
-    def __enter__(self) -> Memory:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._enough.set()
-        self.join()
 
     def run(self) -> None:
         while not self._enough.wait(0.05):

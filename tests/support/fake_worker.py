@@ -64,6 +64,13 @@ async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
+async def body_size(request: HttpRequest) -> int:
+    """Bytes of the request's body, which is read."""
+    if request.body is None or isinstance(request.body, bytes):
+        return len(request.body or b"")
+    return sum([len(piece) async for piece in request.body])
+
+
 async def ok(revision: Revision, request: HttpRequest) -> HttpResponse:
     """200 with the request's target as body."""
     body = request.target.encode()

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from types import TracebackType
+from typing import Self
 
 GOOD = """
 def handler(event, context):
@@ -21,24 +22,14 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-class Steady(threading.Thread):
-    """Calls the function at `path`, which answers with the path that it was called by, every `pause` seconds, as long
-    as the block lasts. `lost` says what went wrong, `taken` how many seconds each answer took.
+class Beside(threading.Thread):
+    """Runs as long as the block lasts: until `_enough` is set."""
 
-    Open loop: a call's time counts from when it was due, so a server that stands still is seen in every call that it
-    keeps waiting.
-    """
-
-    def __init__(self, public: str, path: str, pause: float = 0.02) -> None:
+    def __init__(self) -> None:
         super().__init__(daemon=True)
-        self._host = public.removeprefix("http://")
-        self._path = path
-        self._pause = pause
         self._enough = threading.Event()
-        self.lost: list[str] = []
-        self.taken: list[float] = []
 
-    def __enter__(self) -> Steady:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -47,6 +38,23 @@ class Steady(threading.Thread):
     ) -> None:
         self._enough.set()
         self.join()
+
+
+class Steady(Beside):
+    """Calls the function at `path`, which answers with the path that it was called by, every `pause` seconds, as long
+    as the block lasts. `lost` says what went wrong, `taken` how many seconds each answer took.
+
+    Open loop: a call's time counts from when it was due, so a server that stands still is seen in every call that it
+    keeps waiting.
+    """
+
+    def __init__(self, public: str, path: str, pause: float = 0.02) -> None:
+        super().__init__()
+        self._host = public.removeprefix("http://")
+        self._path = path
+        self._pause = pause
+        self.lost: list[str] = []
+        self.taken: list[float] = []
 
     def run(self) -> None:
         connection = http.client.HTTPConnection(self._host, timeout=ANSWER_SECONDS)

@@ -18,7 +18,7 @@ from faas.state.session import Database
 from gateway.edge.apis.api import parse
 from gateway.edge.apis.apis import Apis
 from tests.support.control import DIGEST, Answered, Control, control, until
-from tests.support.fake_worker import FakeWorker, stream
+from tests.support.fake_worker import FakeWorker, body_size, stream
 
 
 @pytest.fixture
@@ -53,12 +53,7 @@ def http(worker: FakeWorker) -> list[HttpRequest]:
 
     async def answer(revision: Revision, request: HttpRequest) -> HttpResponse:
         asked.append(request)
-        size = 0
-        if isinstance(request.body, bytes):
-            size = len(request.body)
-        elif request.body is not None:
-            async for chunk in request.body:
-                size += len(chunk)
+        size = await body_size(request)
         body = f"{revision.key.function} v{revision.key.number} {request.method} {request.target} {size}".encode()
         return HttpResponse(200, (("X-Old", "1"), ("Content-Length", str(len(body)))), stream(body))
 

@@ -14,7 +14,7 @@ from faas.boundary import Boundary
 from faas.leases import HttpRequest, HttpResponse
 from faas.protocol import Revision
 from faas.spec import Interface
-from tests.support.fake_worker import FakeWorker, stream
+from tests.support.fake_worker import FakeWorker, body_size, stream
 from tests.support.tls_doors import by_uvloop, entrances
 from tests.unit.test_lane_connections import GET, Gated, answer, lane, opened
 
@@ -33,13 +33,7 @@ OTHERS = {
 
 async def size(revision: Revision, request: HttpRequest) -> HttpResponse:
     """How many bytes the request's body has."""
-    found = 0
-    if isinstance(request.body, bytes):
-        found = len(request.body)
-    elif request.body is not None:
-        async for piece in request.body:
-            found += len(piece)
-    text = str(found).encode()
+    text = str(await body_size(request)).encode()
     return HttpResponse(200, (("Content-Length", str(len(text))),), stream(text))
 
 
