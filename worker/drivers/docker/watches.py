@@ -62,11 +62,11 @@ class Watches:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
     def _end(self, container: str, out_of_memory: Callable[[], bool]) -> None:
-        self._work.start(self._ask(container, out_of_memory), f"the end of {container}")
+        proved = out_of_memory()  # now: the engine is about to remove the group that knows
+        self._work.start(self._ask(container, proved=proved), f"the end of {container}")
 
-    async def _ask(self, container: str, out_of_memory: Callable[[], bool]) -> None:
+    async def _ask(self, container: str, *, proved: bool) -> None:
         """How it ended."""
-        proved = out_of_memory()
         outcome = Exit(137, 9)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
