@@ -274,15 +274,11 @@ class Worker(Protocol):
         """
         ...
 
-    def claim(self, revision: Revision, request_id: str) -> Claim | None:
-        """A slot of an instance that is ready to run this moment, for an invocation by HTTP; None where there is none,
-        where somebody waits already, or where it would have to be thawed: then `acquire` is the way.
-        """
-        ...
-
     def door(self, revision: Revision) -> Door:
-        """`claim` for who asks often: told a request's id it gives the same, until it has given None: then ask for
-        another door, it may be that behind this one nothing will ever be ready."""
+        """Told the id of an invocation by HTTP, it gives a slot of an instance that is ready to run this moment; None
+        where there is none, where somebody waits already, or where it would have to be thawed: then `acquire` is the
+        way. After a None ask for another door: it may be that behind this one nothing will ever be ready.
+        """
         ...
 
     def run(

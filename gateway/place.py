@@ -112,32 +112,30 @@ class Guest:
         else:
             breaker.inside -= 1
 
-    def line_up(self, gate: Gate, waiting: Waiting) -> Turn | None:
+    def line_up(self, gate: Gate, waiting: Waiting, now: float) -> Turn | None:
         """A place in the line where all slots are taken; None where that is not what is wanting.
 
         Raises Throttled where the line is too long, or there is no time to wait.
         """
-        activator = gate.activator
-        activator.admit(gate.revision.key)
-        now = activator.clock()
-        way = gate.way or gate.asked(now)
+        if (way := gate.way) is None:
+            gate.activator.admit(gate.revision.key)
+            way = gate.asked(now)
         breaker, _, load, _ = way
         if breaker.inside < breaker.limit:
             return None
         turn = Turn(gate, way, waiting)
         breaker.line_up(turn, gate.waits.seconds)
-        gate.waits.begin(turn, monotonic())
+        gate.waits.begin(turn, now)
         load.enter(now)
         return turn
 
-    def take_turn(self, turn: Turn, request_id: str) -> Claim | None:
+    def take_turn(self, turn: Turn, request_id: str, now: float) -> Claim | None:
         """The slot of an instance that came with the turn; None, and all is given back, where there is none."""
-        gate, (breaker, ceiling, load, _) = turn.gate, turn.way
-        activator, now = gate.activator, gate.activator.clock()
-        claim = None
+        gate, (breaker, ceiling, load, door) = turn.gate, turn.way
         if ceiling is None or ceiling.try_enter():
-            if (claim := activator.worker.claim(gate.revision, request_id)) is not None:
-                gate.used(now)
+            if (claim := door(request_id)) is not None:
+                if now >= gate.used_until:
+                    gate.used(now)
                 self._way = turn.way
                 return claim
             if ceiling is not None:
@@ -201,7 +199,7 @@ class Turn:
         self._is_waiting = False
         gate = self.gate
         gate.waits.discard(self)
-        self.load.leave(gate.activator.clock())
+        self.load.leave(monotonic())
         if self._handle is not None:
             self._handle.cancel()
             self.breaker.leave()

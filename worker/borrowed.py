@@ -117,7 +117,7 @@ class Borrower:
     def has_room(self, key: RevisionKey) -> bool:
         return any(one.taken < one.slots and not one.is_recalled for one in self._by_key.get(key, ()))
 
-    def claim(self, revision: Revision, request_id: str) -> BorrowedClaim | None:
+    def _claim(self, revision: Revision, request_id: str) -> BorrowedClaim | None:
         for borrowed in self._by_key.get(revision.key, ()):
             if borrowed.taken < borrowed.slots and not borrowed.is_recalled:
                 borrowed.taken += 1
@@ -126,7 +126,7 @@ class Borrower:
         return None
 
     def door(self, revision: Revision) -> Callable[[str], BorrowedClaim | None]:
-        return partial(self.claim, revision)
+        return partial(self._claim, revision)
 
     def acquire(self, *_: object) -> NoReturn:
         raise Unavailable("this process has no instance of the function; try again")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from worker.revision_pool import RevisionPool
 
 _BY_HTTP = Trigger.HTTP
+_invocation = tuple.__new__  # `Invocation` itself would call a function written in Python
 Ended = Callable[[InvocationResult | None, BaseException | None], None]
 Streams = Callable[[StreamedResult], None]
 
@@ -29,6 +30,7 @@ class PoolClaim(Sending, Slot):
 
     _ended: Ended | None = None
     _exchange: Exchange | None = None
+    _offers = 0  # of the event, that came to nothing
     _began = 0.0  # sent to an http function
     _has_slot = True
 
@@ -117,11 +119,10 @@ class PoolClaim(Sending, Slot):
         self._ended = ended
         self._streams = streams
         self._trace_id = trace_id
-        self._offers = 0
         self._offer_event(event)
 
     def _offer_event(self, event: bytes) -> None:
-        invocation = Invocation(self._request_id, _BY_HTTP, 0.0, self._trace_id)
+        invocation = _invocation(Invocation, (self._request_id, _BY_HTTP, 0.0, self._trace_id, ""))
         self._exchange = exchange = Exchange(
             invocation,
             event,
@@ -142,10 +143,15 @@ class PoolClaim(Sending, Slot):
             pool.backoff.succeeded()
             pool.consumption.add_one(report)
             self._has_slot = False
-            pool.release(instance)
             ended, self._ended = self._ended, None
-            if ended is not None:
-                ended(result, None)
+            pool.passing = instance  # who has waited for it takes it from within `ended`
+            pool.moved_at = exchange.ended_at
+            try:
+                if ended is not None:
+                    ended(result, None)
+            finally:
+                if pool.passing is not None:
+                    pool.put_back()
             return
         if isinstance(exchange.error, Undelivered):
             self._pool.parts.background.start(self._try_another(exchange), "an event on its way to another instance")

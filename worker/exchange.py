@@ -44,24 +44,15 @@ class Exchange:
     The time limit, which `deadlines` keeps, runs from the handing out; an event that nobody takes waits as long.
     """
 
-    __slots__ = (
-        "_deadlines",
-        "_left",
-        "_on_begun",
-        "_takes_pieces",
-        "_waiter",
-        "deliveries",
-        "ended_at",
-        "error",
-        "event",
-        "handed_at",
-        "invocation",
-        "on_ended",
-        "on_handed",
-        "result",
-        "state",
-        "stream",
-    )
+    # Defaults of the class: one is made for each event, and most of them stay as they are.
+    state = OFFERED
+    deliveries = 0
+    handed_at = ended_at = 0.0  # `time.monotonic`
+    result: InvocationResult | None = None
+    error: BaseException | None = None
+    stream: AnswerStream | None = None  # of an answer that comes piece by piece
+    _left = False
+    _waiter: asyncio.Future[None] | None = None
 
     def __init__(
         self,
@@ -77,23 +68,15 @@ class Exchange:
         """`on_begun` is called with an answer that comes piece by piece, where that is taken."""
         self._takes_pieces = takes_pieces
         self._on_begun = on_begun
-        self._left = False
         self._deadlines = deadlines
-        self._waiter: asyncio.Future[None] | None = None
         self.invocation = invocation
         self.event = event
         self.on_handed = on_handed
         self.on_ended = on_ended
-        self.state = OFFERED
-        self.deliveries = 0
-        self.handed_at = self.ended_at = 0.0  # `time.monotonic`
-        self.result: InvocationResult | None = None
-        self.error: BaseException | None = None
-        self.stream: AnswerStream | None = None  # of an answer that comes piece by piece
 
     def wait_for_poll(self) -> None:
         """Nobody polls yet: start the clock."""
-        self._deadlines.add(self, time.monotonic())
+        self._deadlines.begin(self, time.monotonic())
 
     def handed(self) -> None:
         """The event was written to a poll."""
@@ -128,12 +111,15 @@ class Exchange:
         if self.state is OFFERED:
             self.handed_at = self.ended_at
         self.state = ENDED
-        self.result, self.error = result, error
+        self.result = result
+        if error is not None:
+            self.error = error
         self._deadlines.discard(self)
         self.on_ended(self)
         if self.stream is not None:
             self.stream.end(self.error or (reported(self.result) if self.result is not None else None))
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

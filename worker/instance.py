@@ -32,7 +32,7 @@ from worker.runtime_api import RuntimeApi
 from worker.settling import Settling
 
 SETTLE_ITERATIONS = 3  # of the loop, until what was written before an answer has come through the pipes
-UNMEASURED_SECONDS = 0.001  # of running, in which a function cannot get many MB
+UNMEASURED_SECONDS = 0.002  # of running, in which a function cannot get many MB
 SHARED_SECONDS = 0.01  # so old a measurement may be that several at once share
 _report = tuple.__new__  # `Report` itself would call a function written in Python
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from faas.background import Background
 from faas.connections import Connections
 from faas.errors import ShuttingDown, SpecError
-from faas.leases import Claim, Invocation
+from faas.leases import Invocation
 from faas.metrics import Metrics
 from faas.protocol import (
     CheckReport,
@@ -204,9 +204,6 @@ class Pool:
         if self._closing:
             raise ShuttingDown
         return PoolLease(self._of(revision), invocation, self._background)
-
-    def claim(self, revision: Revision, request_id: str) -> Claim | None:
-        return self.door(revision)(request_id)
 
     def door(self, revision: Revision) -> Door:
         pool = self._pools.get(revision.key)

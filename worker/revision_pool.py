@@ -40,6 +40,8 @@ class RevisionPool(Slots):
 
     def claim(self, request_id: str) -> PoolClaim | None:
         """The slot of `try_take_ready`."""
+        if self.passing is not None and (passed := self.pass_on()) is not None:
+            return PoolClaim(self, passed, request_id)
         free = self._free
         if free and not self.waiters.queue and not self.retired:
             instance = next(reversed(free))

@@ -37,6 +37,7 @@ PUSHED_BYTES = 2 * 1_048_576  # of messages to clients, beside those
 KEPT_OPEN = CONNECTIONS // 2  # while more are inside, who sends a message goes then: a runtime finds a place
 ERROR_BYTES = 262_144  # of an error's body: it is parsed on the loop
 MESSAGE_CHARACTERS = 4096  # of an init error's own message
+_result = tuple.__new__  # `InvocationResult` itself would call a function written in Python
 
 NEXT = b"/2018-06-01/runtime/invocation/next"
 INVOCATION = b"/2018-06-01/runtime/invocation/"
@@ -96,7 +97,7 @@ class RuntimeApi:
         """Give this event out, now if somebody polls, else to the next poll."""
         assert self._open is None or self._open.state is ENDED, "one event at a time"
         self._open, self._taker = exchange, None
-        if not self._give_out():
+        if not self._polls or not self._give_out():
             exchange.wait_for_poll()
 
     def _give_out(self) -> bool:
@@ -108,7 +109,8 @@ class RuntimeApi:
             connection = next(iter(self._polls))
             del self._polls[connection]
             if connection.is_alive():
-                self._cut_off_behind(connection)
+                if len(self._connections) > 1:
+                    self._cut_off_behind(connection)
                 connection.useful = True
                 exchange.handed()  # before the write: its START stands before whatever the function says
                 connection.send(self._event_head(exchange.invocation, len(exchange.event)) + exchange.event)
@@ -119,8 +121,6 @@ class RuntimeApi:
 
     def _cut_off_behind(self, taker: RuntimeConnection) -> None:
         """Who has not read an earlier event does not need it any more: only one at a time is kept for its reader."""
-        if len(self._connections) == 1:
-            return
         for connection in list(self._connections):
             if connection.is_behind and connection is not taker:
                 connection.abort()
@@ -252,11 +252,14 @@ class RuntimeApi:
             exchange.answer(InvocationResult(payload, "application/json", error_type))
 
     def take(self, connection: RuntimeConnection, request: Known) -> bool:
+        request_id, body, _ = request
         exchange = self._open
-        if exchange is None or request.body is None or not self._is_open(request.request_id):
+        if exchange is None or exchange.state is not HANDED or body is None:
+            return False
+        if exchange.invocation.request_id.encode() != request_id:
             return False
         connection.useful = True
-        exchange.answer(InvocationResult(request.body))
+        exchange.answer(_result(InvocationResult, (body, "application/json", None)))
         return True
 
     # Answers that stream

@@ -25,6 +25,7 @@ class Slots(ABC):
         self.label = label(revision)
         self.parts = parts
         self.moved_at, self.desired, self.retired = 0.0, 0, False
+        self.passing: Instance | None = None  # its only slot is being given back: whoever claims one now has it at once
         self._starting: dict[Instance, asyncio.Future[None]] = {}  # resolves when it is ready
         self._ready: dict[Instance, None] = {}  # idle and busy ones
         self._free: dict[Instance, None] = {}  # of them those with slot and memory free: longest unused first
@@ -149,6 +150,24 @@ class Slots(ABC):
             ledger.settle()
         else:
             self._leaving.released(instance)
+
+    def pass_on(self) -> Instance | None:
+        """The instance in `passing`, its slot taken anew: it never comes to rest in between. None where others come
+        first: then it has been given back like any other."""
+        instance = self.passing
+        assert instance is not None
+        if not self._is_steady or instance not in self._ready or instance.outcome is not None:
+            self.put_back()
+            return None
+        self.passing = None
+        instance.invocations += 1
+        return instance
+
+    def put_back(self) -> None:
+        """Nobody took what is in `passing`."""
+        instance, self.passing = self.passing, None
+        assert instance is not None
+        self.release(instance)
 
     @property
     def _executing(self) -> int:

@@ -96,7 +96,7 @@ class Exchange(Answer, Guest):
             self.fail(ShuttingDown())
             return
         try:
-            turn = self.line_up(plan.gate, self)
+            turn = self.line_up(plan.gate, self, self._began)
         except Throttled as error:
             self._refused(error)
             return
@@ -109,8 +109,9 @@ class Exchange(Answer, Guest):
     def on_turn(self) -> None:
         turn, self._turn = self._turn, None
         assert turn is not None
+        now = monotonic()
         try:
-            claim, now = self.take_turn(turn, self.request_id), monotonic()
+            claim = self.take_turn(turn, self.request_id, now)
             if claim is not None:
                 self._admit(claim, now)
                 return

@@ -63,7 +63,7 @@ class _Claim:
 
 
 class _Worker(FakeWorker):
-    def claim(self, revision: Revision, request_id: str) -> Claim | None:
+    def _claim(self, revision: Revision, request_id: str) -> Claim | None:
         return _Claim(revision)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from tests.benchmarks import machine
-from tests.benchmarks.client import WRK_SECONDS, Load, free_port, poll
+from tests.benchmarks.client import WRK_SECONDS, Load
 from tests.benchmarks.measure import Figure, Report, Row, interleaved
+from tests.benchmarks.nginx import nginx_before
 
 ROUNDS = 3
 CONNECTIONS = (1, 16, 64)
@@ -30,49 +28,21 @@ memory = {machine.FULL_CORE}
 min = 1
 max = 1
 """
-NGINX = """
-user root; worker_processes 1; daemon off; pid {work}/nginx.pid; error_log {work}/errors;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off; keepalive_requests 100000000; client_body_temp_path {work}/body; proxy_temp_path {work}/proxy;
-    fastcgi_temp_path {work}/fastcgi; uwsgi_temp_path {work}/uwsgi; scgi_temp_path {work}/scgi;
-    upstream function {{ server 127.0.0.1:{behind}; keepalive 128; keepalive_requests 100000000; }}
-    server {{
-        listen 127.0.0.1:{front};
-        location / {{ proxy_pass http://function; proxy_http_version 1.1; proxy_set_header Connection ""; }}
-    }}
-}}
-"""
-
-
-@contextmanager
-def started(*words: str | Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(words, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def measure(rounds: int | None) -> Report:
     with ExitStack() as stack:
         work = stack.enter_context(machine.work_folder())
         program = machine.compiled(work)
-        behind, front = free_port(), free_port()
-        function = stack.enter_context(started(program, PORT=str(behind)))
-        (work / "nginx.conf").write_text(NGINX.format(work=work, behind=behind, front=front))
-        nginx = stack.enter_context(started("nginx", "-e", work / "errors", "-c", work / "nginx.conf"))
-        poll(("127.0.0.1", front))
-        [worker] = machine.children(nginx.pid)
+        nginx = stack.enter_context(nginx_before(program, work))
         running = stack.enter_context(machine.server("--driver", "oci"))
         folder = machine.folder_of(work, "static", TOML)
         shutil.copy(program, folder / "bootstrap")
         running.faas("push", folder)
         machine.ready(running, "static", 1)
         ways = {  # URL, and whose CPU time is counted
-            "direct": (f"http://127.0.0.1:{behind}/", function.pid),
-            "nginx": (f"http://127.0.0.1:{front}/", worker),
+            "direct": (nginx.behind, nginx.program_pid),
+            "nginx": (nginx.url, nginx.worker_pid),
             "gateway": (f"{running.public}/function/static", running.pid),
         }
         methods: dict[str, Callable[[], tuple[Load, float]]] = {

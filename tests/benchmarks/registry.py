@@ -18,8 +18,8 @@ from pathlib import Path
 from tests.benchmarks import machine
 from tests.benchmarks.client import free_port
 from tests.benchmarks.measure import Figure, Report, Row, interleaved, ratio
+from tests.benchmarks.nginx import started
 from tests.benchmarks.partners import ran
-from tests.benchmarks.proxy import started
 from tests.support.registry import RegistryProcess, registry_process
 
 ROUNDS = 5

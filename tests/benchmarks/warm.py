@@ -13,6 +13,7 @@ from tests.benchmarks import machine
 from tests.benchmarks.client import Connection, address_of
 from tests.benchmarks.floor import floor
 from tests.benchmarks.measure import Figure, Report, Row, interleaved, ratio
+from tests.benchmarks.nginx import nginx_before
 from tests.support.server import RunningServer
 
 ROUNDS = 7
@@ -22,7 +23,8 @@ METHOD = (
     f"`return event`, Python, one full CPU. {CALLS} calls per round, one after the other over one connection; a row's"
     f" values are the rounds' medians. The floor: the same event, sent to the same client in the same sandbox by a"
     f" blocking socket, event → answer. Then wrk with {CONNECTIONS} connections over {INSTANCES} instances; CPU is the"
-    " server process's user + system time by the answers it gave."
+    " server process's user + system time by the answers it gave, beside that of nginx in front of a static C server"
+    " under the same load."
 )
 SPEC: dict[str, Any] = {"runtime": "python", "handler": "app.handler", "memory": machine.FULL_CORE}
 
@@ -45,12 +47,18 @@ def measure(rounds: int | None) -> Report:
             rounds or ROUNDS,
         )
         _push(running, work / "busy", instances=INSTANCES)
-        busy = interleaved(
-            {"busy": lambda: machine.loaded(f"{running.public}/function/busy", CONNECTIONS, running.pid)},
+        nginx = stack.enter_context(nginx_before(machine.compiled(work), work))
+        loads = interleaved(
+            {
+                "busy": lambda: machine.loaded(f"{running.public}/function/busy", CONNECTIONS, running.pid),
+                "nginx": lambda: machine.loaded(nginx.url, CONNECTIONS, nginx.worker_pid),
+            },
             max(1, (rounds or ROUNDS) // 2),
-        )["busy"]
+        )
+    busy = loads["busy"]
     rows = {name: Row(f"Python, c1, {name}", values, "µs") for name, values in found.items()}
     costs = Row(f"server CPU per invocation, c{CONNECTIONS}", [cost for _, cost in busy], "µs")
+    nginx_costs = Row(f"nginx's CPU per request, c{CONNECTIONS}", [cost for _, cost in loads["nginx"]], "µs")
     rates = Row(f"invocations per second, c{CONNECTIONS}", [load.rate for load, _ in busy], "1/s")
     tails = Row(f"p99, c{CONNECTIONS}", [load.p99 / 1000 for load, _ in busy], "ms")
     added = rows["gateway"].p50 - rows["floor"].p50
@@ -58,9 +66,10 @@ def measure(rounds: int | None) -> Report:
         ratio("gateway ÷ floor, c1 p50", rows["gateway"], rows["floor"], 3, 1.8),
         Figure("added by the gateway, c1 p50", added, unit="µs"),
         Figure(f"server CPU per invocation, c{CONNECTIONS}", costs.p50, 120, 60, "µs"),
+        ratio(f"server CPU per invocation ÷ nginx's, c{CONNECTIONS}", costs, nginx_costs, 120 / 18.8, 60 / 18.8),
         Figure(f"failed, c{CONNECTIONS}", sum(load.failed for load, _ in busy), 0, unit="calls"),
     ]
-    return Report("warm", METHOD, [*rows.values(), rates, tails, costs], figures)
+    return Report("warm", METHOD, [*rows.values(), rates, tails, costs, nginx_costs], figures)
 
 
 def _push(running: RunningServer, folder: Path, instances: int) -> None:

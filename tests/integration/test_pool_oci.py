@@ -434,7 +434,7 @@ async def test_claims_of_a_warm_instance_are_answered_by_either_contract(world: 
     await world.pool.scale(hello, 1)
     await world.invoke(hello, n=0)
     for number in range(50):
-        claim, ended = world.pool.claim(hello, f"c{number}"), Ended()
+        claim, ended = world.pool.door(hello)(f"c{number}"), Ended()
         assert claim is not None
         claim.invoke(b'{"mode": "x", "n": %d}' % number, ended)
         assert json.loads(await ended.future) == {"mode": "x", "n": number}
@@ -443,10 +443,10 @@ async def test_claims_of_a_warm_instance_are_answered_by_either_contract(world: 
     for number in range(50):
         messages = [record.message for record in await world.lines(request_id=f"c{number}")]
         assert [message.split()[0] for message in messages] == ["START", "mode", "END", "REPORT"]
-    claim, ended = world.pool.claim(hello, "last"), Ended()
+    claim, ended = world.pool.door(hello)("last"), Ended()
     while claim is None:  # it has been frozen meanwhile
         await world.invoke(hello, n=0)
-        claim = world.pool.claim(hello, "last")
+        claim = world.pool.door(hello)("last")
     claim.invoke(b'{"mode": "exit"}', ended)
     with pytest.raises(InstanceExited):
         await ended.future
@@ -455,7 +455,7 @@ async def test_claims_of_a_warm_instance_are_answered_by_either_contract(world: 
     web = dataclasses.replace(web, key=RevisionKey("default", "web", 1))
     await world.pool.check(web)
     for number in range(50):
-        claim, ended = world.pool.claim(web, f"w{number}"), Ended()
+        claim, ended = world.pool.door(web)(f"w{number}"), Ended()
         assert claim is not None
         claim.send("GET", b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number, ended)
         assert await ended.future == b"/%d" % number

@@ -147,9 +147,9 @@ class FakeWorker:
         return FakeLease(self, revision, invocation)
 
     def door(self, revision: Revision) -> Door:
-        return functools.partial(self.claim, revision)
+        return functools.partial(self._claim, revision)
 
-    def claim(self, revision: Revision, request_id: str) -> Claim | None:
+    def _claim(self, revision: Revision, request_id: str) -> Claim | None:
         slots = self._of(revision.key)
         free = not slots.waiters and slots.executing < slots.ready * revision.spec.concurrency
         if not free or not self.claims:

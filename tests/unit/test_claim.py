@@ -108,7 +108,7 @@ class World:
         return self._reports
 
     def claim(self, request_id: str = "r1") -> Claim:
-        claim = self.pool.claim(self.revision, request_id)
+        claim = self.pool.door(self.revision)(request_id)
         assert claim is not None
         return claim
 
@@ -221,14 +221,14 @@ async def test_there_is_no_claim_where_somebody_would_have_to_wait(tmp_path: Pat
 
     async with World(tmp_path, handle=handle) as world:
         other = Revision(RevisionKey("default", "it", 2), world.revision.spec, world.revision.image, Interface.HTTP)
-        assert world.pool.claim(other, "r0") is None  # no instance of it
+        assert world.pool.door(other)("r0") is None  # no instance of it
         _, answer = world.send()
-        assert world.pool.claim(world.revision, "r2") is None  # its one slot is taken
+        assert world.pool.door(world.revision)("r2") is None  # its one slot is taken
         waited = asyncio.get_running_loop().create_task(_leased(world))
         await eventually(lambda: world.stats.waiting == 1)
         go_on.set()
         await answer.over()
-        assert world.pool.claim(world.revision, "r3") is None  # the slot went to the one who waited
+        assert world.pool.door(world.revision)("r3") is None  # the slot went to the one who waited
         assert await waited == b"ok"
         assert (await world.get()).body == b"ok"
 
@@ -253,7 +253,7 @@ async def test_several_requests_at_once_open_connections_of_their_own(tmp_path: 
 
     async with World(tmp_path, handle=handle, concurrency=8) as world:
         answers = [world.send()[1] for _ in range(8)]
-        assert world.pool.claim(world.revision, "r9") is None
+        assert world.pool.door(world.revision)("r9") is None
         assert [(await answer.over()).body for answer in answers] == [b"ok"] * 8
         assert (await world.get()).body == b"ok"
 
@@ -464,6 +464,40 @@ async def test_an_error_that_the_function_reports_is_its_answer(tmp_path: Path) 
         assert result.error_type == "ValueError"
 
 
+async def test_who_claims_at_the_end_of_an_event_has_the_instance_before_it_comes_to_rest(tmp_path: Path) -> None:
+    async with World(tmp_path, lambda_program(modes)) as world:
+        await world.fresh()
+        loop, busy = asyncio.get_running_loop(), list[int]()
+        outcome: asyncio.Future[InvocationResult] = loop.create_future()
+
+        def second(result: InvocationResult | None, error: BaseException | None) -> None:
+            busy.append(world.stats.busy)
+            outcome.set_result(result or InvocationResult(b"", error_type="Failed"))
+
+        def first(result: InvocationResult | None, error: BaseException | None) -> None:
+            claim = world.claim("r2")
+            busy.append(world.stats.busy)
+            assert world.pool.door(world.revision)("r3") is None  # it was the only slot
+            claim.invoke(b"2", second)
+
+        world.claim("r1").invoke(b"1", first)
+        assert json.loads((await outcome).payload) == 2
+        assert busy == [1, 1]
+        assert (world.stats.busy, world.stats.idle) == (0, 1)  # nobody took it the second time
+        assert len(world.reports) == 3  # with the one that made it warm
+
+
+async def test_who_has_waited_in_the_pool_comes_before_who_claims_at_the_end_of_an_event(tmp_path: Path) -> None:
+    async with World(tmp_path, lambda_program(modes)) as world:
+        await world.fresh()
+        claims = list[Claim | None]()
+        world.claim("r1").invoke(b'"nap"', lambda result, error: claims.append(world.pool.door(world.revision)("r2")))
+        waits = asyncio.create_task(world.fresh())
+        await eventually(lambda: bool(claims))
+        assert claims == [None]
+        await waits
+
+
 async def test_an_event_that_was_never_taken_goes_to_another_instance(tmp_path: Path) -> None:
     """The instance's end is not seen before the event is offered to it."""
     async with World(tmp_path, lambda_program(modes), instances=2) as world:
@@ -494,7 +528,7 @@ async def test_who_abandons_an_event_hears_nothing_and_the_function_works_on(tmp
 async def test_an_instance_that_stands_still_is_no_claims(tmp_path: Path) -> None:
     async with World(tmp_path, lambda_program(modes)) as world:
         await eventually(lambda: world.driver.created[0].is_frozen)
-        assert world.pool.claim(world.revision, "r1") is None
+        assert world.pool.door(world.revision)("r1") is None
         await world.fresh()
         assert await world.invoke(1)[1] == InvocationResult(b"1")
 
@@ -505,7 +539,7 @@ async def test_a_claim_that_is_out_is_waited_for_when_the_pool_closes(tmp_path: 
         _, outcome = world.invoke("nap")
         await world.pool.close(5)
         assert await outcome == InvocationResult(b'"nap"')
-        assert world.pool.claim(world.revision, "r2") is None
+        assert world.pool.door(world.revision)("r2") is None
 
 
 async def streams(sandbox: FakeSandbox) -> int:

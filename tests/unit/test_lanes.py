@@ -121,7 +121,7 @@ class Lender:
         return self.pool.stats(self.revision.key).executing
 
     async def ask(self, request_id: str = "r") -> Answer:
-        claim = self.borrower.claim(self.revision, request_id)
+        claim = self.borrower.door(self.revision)(request_id)
         assert claim is not None
         answer = Answer()
         claim.send("GET", GET, answer)
@@ -172,19 +172,19 @@ async def lending(folder: Path, handle: Any = answers) -> AsyncIterator[Lender]:
 async def test_a_slot_has_one_owner_and_is_the_main_process_again_when_it_needs_it(tmp_path: Path) -> None:
     async with lending(tmp_path) as lender:
         lender.lend(4)
-        own = [lender.pool.claim(lender.revision, f"own{number}") for number in range(SLOTS - 4)]
+        own = [lender.pool.door(lender.revision)(f"own{number}") for number in range(SLOTS - 4)]
         assert None not in own
         assert lender.executing == SLOTS
-        theirs = [lender.borrower.claim(lender.revision, f"their{number}") for number in range(5)]
+        theirs = [lender.borrower.door(lender.revision)(f"their{number}") for number in range(5)]
         assert [claim is not None for claim in theirs] == [True] * 4 + [False]
-        assert lender.pool.claim(lender.revision, "late") is None  # it is needed here: all are to come back
+        assert lender.pool.door(lender.revision)("late") is None  # it is needed here: all are to come back
         assert lender.executing == SLOTS, "but they are in use"
         assert lender.pool.lend(1, lender.revision, 1, SLOTS) is None
         for claim in theirs:
             if claim is not None:
                 claim.abandon()
         assert (lender.executing, lender.pool.lent) == (SLOTS - 4, 0)
-        assert lender.pool.claim(lender.revision, "late") is not None
+        assert lender.pool.door(lender.revision)("late") is not None
         for mine in own:
             assert mine is not None
             mine.abandon()
