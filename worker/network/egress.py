@@ -182,11 +182,7 @@ class Egress:
 
     def _ruleset(self) -> str:
         links = f'"{self.prefix}*"'
-        names = " ".join(
-            f"iifname {links} ip daddr {a} {p} dport 53 accept;"
-            for a in servers(self._resolvers)
-            for p in ("udp", "tcp")
-        )
+        names = " ".join(f"ip daddr {a} {p} dport 53 accept;" for a in servers(self._resolvers) for p in ("udp", "tcp"))
         # The host's own uplink may be a bridge (a hypervisor's); all others hold containers or guests.
         not_uplink = " ".join(f'oifname != "{name}"' for name in uplinks())
         apart = jump = ""
@@ -200,12 +196,13 @@ table inet {self.table} {{
     {apart}
     chain prerouting {{
         type filter hook prerouting priority -150; policy accept;
-        iifname {links} meta nfproto ipv6 drop
-        iifname {links} ip saddr != {self.subnet} drop
-        iifname {links} fib saddr . iif oif missing drop
+        iifname != {links} accept
+        meta nfproto ipv6 drop
+        ip saddr != {self.subnet} drop
+        fib saddr . iif oif missing drop
         {names}
-        iifname {links} fib daddr type {{ local, broadcast, multicast }} drop
-        iifname {links} ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, {self.subnet} }} drop
+        fib daddr type {{ local, broadcast, multicast }} drop
+        ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, {self.subnet} }} drop
     }}
     chain forward {{
         type filter hook forward priority -10; policy accept;
