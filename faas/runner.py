@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from faas.boundary import Boundary
 from faas.errors import FaasError, InvalidInput
+from faas.pace import LOOK_SECONDS, Pace, cut, taken
 from faas.web import REQUEST_ID_HEADER, SERVER, error_response, new_request_id
 
 log = logging.getLogger("faas.web")
@@ -41,15 +42,42 @@ class Home(Protocol):
 
 
 class Connection(web.RequestHandler):
-    """One client's. With a `home` it goes back there, between two requests, for one that is wanted there."""
+    """One client's. With a `home` it goes back there, between two requests, for one that is wanted there. A client that
+    does not keep its `Pace` is cut."""
 
-    __slots__ = ("_boundary", "_unwanted", "home")
+    __slots__ = ("_boundary", "_looking", "_pace", "_unwanted", "home")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self.home: Home | None = None
         self._boundary = Boundary()
         self._unwanted = 0  # requests that were not for its home
+        self._looking: asyncio.TimerHandle | None = None
+        self._pace: Pace | None = None  # since the first look at a client that does not read
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._pace = None
+        if self._looking is None:  # else it has read in between: answers that are long come here often
+            self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        if not self._paused or self.transport is None:
+            return
+        now, at = self._loop.time(), taken(self.transport)
+        if self._pace is None:
+            self._pace = Pace(now, at)
+        if self._pace.is_kept(now, at):
+            self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
+        else:
+            cut(self.transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         home = self.home

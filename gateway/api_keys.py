@@ -13,7 +13,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -91,9 +91,9 @@ class KeyStore:
 
     # Control
 
-    def every(self) -> list[ApiKey]:
-        """By namespace and name, with when they were last used up to now."""
-        return [self.get(*place) for place in sorted(self._by_place)]
+    def every(self) -> Iterator[ApiKey]:
+        """By namespace and name, with when they were last used up to now; also where they change meanwhile."""
+        return (self.get(*place) for place in sorted(self._by_place) if place in self._by_place)
 
     def get(self, namespace: str, name: str) -> ApiKey:
         """Raises NotFound."""

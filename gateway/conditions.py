@@ -7,7 +7,8 @@ of them in one; a False one whose severity is `error` makes it False, a `warning
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from faas.protocol import Health, Revision, RevisionStats
 
@@ -63,15 +64,15 @@ class Deploy:
     live: int = 0  # the number of the revision that was live then
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What is known of a function's live revision. `name` is as commands take it; times are Unix seconds."""
+class Observed(NamedTuple):
+    """What is known of a function's live revision. `name` is as commands take it; times are Unix seconds. A tuple:
+    a list makes and compares one for each function."""
 
     name: str
     revision: Revision
     live_since: float
-    stats: RevisionStats = field(default_factory=RevisionStats)
-    health: Health = field(default_factory=Health)
+    stats: RevisionStats = RevisionStats()
+    health: Health = Health()
     failed_deploy: Deploy | None = None
     image_problem: str = ""  # it is not in the registry any more, or damaged
     circuit: str = "closed"
@@ -80,8 +81,8 @@ class Observed:
     budget: tuple[str, float] | None = None  # name of the one that is used up, and when it begins anew
     memory_budget_bytes: int = 0  # 0: not known
     reservation_missing: bool = False
-    missing_secrets: tuple[str, ...] = field(default=())
-    folder_problems: tuple[str, ...] = field(default=())
+    missing_secrets: tuple[str, ...] = ()
+    folder_problems: tuple[str, ...] = ()
     follow_error: tuple[float, str] | None = None  # of the last push to the tag that it follows
 
 

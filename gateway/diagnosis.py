@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from faas.errors import FaasError, ImageUnusable
-from faas.protocol import Failure
+from faas.protocol import Failure, RevisionKey
 from gateway.conditions import Condition, Observed, Status, conditions, worst
 from gateway.control.operations import FLAG, TEXT, WHOLE, a_list, an_object, stamp
-from gateway.edge.circuit import State
 from gateway.gateway import Gateway
 from gateway.router import LIVE, FunctionState, function_label
 from gateway.spending import State as Spent
+from gateway.spending import Watched
 from gateway.store.follows import FollowState, Outcome
 
 IMAGE_SECONDS = 2.0
 
 
-def observed(gateway: Gateway, state: FunctionState, live_since: float) -> Observed:
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """What few functions have, looked up once for all that an answer tells of. `used_up`: budgets, by namespace."""
+
+    used_up: Mapping[str, list[Watched]]
+    circuits: Mapping[RevisionKey, str]
+    folders: Mapping[tuple[str, str], tuple[str, ...]]
+
+    @classmethod
+    def now(cls, gateway: Gateway) -> Troubles:
+        used_up: dict[str, list[Watched]] = {}
+        for watched in gateway.spending.every():
+            if watched.budget.throttle and watched.state is Spent.EXCEEDED:
+                used_up.setdefault(watched.budget.namespace, []).append(watched)
+        circuits = {key: state.word for key, state in gateway.edge.guards.circuits.states().items()}
+        return cls(used_up, circuits, gateway.folders.problems())
+
+    def budget(self, namespace: str, function: str) -> Watched | None:
+        """The first one that refuses calls of the function."""
+        if not self.used_up:
+            return None
+        scopes = ((namespace, function), (namespace, ""))
+        return next((one for one in self.used_up.get(namespace, ()) if one.scope in scopes), None)
+
+
+def observed(gateway: Gateway, state: FunctionState, live_since: float, troubles: Troubles) -> Observed:
     """Without a wait: what stands in memory."""
     revision, label = state.revisions[state.aliases[LIVE]], function_label(state.namespace, state.name)
     key = revision.key
     notice = gateway.edge.guards.maintenance.notice(label)
-    circuit = gateway.edge.guards.circuits.state(key) or State.CLOSED
+    budget = troubles.budget(state.namespace, state.name)
     return Observed(
         name=label,
         revision=revision,
@@ -32,30 +58,21 @@ def observed(gateway: Gateway, state: FunctionState, live_since: float) -> Obser
         stats=gateway.worker.stats(key),
         health=gateway.worker.health(key),
         failed_deploy=gateway.failed_deploys.of(state.namespace, state.name, key.number),
-        circuit=circuit.name.lower().replace("_", "-"),
+        circuit=troubles.circuits.get(key, "closed"),
         maintenance=None if notice is None else (notice.since, notice.message),
         maintenance_of_all=notice is not None and notice.function == "*",
-        budget=_used_up(gateway, state.namespace, state.name),
+        budget=None if budget is None else (budget.label, gateway.spending.month_end),
         reservation_missing=not gateway.path.reservations.holds(state.namespace, state.name, revision.spec),
         missing_secrets=gateway.secrets.missing(state.namespace, revision.spec),
-        folder_problems=tuple(gateway.folders.problems(state.namespace, state.name)),
+        folder_problems=troubles.folders.get((state.namespace, state.name), ()),
     )
-
-
-def _used_up(gateway: Gateway, namespace: str, function: str) -> tuple[str, float] | None:
-    for watched in gateway.spending.every():
-        applies = watched.scope in ((namespace, function), (namespace, ""))
-        if applies and watched.budget.throttle and watched.state is Spent.EXCEEDED:
-            return watched.label, gateway.spending.month_end
-    return None
 
 
 async def looked_into(gateway: Gateway, seen: Observed, follow: Outcome | None) -> Observed:
     """With what takes a look: whether its image is there, and how much memory all may have."""
     usage = await gateway.worker.usage()
     failed = follow is not None and follow.state in (FollowState.FAILED, FollowState.RETRYING)
-    return replace(
-        seen,
+    return seen._replace(
         image_problem=await _image_problem(gateway, seen.revision.image),
         memory_budget_bytes=usage.budget_bytes,
         follow_error=(follow.at, follow.error) if failed and follow is not None else None,

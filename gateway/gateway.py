@@ -55,6 +55,7 @@ from gateway.scheduler import Scheduler
 from gateway.secret_store import SecretStore
 from gateway.spending import Spending
 from gateway.staleness import Staleness
+from gateway.summaries import Summaries
 from gateway.vault import KEY_FILE
 
 
@@ -133,6 +134,7 @@ class Gateway:
     audit: AuditTrail = field(init=False)
     image_upkeep: ImageUpkeep = field(init=False)
     staleness: Staleness = field(init=False)
+    summaries: Summaries = field(default_factory=Summaries, init=False)
     notifications: Keeper = field(init=False)
     ready: bool = False
 

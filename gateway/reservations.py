@@ -71,6 +71,8 @@ class Reservations:
 
     def holds(self, namespace: str, function: str, spec: FunctionSpec) -> bool:
         """Whether all that `spec` reserves is kept."""
+        if not spec.scale.reserved:
+            return True
         held = self._held.get((namespace, function), NONE)
         return held | Reservation.of(spec) == held
 

@@ -22,6 +22,7 @@ from gateway.idle_patterns import IdlePatterns
 log = logging.getLogger("faas.scaler")
 
 TICK_SECONDS = 1.0
+AT_ONCE = 50  # revisions that are decided for before others have a turn
 BURST = 1000
 
 
@@ -126,7 +127,11 @@ class Scaler:
 
     async def tick(self, now: float) -> None:
         """Decide for every revision in use."""
-        for tracked in list(self._tracked.values()):
+        for number, tracked in enumerate(list(self._tracked.values()), 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # calls go on meanwhile
+            if self._tracked.get(tracked.revision.key) is not tracked:
+                continue  # it was retired meanwhile
             try:
                 tracked.load.sample(now)
                 await self._step(tracked, now)

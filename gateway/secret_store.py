@@ -124,6 +124,8 @@ class SecretStore:
 
     def missing(self, namespace: str, spec: FunctionSpec) -> tuple[str, ...]:
         """Names of those that `spec` needs and that are not here, or cannot be read."""
+        if not spec.secrets:
+            return ()
         rows = {name: self._rows.get((namespace, name)) for name in sorted(set(spec.secrets.values()))}
         return tuple(name for name, row in rows.items() if row is None or not self._vault.knows(row))
 

@@ -8,6 +8,7 @@ bytes this process must touch, the file is read in pieces.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from faas.background import to_its_end
-from faas.web import PROGRESS_SECONDS
+from faas.pace import LOOK_SECONDS, Pace, cut, unacknowledged
 
 PIECE = 4 << 20  # bytes of one call: a thread is soon there for others
 READ = 256 << 10
@@ -90,7 +91,7 @@ class FileSender:
             if not transport.is_closing():
                 await response.write_eof()
         except (OSError, TimeoutError) as error:
-            transport.abort()
+            cut(transport)
             raise ConnectionResetError(f"broken off: {error}") from None
 
     async def _sendfile(self, transport: asyncio.Transport, file: int, start: int, end: int) -> None:
@@ -98,6 +99,7 @@ class FileSender:
         # the time that a thread uses it.
         out = os.dup(transport.get_extra_info("socket").fileno())
         reached = start
+        pace = Pace(asyncio.get_running_loop().time(), start)
 
         def went(offset: int) -> None:
             nonlocal reached
@@ -107,7 +109,7 @@ class FileSender:
             while reached < end:
                 went(await self._run(lambda: _fill(out, file, reached, end), undo=went))
                 if reached < end:
-                    await _writable(out)
+                    await _writable(out, pace, reached)
         except asyncio.CancelledError:
             # Who closes the connection with the last byte ends the request before the thread is back: it was served.
             task = asyncio.current_task()
@@ -155,13 +157,17 @@ async def _flushed(transport: asyncio.Transport, writer: Any) -> None:
         transport.set_write_buffer_limits(high=high, low=low)
 
 
-async def _writable(out: int) -> None:
-    """Raises TimeoutError where the client takes nothing for too long."""
+async def _writable(out: int, pace: Pace, reached: int) -> None:
+    """Raises TimeoutError where the client takes too little for too long."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_writer(out, ready.set)
     try:
-        async with asyncio.timeout(PROGRESS_SECONDS):
-            await ready.wait()
+        while not ready.is_set():
+            if not pace.is_kept(loop.time(), reached - unacknowledged(out)):
+                raise TimeoutError("the client does not read")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await ready.wait()
     finally:
         loop.remove_writer(out)

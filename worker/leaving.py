@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from worker.instance import Instance
 from worker.janitor import Janitor
 
+UNHEARD_SECONDS = 1.0  # in which a lane process may begin something, and that has its own time limit
+
 
 class Leaving:
     """`gone` is called when nothing is left of one."""
@@ -32,7 +34,7 @@ class Leaving:
         if instance.executing <= (0 if instance.is_outdated else 1) or instance.outcome is not None:
             self._remove(instance)
         else:  # an upgraded connection has no time limit of its own
-            loop, limit = asyncio.get_running_loop(), instance.revision.spec.timeout
+            loop, limit = asyncio.get_running_loop(), instance.revision.spec.timeout + UNHEARD_SECONDS
             self._stopping[instance] = loop.call_later(limit, self._remove, instance)
 
     def released(self, instance: Instance) -> None:

@@ -20,6 +20,7 @@ from gateway.control.operations import (
     WHOLE,
     Operation,
     a_list,
+    a_whole_list,
     allow,
     an_object,
     answer,
@@ -76,8 +77,8 @@ async def listed(request: web.Request) -> web.Response:
     async with request.app[GATEWAY].database.read() as tx:
         found = [await tx.run_sync(dead_letters.every, of, function) for of in ([namespace] if namespace else asked)]
     letters = sorted((letter for some in found for letter in some), key=lambda letter: -letter.died_at)
-    visible = [x for x in letters if may(request, Permission.READ, x.event.namespace, x.event.function)]
-    return answer({"dead_letters": [_shown(letter) for letter in visible]})
+    visible = (x for x in letters if may(request, Permission.READ, x.event.namespace, x.event.function))
+    return await a_whole_list("dead_letters", (_shown(letter) for letter in visible))
 
 
 @access(Permission.READ)

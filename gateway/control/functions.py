@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -12,6 +11,7 @@ from faas.errors import InitFailed, InvalidInput, NotFound
 from faas.protocol import RevisionStats
 from faas.web import PRINCIPAL, REQUEST_ID, access, error_body, error_headers, json_body
 from gateway import diagnosis
+from gateway.conditions import Observed
 from gateway.control.operations import (
     FLAG,
     FUNCTION_NAME,
@@ -21,6 +21,7 @@ from gateway.control.operations import (
     Operation,
     a_list,
     a_text,
+    a_whole_list,
     an_object,
     answer,
     function_name,
@@ -29,6 +30,7 @@ from gateway.control.operations import (
     namespace_asked,
     stamp,
 )
+from gateway.diagnosis import Troubles
 from gateway.edge.canary.shown import shown as canary_shown
 from gateway.gateway import GATEWAY, Gateway
 from gateway.router import LIVE, FunctionState, function_label
@@ -37,7 +39,6 @@ from gateway.store.follows import Outcome
 from gateway.store.functions import FunctionRow
 
 HIDDEN = "***"
-AT_ONCE = 50  # functions that are looked at in a list before others have a turn
 
 INSTANCES = an_object(("starting", "idle", "busy"), starting=WHOLE, idle=WHOLE, busy=WHOLE)
 FUNCTION = an_object(
@@ -86,7 +87,7 @@ def counted(stats: RevisionStats) -> dict[str, int]:
     return {"starting": stats.starting, "idle": stats.idle, "busy": stats.busy}
 
 
-def shown(gateway: Gateway, state: FunctionState, row: FunctionRow) -> dict[str, Any]:
+def shown(gateway: Gateway, state: FunctionState, row: FunctionRow, seen: Observed) -> dict[str, Any]:
     """A function as every answer shows it: its live revision."""
     revision = state.revisions[state.aliases[LIVE]]
     spec, label = revision.spec, function_label(state.namespace, state.name)
@@ -95,7 +96,7 @@ def shown(gateway: Gateway, state: FunctionState, row: FunctionRow) -> dict[str,
         "namespace": state.namespace,
         "revision": revision.key.number,
         "state": "unchecked" if revision.interface.value == "auto" else "ready",
-        **diagnosis.summary(diagnosis.observed(gateway, state, row.updated_at)),
+        **diagnosis.summary(seen),
         "image": revision.image,
         "interface": revision.interface.value,
         "memory": spec.memory,
@@ -105,7 +106,7 @@ def shown(gateway: Gateway, state: FunctionState, row: FunctionRow) -> dict[str,
         "runtime": spec.runtime or "image",
         "created_at": stamp(row.created_at),
         "updated_at": stamp(row.updated_at),
-        "instances": counted(gateway.worker.stats(revision.key)),
+        "instances": counted(seen.stats),
         "schedules": len(spec.schedules),
         "triggers": len(spec.triggers),
     }
@@ -116,8 +117,9 @@ async def one(request: web.Request, namespace: str, name: str) -> dict[str, Any]
     gateway = request.app[GATEWAY]
     state = gateway.deployer.known(namespace, name)
     async with gateway.database.read() as tx:
-        row = await functions.get(tx, namespace, name)
-    return shown(gateway, state, row or FunctionRow(namespace, name, 0.0, 0.0))
+        row = await functions.get(tx, namespace, name) or FunctionRow(namespace, name, 0.0, 0.0)
+    seen = diagnosis.observed(gateway, state, row.updated_at, Troubles.now(gateway))
+    return shown(gateway, state, row, seen)
 
 
 def followed(tag: str, outcome: Outcome | None) -> dict[str, Any]:
@@ -133,16 +135,26 @@ async def listed(request: web.Request) -> web.Response:
     gateway, namespace = request.app[GATEWAY], namespace_asked(request)
     async with gateway.database.read() as tx:
         rows = await functions.every(tx)
-    found = []
-    for number, row in enumerate(rows, 1):
-        if number % AT_ONCE == 0:
-            await asyncio.sleep(0)  # calls go on meanwhile
-        state = gateway.router.state(row.namespace, row.name)
-        wanted = namespace in ("", row.namespace) and may(request, Permission.READ, row.namespace, row.name)
-        if wanted and state is not None and state.aliases.get(LIVE) in state.revisions:
-            stale = await gateway.staleness.of(state.revisions[state.aliases[LIVE]])
-            found.append(shown(gateway, state, row) | {"stale": stale})
-    return answer({"functions": found})
+    mine = [
+        (row, state)
+        for row in rows
+        if namespace in ("", row.namespace)
+        and may(request, Permission.READ, row.namespace, row.name)
+        and (state := gateway.router.state(row.namespace, row.name)) is not None
+        and state.live is not None
+    ]
+    stale = [await gateway.staleness.of(state.revisions[state.aliases[LIVE]]) for _, state in mine]
+    troubles = Troubles.now(gateway)
+    lines = (_line(gateway, state, row, why, troubles) for (row, state), why in zip(mine, stale, strict=True))
+    return await a_whole_list("functions", lines)
+
+
+def _line(gateway: Gateway, state: FunctionState, row: FunctionRow, stale: str, troubles: Troubles) -> bytes:
+    """A function in the list, as JSON."""
+    seen = diagnosis.observed(gateway, state, row.updated_at, troubles)
+    return gateway.summaries.text(
+        seen.name, (row, seen, stale), lambda: shown(gateway, state, row, seen) | {"stale": stale}
+    )
 
 
 def _known(gateway: Gateway, namespace: str, name: str) -> FunctionState:
@@ -165,8 +177,10 @@ async def described(request: web.Request) -> web.Response:
         row = await functions.get(tx, where.namespace, where.name)
         outcome = await follows.get(tx, where.namespace, where.name)
     row = row or FunctionRow(where.namespace, where.name, 0.0, 0.0)
-    function = shown(gateway, state, row)
-    seen = await diagnosis.looked_into(gateway, diagnosis.observed(gateway, state, row.updated_at), outcome)
+    troubles = Troubles.now(gateway)
+    seen = diagnosis.observed(gateway, state, row.updated_at, troubles)
+    function = shown(gateway, state, row, seen)
+    seen = await diagnosis.looked_into(gateway, seen, outcome)
     function |= diagnosis.summary(seen) | diagnosis.page(seen)
     spec = revision.spec.to_dict()
     if not may(request, Permission.ADMIN, where.namespace, where.name):
@@ -182,8 +196,8 @@ async def described(request: web.Request) -> web.Response:
     scale = revision.spec.scale
     if scale.learns and (learned := gateway.path.patterns.shown(revision.key, scale.idle_seconds)) is not None:
         function["learned"] = learned
-    if (circuit := gateway.edge.guards.circuits.state(revision.key)) is not None:
-        function["circuit"] = circuit.name.lower().replace("_", "-")
+    if circuit := troubles.circuits.get(revision.key):
+        function["circuit"] = circuit
     if revision.spec.follow:
         function["follow"] = followed(revision.spec.follow, outcome)
     return answer(function)

@@ -20,6 +20,7 @@ from gateway.control.operations import (
     Operation,
     a_list,
     a_text,
+    a_whole_list,
     allow,
     an_object,
     answer,
@@ -61,12 +62,12 @@ def shown(key: ApiKey, now: float) -> dict[str, Any]:
 @access(Permission.ADMIN)
 async def listed(request: web.Request) -> web.Response:
     namespace, now = namespace_asked(request), time.time()
-    found = [
+    found = (
         shown(key, now)
         for key in _keys(request).every()
         if namespace in ("", key.principal.namespace) and may(request, Permission.ADMIN, key.principal.namespace)
-    ]
-    return answer({"keys": found})
+    )
+    return await a_whole_list("keys", found)
 
 
 @access(Permission.ADMIN)

@@ -14,6 +14,7 @@ from gateway.control.operations import (
     Operation,
     a_list,
     a_number,
+    a_whole_list,
     an_object,
     answer,
     function_name,
@@ -32,22 +33,23 @@ async def listed(request: web.Request) -> web.Response:
     gateway, where = request.app[GATEWAY], function_name(request, Permission.READ)
     state = gateway.deployer.known(where.namespace, where.name)
     async with gateway.database.read() as tx:
-        rows = await revisions.of_function(tx, where.namespace, where.name)
-    return answer(
+        made = await revisions.made(tx, where.namespace, where.name)
+    aliases: dict[int, list[str]] = {}
+    for alias, number in sorted(state.aliases.items()):
+        aliases.setdefault(number, []).append(alias)
+    found = (
         {
-            "revisions": [
-                {
-                    "number": row.revision.key.number,
-                    "image": row.revision.image,
-                    "created_at": stamp(row.created_at),
-                    "interface": row.revision.interface.value,
-                    "aliases": sorted(a for a, number in state.aliases.items() if number == row.revision.key.number),
-                    "created_by": row.created_by,
-                }
-                for row in reversed(rows)
-            ]
+            "number": number,
+            "image": revision.image,
+            "created_at": stamp(made[number][0]),
+            "interface": revision.interface.value,
+            "aliases": aliases.get(number, []),
+            "created_by": made[number][1],
         }
+        for number, revision in sorted(state.revisions.items(), reverse=True)
+        if number in made
     )
+    return await a_whole_list("revisions", found)
 
 
 @access(Permission.CHANGE)

@@ -12,7 +12,17 @@ from faas.errors import NotFound
 from faas.routes import RouteSpec
 from faas.web import access, json_body
 from gateway.control.apis import ROUTE_OBJECT, api_name, doubts, every
-from gateway.control.operations import TEXT, Operation, a_list, an_object, answer, may, namespace_asked, path_text
+from gateway.control.operations import (
+    TEXT,
+    Operation,
+    a_list,
+    a_whole_list,
+    an_object,
+    answer,
+    may,
+    namespace_asked,
+    path_text,
+)
 from gateway.edge.apis.api import DEFAULT_API, Api, ApiRoute, read_route, route_id
 from gateway.edge.apis.apis import Apis
 from gateway.gateway import GATEWAY
@@ -44,19 +54,19 @@ def of_api(apis: Apis, api: Api) -> Iterator[dict[str, Any]]:
 @access(Permission.READ)
 async def listed(request: web.Request) -> web.Response:
     apis, namespace = request.app[GATEWAY].edge.apis, namespace_asked(request)
-    found = [
+    found = (
         route
         for api in every(apis, namespace)
         if may(request, Permission.READ, api.namespace)
         for route in of_api(apis, api)
-    ]
-    return answer({"routes": found})
+    )
+    return await a_whole_list("routes", found)
 
 
 @access(Permission.READ)
 async def of_one(request: web.Request) -> web.Response:
     apis = request.app[GATEWAY].edge.apis
-    return answer({"routes": list(of_api(apis, apis.known(*api_name(request, Permission.READ))))})
+    return await a_whole_list("routes", of_api(apis, apis.known(*api_name(request, Permission.READ))))
 
 
 @access(Permission.READ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from aiohttp import web
 
@@ -15,6 +16,7 @@ from gateway.control.operations import (
     TIME,
     Operation,
     a_list,
+    a_whole_list,
     an_object,
     answer,
     function_name,
@@ -26,6 +28,7 @@ from gateway.control.operations import (
 from gateway.gateway import GATEWAY
 from gateway.scheduler import next_fires
 from gateway.store import schedules
+from gateway.store.schedules import Fire, ScheduleRow
 
 NEXT = 3
 
@@ -35,30 +38,32 @@ async def listed(request: web.Request) -> web.Response:
     gateway, namespace, now = request.app[GATEWAY], namespace_asked(request), time.time()
     async with gateway.database.read() as tx:
         rows, last = await tx.run_sync(schedules.every), await tx.run_sync(schedules.last_fires)
-    found = []
-    for row in rows:
-        if namespace not in ("", row.namespace) or not may(request, Permission.READ, row.namespace, row.function):
-            continue
-        fire = last.get(row.key)
-        try:
-            coming = [stamp(moment.timestamp()) for moment in next_fires(row.spec, now, NEXT)]
-        except ValueError:  # its zone has gone from the machine
-            coming = []
-        found.append(
-            {
-                "function": row.function,
-                "namespace": row.namespace,
-                "name": row.spec.name,
-                "cron": row.spec.cron,
-                "timezone": row.spec.timezone,
-                "missed": row.spec.missed.value,
-                "overlap": row.spec.overlap.value,
-                "next": coming,
-                "last": {"fire_time": stamp(fire.fire_time), "status": fire.status} if fire else None,
-                "enabled": True,
-            }
-        )
-    return answer({"schedules": found})
+    found = (
+        _shown(row, last.get(row.key), now)
+        for row in rows
+        if namespace in ("", row.namespace) and may(request, Permission.READ, row.namespace, row.function)
+    )
+    return await a_whole_list("schedules", found)
+
+
+def _shown(row: ScheduleRow, fire: Fire | None, now: float) -> dict[str, Any]:
+    """`fire`: the last one."""
+    try:
+        coming = [stamp(moment.timestamp()) for moment in next_fires(row.spec, now, NEXT)]
+    except ValueError:  # its zone has gone from the machine
+        coming = []
+    return {
+        "function": row.function,
+        "namespace": row.namespace,
+        "name": row.spec.name,
+        "cron": row.spec.cron,
+        "timezone": row.spec.timezone,
+        "missed": row.spec.missed.value,
+        "overlap": row.spec.overlap.value,
+        "next": coming,
+        "last": {"fire_time": stamp(fire.fire_time), "status": fire.status} if fire else None,
+        "enabled": True,
+    }
 
 
 @access(Permission.READ)

@@ -20,6 +20,7 @@ from gateway.control.operations import (
     WHOLE,
     Operation,
     a_list,
+    a_whole_list,
     allow,
     an_object,
     answer,
@@ -70,12 +71,12 @@ def shown(store: SecretStore, row: Sealed, users: Iterable[RevisionKey]) -> dict
 async def listed(request: web.Request) -> web.Response:
     store, namespace = _store(request), namespace_asked(request)
     users = store.users()
-    found = [
+    found = (
         shown(store, row, users.get(row.place, ()))
         for row in store.every()
         if namespace in ("", row.namespace) and may(request, Permission.READ, row.namespace)
-    ]
-    return answer({"secrets": found})
+    )
+    return await a_whole_list("secrets", found)
 
 
 @access(Permission.READ)

@@ -25,6 +25,7 @@ from gateway.control.operations import (
     Operation,
     a_list,
     a_text,
+    a_whole_list,
     allow,
     an_object,
     answer,
@@ -94,8 +95,9 @@ def _shown(tokens: TokenStore, row: TokenRow, now: float) -> dict[str, Any]:
 @access(Permission.SELF)
 async def listed(request: web.Request) -> web.Response:
     tokens, principal, now = request.app[GATEWAY].tokens, request[PRINCIPAL], time.time()
-    rows = [row for row in await tokens.rows() if _mine(principal, row) or _administers(tokens, principal, row)]
-    return answer({"tokens": [_shown(tokens, row, now) for row in rows]})
+    every = await tokens.rows()
+    rows = (row for row in every if _mine(principal, row) or _administers(tokens, principal, row))
+    return await a_whole_list("tokens", (_shown(tokens, row, now) for row in rows))
 
 
 @access(Permission.SELF)

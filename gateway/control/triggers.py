@@ -6,7 +6,7 @@ from aiohttp import web
 
 from faas.auth import Permission
 from faas.web import access
-from gateway.control.operations import TEXT, Operation, a_list, an_object, answer, may, namespace_asked
+from gateway.control.operations import TEXT, Operation, a_list, a_whole_list, an_object, may, namespace_asked
 from gateway.gateway import GATEWAY
 from gateway.store import triggers
 
@@ -16,22 +16,19 @@ async def listed(request: web.Request) -> web.Response:
     gateway, namespace = request.app[GATEWAY], namespace_asked(request)
     async with gateway.database.read() as tx:
         rows = await tx.run_sync(triggers.every)
-    return answer(
+    found = (
         {
-            "triggers": [
-                {
-                    "function": row.function,
-                    "namespace": row.namespace,
-                    "kind": "folder",
-                    "watch": row.spec.watch,
-                    "pattern": row.spec.pattern,
-                    "problem": gateway.folders.problem(row),
-                }
-                for row in rows
-                if namespace in ("", row.namespace) and may(request, Permission.READ, row.namespace, row.function)
-            ]
+            "function": row.function,
+            "namespace": row.namespace,
+            "kind": "folder",
+            "watch": row.spec.watch,
+            "pattern": row.spec.pattern,
+            "problem": gateway.folders.problem(row),
         }
+        for row in rows
+        if namespace in ("", row.namespace) and may(request, Permission.READ, row.namespace, row.function)
     )
+    return await a_whole_list("triggers", found)
 
 
 _TRIGGER = an_object(

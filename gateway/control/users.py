@@ -21,6 +21,7 @@ from gateway.control.operations import (
     Operation,
     a_list,
     a_text,
+    a_whole_list,
     allow,
     an_object,
     answer,
@@ -79,7 +80,7 @@ def _roles(request: web.Request, body: Mapping[str, Any]) -> dict[str, Role | No
 async def listed(request: web.Request) -> web.Response:
     principal = request[PRINCIPAL]
     every = request.app[GATEWAY].tokens.users.every()
-    return answer({"users": [_shown(request, user) for user in every if _visible(principal, user) is not None]})
+    return await a_whole_list("users", (_shown(request, one) for one in every if _visible(principal, one) is not None))
 
 
 @access(Permission.ADMIN)

@@ -25,6 +25,10 @@ class State(enum.IntEnum):
     HALF_OPEN = 1
     OPEN = 2
 
+    @property
+    def word(self) -> str:
+        return self.name.lower().replace("_", "-")
+
 
 @dataclass(frozen=True, slots=True)
 class Permit:

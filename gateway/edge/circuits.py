@@ -42,10 +42,12 @@ class Circuits:
             raise CircuitOpen("the function fails too often", retry_after=max(1, math.ceil(wait)))
         return Trial(self, entry.route.label, breaker)
 
-    def state(self, key: RevisionKey) -> State | None:
-        """The worst of a revision's circuits; None where it has none that was used."""
-        now = self.clock()
-        return max((one.state(now) for where, one in self._breakers.items() if where[2] == key), default=None)
+    def states(self) -> dict[RevisionKey, State]:
+        """Of each revision that has circuits which were used: the worst of them."""
+        now, found = self.clock(), dict[RevisionKey, State]()
+        for (_, _, key, _), breaker in self._breakers.items():
+            found[key] = max(found.get(key, State.CLOSED), breaker.state(now))
+        return found
 
     def show(self, label: str, state: State) -> None:
         self._metrics.circuit_state.labels(label).set(state)

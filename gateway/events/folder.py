@@ -97,10 +97,14 @@ class FolderTriggers:
         await asyncio.sleep(RECHECK_SECONDS)
         await self.changed()
 
-    def problems(self, namespace: str, function: str) -> list[str]:
-        """Why a function's folders, or files in them, cannot be dealt with now."""
-        mine = [row for row in self._watched if (row.namespace, row.function) == (namespace, function)]
-        return [text for row in mine if (text := self.problem(row))]
+    def problems(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Why folders, or files in them, cannot be dealt with now, by namespace and function."""
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        for row in self._problems | self._too_large:
+            where = (row.namespace, row.function)
+            if row in self._watched and (text := self.problem(row)):
+                found[where] = (*found.get(where, ()), text)
+        return found
 
     def problem(self, row: TriggerRow) -> str:
         """Why this folder, or files in it, cannot be dealt with now; "" where all is well."""

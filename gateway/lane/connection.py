@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from faas.bodies import BODIES
 from faas.errors import FaasError
-from faas.web import PACE_BYTES, PROGRESS_SECONDS
+from faas.pace import Pace, cut, taken
 from gateway.lane import head
 from gateway.lane.event_exchange import EventExchange
 from gateway.lane.exchange import Exchange
@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
     """`asyncio` calls in, and so does the exchange whose `Client` it is."""
 
     __slots__ = (
-        "_behind", "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_is_over", "_kit", "_lane", "_last",
+        "_body_at", "_buffer", "_drain", "_exchange", "_full", "_held", "_is_over", "_kit", "_lane", "_last", "_pace",
         "_paused", "_pieces", "_plan", "_plans", "_template", "_transport", "_watched", "_write", "address", "is_usual",
         "since", "stays",
     )  # fmt: skip
@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._held = 0  # bytes of the body in `BODIES`
         self._paused = False  # we do not read
         self._full = False  # the client does not
-        self._behind: tuple[float, int] | None = None  # since when, and by how many bytes
+        self._pace: Pace | None = None  # of a client that does not
         self._drain: asyncio.Future[None] | None = None
         self._plans: Plans
         self._last: Plan | None = None  # whose template has our address
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        self._behind = None
+        self._pace = None
         self._wake()
         if self._exchange is not None:
             self._exchange.resume()
@@ -276,13 +276,11 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _check_pace(self, now: float) -> None:
-        """Cut a client that takes its answer more slowly than it would have to send a body: we hold the rest."""
-        left = self._transport.get_write_buffer_size()
-        since, before = self._behind = self._behind or (now, left)
-        if now - since >= PROGRESS_SECONDS:
-            self._behind = None
-            if 0 <= before - left < PACE_BYTES:
-                self._transport.abort()
+        at = taken(self._transport)
+        if self._pace is None:
+            self._pace = Pace(now, at)
+        elif not self._pace.is_kept(now, at):
+            cut(self._transport)
 
     def refuse(self) -> None:
         """No request after the one that is being answered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -11,8 +11,7 @@ from faas.state.session import Transaction
 from faas.state.tables import functions, revision_numbers
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionRow:
+class FunctionRow(NamedTuple):
     """Times are Unix seconds."""
 
     namespace: str
@@ -23,7 +22,7 @@ class FunctionRow:
 
 async def every(tx: Transaction) -> list[FunctionRow]:
     rows = await tx.execute(select(functions).order_by(functions.c.namespace, functions.c.name))
-    return [FunctionRow(*row) for row in rows]
+    return [FunctionRow._make(row) for row in rows]
 
 
 async def touch(tx: Transaction, namespace: str, name: str, now: float) -> None:

@@ -49,10 +49,12 @@ async def every(tx: Transaction) -> list[RevisionRow]:
     return _rows(await tx.execute(select(revisions).order_by(revisions.c.number)))
 
 
-async def of_function(tx: Transaction, namespace: str, function: str) -> list[RevisionRow]:
-    """By number, oldest first."""
-    chosen = select(revisions).where(revisions.c.namespace == namespace, revisions.c.function == function)
-    return _rows(await tx.execute(chosen.order_by(revisions.c.number)))
+async def made(tx: Transaction, namespace: str, function: str) -> dict[int, tuple[float, str]]:
+    """When and by whom a function's revisions were made, by number."""
+    table = revisions.c
+    chosen = select(table.number, table.created_at, table.created_by)
+    rows = await tx.execute(chosen.where(table.namespace == namespace, table.function == function))
+    return {number: (at, by) for number, at, by in rows}
 
 
 async def numbers(tx: Transaction, namespace: str, function: str) -> list[int]:

@@ -29,6 +29,7 @@ from tests.benchmarks import (
     scale,
     small,
     warm,
+    websockets,
 )
 from tests.benchmarks.measure import Figure, Report, Row
 
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[int | None], Report]] = {
     "first_calls": first_calls.measure,
     "density": density.measure,
     "neighbours": neighbours.measure,
+    "websockets": websockets.measure,
 }
 
 

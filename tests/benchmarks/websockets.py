@@ -1,88 +1,165 @@
-"""Idle WebSocket connections: what each costs in memory, and what a steady load beside them notices.
-
-    python -m tests.benchmarks.websockets [CONNECTIONS]
-
-One server; the steady load alone, then beside the connections, then alone again, in turns. Memory is the server's Pss.
-"""
+"""Idle WebSocket connections and slow clients, held at once: the memory of each, and what a steady load notices."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import itertools
 import resource
+import select
 import socket
 import statistics
-import sys
-import tempfile
 import time
-from pathlib import Path
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from tests.benchmarks.machine import memory_mib
+from tests.benchmarks import machine
+from tests.benchmarks.measure import Figure, Report, Row, interleaved, ratio
 from tests.support.server import RunningServer
-from tests.support.steady import GOOD, GOOD_TOML, Steady
+from tests.support.steady import GOOD, GOOD_TOML, Beside, Steady
 from tests.support.websocket_client import handshake
 
-SECONDS = 8.0
+COUNT = 2000  # of each kind, where so many descriptors are there
 ROUNDS = 3
+WINDOW_SECONDS = 8.0
+SETTLE_SECONDS = 2.0
+DRIBBLE_SECONDS = 10.0  # between two bytes of one slow client
 BATCH = 50
+PART, SPARE = 5, 50  # of a server's descriptors one of so many is for a listener's connections; for others'
+HEAD = b"GET /function/steady/x HTTP/1.1\r\nHost: a\r\nX-Slow: "
+BODY = b"POST /function/steady/x HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
+METHOD = (
+    f"One call each 20 ms to a Python function with 2 to 4 instances, open loop, for {WINDOW_SECONDS:g} s: alone, and"
+    " beside idle connections of a WebSocket API and as many clients who send a byte each"
+    f" {DRIBBLE_SECONDS:g} s, one half of them in a request's head, the other in its body. Memory is what the server's"
+    " Pss grew by as they came, one kind after the other, ÷ their number; the most of all rounds, since later ones find"
+    " memory that is free. Windows interleave; a ratio is one of medians."
+)
 
 
-def opened(server: RunningServer, path: str, count: int) -> list[socket.socket]:
-    host, _, port = server.public.removeprefix("http://").rpartition(":")
-    clients: list[socket.socket] = []
-    while len(clients) < count:
-        batch = [socket.create_connection((host, int(port)), 30) for _ in range(min(BATCH, count - len(clients)))]
-        for client in batch:
-            client.sendall(handshake(path))
-        for client in batch:
-            head = client.recv(4096)
-            if not head.startswith(b"HTTP/1.1 101 "):
-                raise RuntimeError(f"refused: {head[:200]!r}")
-        clients += batch
-    return clients
+class Window(NamedTuple):
+    """Of the steady load, in ms; `cpu`: of the server, in ms a second."""
+
+    p50: float
+    p99: float
+    cpu: float
+    lost: list[str]
 
 
-def window(server: RunningServer) -> tuple[float, float]:
-    """(p50, p99) in ms of the steady load."""
-    with Steady(server.public, "/function/steady") as steady:
-        time.sleep(SECONDS)
-    if steady.lost:
-        raise RuntimeError(f"lost: {steady.lost[:3]}")
-    return statistics.median(steady.taken) * 1000, steady.p99_ms()
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """`socket_kib`, `slow_kib`: memory of each; `kept`: slow clients that were there to the end of the window."""
+
+    window: Window
+    socket_kib: float
+    slow_kib: float
+    kept: int
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.websockets")
-    parser.add_argument("connections", nargs="?", type=int, default=2000)
-    count = parser.parse_args().connections
+class Dribble(Beside):
+    """One byte of each client, all within `DRIBBLE_SECONDS`, again and again."""
+
+    def __init__(self, clients: list[socket.socket]) -> None:
+        super().__init__()
+        self._clients = clients
+
+    def run(self) -> None:
+        for client in itertools.cycle(self._clients):
+            if self._enough.wait(DRIBBLE_SECONDS / len(self._clients)):
+                return
+            with contextlib.suppress(OSError):  # it was cut
+                client.send(b"a")
+
+
+def measure(rounds: int | None) -> Report:
+    count = _count()
+    with machine.work_folder() as work, machine.server("--driver", "oci") as running:
+        running.push_code(work, "steady", GOOD, GOOD_TOML)
+        running.faas("websocket", "put", "idle", "--public", "--route=$default=steady", f"--connections={count}")
+        machine.ready(running, "steady", 2)
+        crowds: list[Crowd] = []  # the first round's too
+
+        def beside() -> Window:
+            crowds.append(crowd(running, count))
+            return crowds[-1].window
+
+        found = interleaved({"alone": lambda: window(running), "beside": beside}, rounds or ROUNDS)
+    rows = [
+        Row(f"{name}, {where}", [getattr(one, name) for one in windows], "ms/s" if name == "cpu" else "ms")
+        for where, windows in found.items()
+        for name in ("p50", "p99", "cpu")
+    ]
+    lost = sum(len(one.lost) for windows in found.values() for one in windows)
+    return Report(
+        "websockets", METHOD, rows, [*_ratios(rows), *_costs(crowds, count), Figure("lost", lost, 0, unit="")]
+    )
+
+
+def _count() -> int:
+    """So many of each kind; all descriptors that may be had are this process's, and the server's that it starts."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with tempfile.TemporaryDirectory() as folder, RunningServer(Path(folder) / "data", "--driver", "oci") as server:
-        server.push_code(Path(folder), "steady", GOOD, GOOD_TOML)
-        server.faas("websocket", "put", "idle", "--public", "--route=$default=steady", f"--connections={count}")
-        window(server)  # thrown away: the first round warms up
-        alone, beside, costs = [], [], []
-        for number in range(ROUNDS):
-            alone.append(window(server))
-            before = memory_mib(server.pid)
-            began = time.monotonic()
-            clients = opened(server, "/ws/idle", count)
-            took = time.monotonic() - began
-            time.sleep(2)
-            costs.append((memory_mib(server.pid) - before) * 1024 / count)
-            beside.append(window(server))
-            for client in clients:
-                client.close()
-            time.sleep(2)
-            print(
-                f"round {number + 1}: {count} opened in {took:.1f} s; {costs[-1]:.1f} KB each; p50, p99 in ms "
-                f"alone {alone[-1][0]:.2f}, {alone[-1][1]:.2f}; beside {beside[-1][0]:.2f}, {beside[-1][1]:.2f}"
-            )
-        print(f"memory per connection, the first round's: {costs[0]:.1f} KB")
-        for place, name in enumerate(("p50", "p99")):
-            ratio = statistics.median(b[place] for b in beside) / statistics.median(a[place] for a in alone)
-            print(f"{name} beside {count} idle connections ÷ alone: {ratio:.2f}")
-    return 0
+    return min(COUNT, (hard // PART - SPARE) // 2)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _ratios(rows: list[Row]) -> list[Figure]:
+    p50, p99, cpu, p50_beside, p99_beside, cpu_beside = rows
+    return [
+        ratio("p50, beside all ÷ alone", p50_beside, p50),
+        ratio("p99, beside all ÷ alone", p99_beside, p99, 2),
+        ratio("CPU of the server, beside all ÷ alone", cpu_beside, cpu),
+    ]
+
+
+def _costs(crowds: list[Crowd], count: int) -> list[Figure]:
+    return [
+        Figure(f"memory of each of {count} idle WebSockets", max(one.socket_kib for one in crowds), unit="KiB"),
+        Figure(f"memory of each of {count} slow clients", max(one.slow_kib for one in crowds), unit="KiB"),
+        Figure("slow clients kept through the window", min(one.kept for one in crowds), unit=""),
+    ]
+
+
+def window(running: RunningServer) -> Window:
+    before, began = machine.cpu_seconds(running.pid), time.monotonic()
+    with Steady(running.public, "/function/steady") as steady:
+        time.sleep(WINDOW_SECONDS)
+    cpu = (machine.cpu_seconds(running.pid) - before) / (time.monotonic() - began)
+    return Window(statistics.median(steady.taken) * 1000, steady.p99_ms(), cpu * 1000, steady.lost)
+
+
+def crowd(running: RunningServer, count: int) -> Crowd:
+    with contextlib.ExitStack() as held:
+        empty = machine.memory_mib(running.pid)
+        for client in opened(running, count, [handshake("/ws/idle")], held):
+            answer = client.recv(4096)
+            if not answer.startswith(b"HTTP/1.1 101 "):
+                raise RuntimeError(f"refused: {answer[:200]!r}")
+        time.sleep(SETTLE_SECONDS)
+        sockets = machine.memory_mib(running.pid)
+        slow = opened(running, count, [HEAD, BODY], held)
+        with Dribble(slow):
+            time.sleep(SETTLE_SECONDS)
+            both = machine.memory_mib(running.pid)
+            seen = window(running)
+        kept = count - sum(_is_answered(client) for client in slow)
+    time.sleep(SETTLE_SECONDS)
+    return Crowd(seen, (sockets - empty) * 1024 / count, (both - sockets) * 1024 / count, kept)
+
+
+def _is_answered(client: socket.socket) -> bool:
+    """Or cut."""
+    look = select.poll()
+    look.register(client, select.POLLIN)
+    return bool(look.poll(0))
+
+
+def opened(running: RunningServer, count: int, firsts: list[bytes], held: contextlib.ExitStack) -> list[socket.socket]:
+    """Connections on which one of `firsts` has been sent, in turn."""
+    host, _, port = running.public.removeprefix("http://").rpartition(":")
+    clients: list[socket.socket] = []
+    for number in range(count):
+        client = held.enter_context(socket.create_connection((host, int(port)), 30))
+        client.sendall(firsts[number % len(firsts)])
+        clients.append(client)
+        if number % BATCH == 0:
+            time.sleep(0.02)  # what the server takes at once lies in its queue
+    return clients

@@ -127,7 +127,7 @@ async def test_keys_their_rotation_and_their_last_use_outlive_a_restart(database
     await keys.stop()
     again = KeyStore(database)
     await again.start()
-    assert again.every() == keys.every()
+    assert list(again.every()) == list(keys.every())
     assert again.get("default", "partner").last_used_at == 1_234_567.0
     assert again.of_secret(old, Clock.now) is not None
     await again.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ LOOP = Health(10, 9, NOW - 60, FAILED, 0, (FAILED,))
 
 def seen(**changes: Any) -> Observed:
     spec = {key: changes.pop(key) for key in ("memory", "scale", "follow") if key in changes}
-    return replace(Observed("hello", revision(**spec), NOW - 3600), **changes)
+    return Observed("hello", revision(**spec), NOW - 3600)._replace(**changes)
 
 
 CASES: dict[str, tuple[dict[str, Any], bool, str, str, float | None]] = {

@@ -280,6 +280,6 @@ async def test_an_unknown_on_failure_function_is_a_warning(server: Control) -> N
 async def test_a_folder_that_is_not_there_is_a_warning_and_the_functions_state(server: Control, tmp_path: Path) -> None:
     done = await server.deploy(trigger=[{"watch": f"{tmp_path.parent}/nowhere"}])
     assert "cannot be read" in done["warnings"][0]
-    await until(lambda: server.gateway.folders.problems("default", "hello"))
+    await until(lambda: server.gateway.folders.problems())
     assert "cannot be read" in (await server.call("GET", "/v1/functions/hello")).json()["reason"]
     assert "cannot be read" in (await server.call("GET", "/v1/triggers")).json()["triggers"][0]["problem"]

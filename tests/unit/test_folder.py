@@ -161,7 +161,7 @@ async def test_a_folder_that_comes_later_is_watched_then(tmp_path: Path) -> None
         watched.mkdir()
         (watched / "a.jpg").write_bytes(b"aaaaaa")
         await until((watched / "a.thumb.jpg").exists)
-        assert server.gateway.folders.problems("default", "photo") == []
+        assert server.gateway.folders.problems() == {}
 
 
 async def test_a_removed_trigger_watches_no_more(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ async def test_a_folder_that_is_no_longer_open_is_neither_watched_nor_read(
     async with control(data, FakeWorker(photos)) as server:
         await deployed(server, watched)
         monkeypatch.setattr(TriggerRoots, "check", roots(data, "/srv").check)
-        await until(lambda: server.gateway.folders.problems("default", "photo"))
+        await until(lambda: server.gateway.folders.problems())
         (watched / "a.jpg").write_bytes(b"a")
         event = QueuedEvent(
             "id", "default", "photo", Trigger.FOLDER, Kind.FILE, created_at=time.time(),
@@ -324,7 +324,7 @@ async def test_a_folder_that_is_no_longer_open_is_neither_watched_nor_read(
         assert (await until(lambda: letters(server)))[0]["error_type"] == "InvalidInput"
         await quiet()
         assert photos.events == []
-        (problem,) = server.gateway.folders.problems("default", "photo")
+        (problem,) = server.gateway.folders.problems()["default", "photo"]
         assert "trigger_roots" in problem
     assert sum("trigger_roots" in r.message and r.name == "faas.folder" for r in caplog.records) == 1  # said once
 
@@ -407,13 +407,13 @@ async def test_a_file_that_is_too_large_is_a_dead_letter_and_a_problem_while_it_
         (letter,) = await until(lambda: letters(server))
         assert (letter["error_type"], letter["attempts"], letter["trigger"]) == ("PayloadTooLarge", 1, "folder")
         assert f"{watched}/huge.jpg has 4,700,001 bytes; an event holds at most 4,700,000" in letter["error_message"]
-        await until(lambda: server.gateway.folders.problems("default", "photo"))
+        await until(lambda: server.gateway.folders.problems())
         (shown,) = (await server.call("GET", "/v1/triggers")).json()["triggers"]
         reason = (await server.call("GET", "/v1/functions/photo")).json()["reason"]
         assert reason == f"FolderProblem: {shown['problem']}"
         assert reason.endswith("4,700,000 bytes: huge.jpg")
         (watched / "huge.jpg").unlink()
-        await until(lambda: not server.gateway.folders.problems("default", "photo"))
+        await until(lambda: not server.gateway.folders.problems())
         assert photos.events == []
 
 

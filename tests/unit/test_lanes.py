@@ -238,6 +238,28 @@ async def test_an_instance_that_ends_is_told_as_it_is_and_a_late_answer_ends_it(
         await eventually(lambda: lender.pool.lent == 0)
 
 
+async def test_what_a_lane_began_before_it_heard_that_the_instance_goes_has_its_own_time(tmp_path: Path) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.Event().wait()
+
+    async with lending(tmp_path, silent) as lender:
+        loan, recalled = lender.lend(), lender.pool.recalled
+        early = asyncio.ensure_future(lender.ask("early"))
+        await eventually(lambda: lender.borrower.taken == 1)
+        lender.pool.recalled = lambda loan: None  # it is on its way
+        loan.pool.destroy(loan.instance)
+        await asyncio.sleep(0.1)
+        late = asyncio.ensure_future(lender.ask("late"))
+        await eventually(lambda: lender.borrower.taken == 2)
+        recalled(loan)
+        for answer in (await early, await late):
+            assert isinstance(answer.error, FaasError)
+            assert answer.error.status == 504
+        assert lender.failed == [True, True]
+        await eventually(lambda: lender.pool.lent == 0)
+
+
 async def test_a_lane_that_is_gone_leaves_its_slots_and_what_ran_there_has_failed(tmp_path: Path) -> None:
     async with lending(tmp_path) as lender:
         loan = lender.lend()

@@ -432,7 +432,7 @@ async def test_a_client_that_does_not_read_is_refused_pushes_and_then_cut(
                 break
         assert statuses[-1] == 429, "buffered without end"
         assert len(statuses) < 100
-        monkeypatch.setattr("gateway.edge.websocket.connections.STALLED_SECONDS", 0.2)
+        monkeypatch.setattr("faas.pace.PROGRESS_SECONDS", 0.2)
         await until(lambda: chat.connections.get(slow_id) is None)
         assert (await chat.at("GET", slow_id)).status == 410
         other.say("still here")

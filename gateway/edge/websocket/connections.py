@@ -12,6 +12,7 @@ from typing import Any
 from faas.background import Background
 from faas.errors import ShuttingDown, Throttled
 from faas.metrics import Metrics
+from faas.pace import Pace
 from gateway.edge.websocket.api import WebSocketApi
 from gateway.edge.websocket.frames import GOING_AWAY
 from gateway.edge.websocket.session import Session
@@ -22,7 +23,6 @@ DISCONNECTS = 50  # of one API, invoked at once
 PENDING_BYTES = 67_108_864  # sent to all clients and not taken by the kernel
 LOOK_SECONDS = 1.0
 SHUTDOWN = "the server is shutting down"
-STALLED_SECONDS, STALLED_BYTES = 60.0, 60_000  # a client that takes less in that time does not read
 
 Key = tuple[str, str]
 
@@ -40,14 +40,6 @@ class Hall:
     ends: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DISCONNECTS))
 
 
-@dataclass(slots=True)
-class _Stalled:
-    """A client that had not taken everything at the last look: how much it had taken when its time began."""
-
-    taken: int
-    since: float
-
-
 class Connections:
     """`stop` ends all."""
 
@@ -57,7 +49,7 @@ class Connections:
         self._sessions: dict[str, Session] = {}
         self._halls: dict[Key, Hall] = {}
         self._taken: Counter[str] = Counter()  # of all halls, by namespace
-        self._stalled: dict[Session, _Stalled] = {}
+        self._stalled: dict[Session, Pace] = {}  # those whose clients had not taken everything at the last look
         self._pending = 0  # bytes, at the last look
         self._work = Background()
         self._looking: asyncio.Task[None] | None = None
@@ -135,7 +127,7 @@ class Connections:
     def wrote(self, session: Session) -> None:
         """Bytes are on their way to its client: from now on it is looked at whether they are taken."""
         if session not in self._stalled and session.peer.connection_id in self._sessions:
-            self._stalled[session] = _Stalled(session.taken, asyncio.get_running_loop().time())
+            self._stalled[session] = Pace(asyncio.get_running_loop().time(), session.taken)
 
     def check_room(self, size: int) -> None:
         """Raises Throttled where `size` more bytes to clients that do not read have no room."""
@@ -164,14 +156,12 @@ class Connections:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             pending, now = 0, clock()
-            for session, stalled in list(self._stalled.items()):
+            for session, pace in list(self._stalled.items()):
                 if not session.pending:
                     del self._stalled[session]
                     continue
                 pending += session.pending
-                if session.taken - stalled.taken >= STALLED_BYTES:
-                    stalled.taken, stalled.since = session.taken, now
-                elif now - stalled.since >= STALLED_SECONDS:
+                if not pace.is_kept(now, session.taken):
                     session.cut("the client does not read")
             self._pending = pending
 
