@@ -157,7 +157,7 @@ def measure(rounds: int | None) -> Report:
         ratio("Node hello from a stem ÷ runc run of exit", rows["Node: faas stem"], rows["exit: runc run"], 0.2),
         ratio("Python hello ÷ docker run -d to its first answer", rows["Python: faas oci"], docker, 0.5, 0.2),
         ratio(
-            "Node hello ÷ docker run -d to its first answer", rows["Node: faas oci"], rows["Node: docker run -d"], 0.5
+            "Node hello ÷ docker run -d to its first answer", rows["Node: faas oci"], rows["Node: docker run -d"], 0.3
         ),
         ratio("C over http ÷ docker run -d to its first answer", rows["C: faas oci"], static, 0.3, 0.2),
         ratio("Python hello ÷ docker run --rm of exit", rows["Python: faas oci"], rows["exit: docker run --rm"], 0.5),

@@ -251,7 +251,7 @@ def test_a_group_is_found_by_its_path_as_by_its_sandbox(v2: Path, tmp_path: Path
     folder = write(v2 / "faas/abcd/i1", V2_FILES)
     with counters_at(unified.path("i1"), v2) as counters:
         assert counters.read() == unified.stats("i1") == SandboxStats(1230, 2, 7, 2.5)
-    assert thawing_at(unified.path("i1"), v2) == (folder / "cgroup.freeze", b"0")
+    assert thawing_at(unified.path("i1"), v2) == (f"{folder}/cgroup.freeze", b"0")
     trees = CgroupsV1("abcd", tmp_path)
     write(tmp_path / "memory/faas/abcd/i1", {"memory.stat": "total_rss 1000\ntotal_shmem 30\n"})
     write(tmp_path / "pids/faas/abcd/i1", {"pids.current": "3\n"})
@@ -259,8 +259,8 @@ def test_a_group_is_found_by_its_path_as_by_its_sandbox(v2: Path, tmp_path: Path
     with counters_at(trees.path("i1"), tmp_path) as counters:
         assert counters.read() == trees.stats("i1") == SandboxStats(1030, 0, 3, 0.0)
     file, words = thawing_at(trees.path("i1"), tmp_path)
-    assert file == state
-    file.write_bytes(words)
+    assert file == str(state)
+    state.write_bytes(words)
     assert state.read_text() == "THAWED"
 
 

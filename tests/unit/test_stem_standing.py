@@ -33,17 +33,18 @@ def prepared(*layers: Path, config: ImageConfig = BASE) -> PreparedImage:
     return PreparedImage(f"runtime/python:3.11@{DIGEST}", config, UnpackedImage(DIGEST, config, layers))
 
 
+STEM = parked(prepared(), "stem1")
+
+
 def wanted(**changes: Any) -> SandboxSpec:
-    stem = parked(prepared(), "stem1")
-    env = {**stem.env, "_HANDLER": "app.handler", **changes.pop("env", {})}
-    return replace(stem, id="i1", env=env, **changes)
+    env = {**STEM.env, "_HANDLER": "app.handler", **changes.pop("env", {})}
+    return replace(STEM, id="i1", env=env, **changes)
 
 
 def test_nothing_of_a_function_is_in_a_stem() -> None:
-    stem = parked(prepared(), "stem1")
-    assert (stem.args, stem.workdir, stem.network) == (BASE.entrypoint, "/var/task", Network.OUTBOUND)
-    assert stem.env["PATH"] == "/usr/bin"
-    assert not {name for name in stem.env if name.startswith(("AWS_LAMBDA", "_H"))}
+    assert (STEM.args, STEM.workdir, STEM.network) == (BASE.entrypoint, "/var/task", Network.OUTBOUND)
+    assert STEM.env["PATH"] == "/usr/bin"
+    assert not {name for name in STEM.env if name.startswith(("AWS_LAMBDA", "_H"))}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_nothing_of_a_function_is_in_a_stem() -> None:
     [{}, {"memory_bytes": 1 << 30}, {"cpus": 2.0}, {"env": {"TZ": "Asia/Tokyo", "SECRET": "x", "NODE_PATH": "/opt"}}],
 )
 def test_what_a_stem_can_become(changes: dict[str, Any]) -> None:
-    assert can_become(prepared(), wanted(**changes))
+    assert can_become(STEM, wanted(**changes))
 
 
 @pytest.mark.parametrize(
@@ -76,12 +77,12 @@ def test_what_a_stem_can_become(changes: dict[str, Any]) -> None:
     ],
 )
 def test_what_a_stem_cannot_become(changes: dict[str, Any]) -> None:
-    assert not can_become(prepared(), wanted(**changes))
+    assert not can_become(STEM, wanted(**changes))
 
 
 def test_without_a_handler_it_is_no_function_of_the_runtimes() -> None:
     spec = wanted()
-    assert not can_become(prepared(), replace(spec, env={k: v for k, v in spec.env.items() if k != "_HANDLER"}))
+    assert not can_become(STEM, replace(spec, env={k: v for k, v in spec.env.items() if k != "_HANDLER"}))
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,11 @@ class LaunchedSandbox:
         it."""
         listener, *outputs = descriptors
         self._api = _socket(listener)
+        work.start(self._read(outputs), f"output of {self.id}")
+
+    async def _read(self, outputs: list[int]) -> None:
         for reader, output in zip((self.stdout, self.stderr), outputs, strict=True):
-            work.start(self._connect(reader, output), f"output of {self.id}")
+            await self._connect(reader, output)
 
     async def _connect(self, reader: asyncio.StreamReader, output: int) -> None:
         loop = asyncio.get_running_loop()
@@ -158,7 +161,7 @@ class LaunchedSandbox:
 
 
 def _socket(descriptor: int) -> socket.socket:
-    made = socket.socket(fileno=descriptor)
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)  # said, so that nobody has to ask
     made.setblocking(False)
     return made
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from faas import secret
 from faas.errors import InvalidInput
-from faas.secret import Given
+from faas.secret import NOTHING, Given
 from faas.spec import Network
 from worker.drivers.base import PreparedImage, SandboxSpec
 from worker.launcher.wire import Message
@@ -31,6 +31,7 @@ PATH_BYTES = 4096
 LABEL = re.compile(r"faas\.[a-z]{1,32}")  # other names mean something to runtime programs (`run.oci.…`)
 LABELS_MOST, LABEL_CHARACTERS = 16, 256
 HOSTNAME = "function"  # of every sandbox
+NO_SECRETS: dict[str, Any] = {"values": {}, "variables": {}}
 
 
 def sandbox_id(message: Message) -> str:
@@ -208,6 +209,8 @@ def _network(value: Any) -> Network:
 
 def _given(value: Any) -> Given:
     """No error of it has a value in it."""
+    if value == NO_SECRETS:
+        return NOTHING
     if not isinstance(value, dict) or value.keys() != {"values", "variables"}:
         raise InvalidInput("secrets must be values and variables")
     values, variables = value["values"], _environment(value["variables"])

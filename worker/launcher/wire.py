@@ -22,12 +22,14 @@ PACKET_BYTES = 65_536
 MESSAGE_BYTES = 16 * 1024 * 1024  # in a memory file: all arguments and variables of one sandbox, escaped
 DESCRIPTORS = 4  # in one packet
 QUEUED = 256  # messages that the other end has not taken; beyond them nothing more is read from it
-PACKETS_AT_ONCE = 64  # then it is somebody else's turn on the loop
 SO_SNDBUFFORCE = 32
 SEND_BYTES = 1 << 20
 PLAIN, FILED = b"J", b"F"  # the first byte: the message follows, or is the first descriptor's content
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+ROOM = socket.CMSG_SPACE((DESCRIPTORS + 1) * array.array("i").itemsize)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 GONE = "it has gone"  # the plain end
 
 Message = dict[str, Any]
@@ -145,29 +147,26 @@ class Channel:
     # Receiving
 
     def _readable(self) -> None:
-        for _ in range(PACKETS_AT_ONCE):
-            if not self.is_open or not self._is_reading:
-                return
-            try:
-                received = _receive(self._socket)
-            except (BlockingIOError, InterruptedError):
-                return
-            except Garbage as error:
-                self._end(str(error))
-                return
-            except OSError as error:
-                self._end(error.strerror or "it cannot be read")
-                return
-            if received is None:
-                self._end(GONE)
-                return
-            try:
-                self._on_message(received)
-            except Garbage as error:
-                self._end(str(error))
-                return
-            finally:
-                received.close()
+        """One packet in each turn of the loop: who waits for it goes on before the next one is looked at."""
+        try:
+            received = _receive(self._socket)
+        except (BlockingIOError, InterruptedError):
+            return
+        except Garbage as error:
+            self._end(str(error))
+            return
+        except OSError as error:
+            self._end(error.strerror or "it cannot be read")
+            return
+        if received is None:
+            self._end(GONE)
+            return
+        try:
+            self._on_message(received)
+        except Garbage as error:
+            self._end(str(error))
+        finally:
+            received.close()
 
     def _end(self, why: str) -> None:
         if self.is_open:
@@ -177,8 +176,7 @@ class Channel:
 
 def _receive(end: socket.socket) -> Received | None:
     """The next message; None at the end. Raises BlockingIOError, Garbage, OSError."""
-    room = socket.CMSG_SPACE((DESCRIPTORS + 1) * array.array("i").itemsize)
-    packet, ancillary, flags, _ = end.recvmsg(PACKET_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+    packet, ancillary, flags, _ = end.recvmsg(PACKET_BYTES + 1, ROOM, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -188,7 +186,7 @@ def _receive(end: socket.socket) -> Received | None:
         if not packet and not flags & socket.MSG_CTRUNC:
             close_all(found)
             return None
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(found) > DESCRIPTORS + 1:
+        if flags & CUT or len(found) > DESCRIPTORS + 1:
             raise Garbage("a packet is too large")
         return Received(_message(packet, found), found)
     except Garbage:
@@ -208,7 +206,7 @@ def _message(packet: bytes, descriptors: list[int]) -> Message:
     elif kind != PLAIN:
         raise Garbage("a packet is of no kind that is known")
     try:
-        message = json.loads(text)
+        message = _decode(text.decode())
     except (ValueError, RecursionError):
         raise Garbage("a packet is no JSON") from None
     if not isinstance(message, dict):

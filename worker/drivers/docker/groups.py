@@ -32,8 +32,8 @@ class ContainerGroupsV1(CgroupsV1):
         path = _listed(process, "memory", proc)
         return path if container in path else ""  # else the number is another process's by now
 
-    def _folder(self, controller: str, group: str) -> Path:
-        return self._root / controller / group.lstrip("/")
+    def _folder(self, controller: str, group: str) -> str:
+        return f"{self._root}/{controller}/{group.lstrip('/')}"
 
 
 class ContainerGroupsV2(CgroupsV2):
@@ -45,11 +45,11 @@ class ContainerGroupsV2(CgroupsV2):
         if container not in path:
             return ""
         with contextlib.suppress(OSError):  # it has just ended
-            (self._folder(path) / "memory.oom.group").write_text("1")
+            Path(self._folder(path), "memory.oom.group").write_text("1")
         return path
 
-    def _folder(self, group: str) -> Path:
-        return self._root / group.lstrip("/")
+    def _folder(self, group: str) -> str:
+        return f"{self._root}/{group.lstrip('/')}"
 
 
 def container_groups(server_id: str) -> ContainerGroupsV1 | ContainerGroupsV2:

@@ -102,7 +102,7 @@ class Cgroups(Protocol):
 
 def is_v2(root: Path = ROOT) -> bool:
     """Whether this machine has the unified hierarchy alone."""
-    return (root / "cgroup.controllers").exists()
+    return os.access(f"{root}/cgroup.controllers", os.F_OK)
 
 
 def starting_shares(starting: int, cores: int) -> int:
@@ -123,8 +123,8 @@ class CgroupsV1:
         self._root = root
         self._parent = f"faas/{server_id}"
 
-    def _folder(self, controller: str, sandbox_id: str) -> Path:
-        return self._root / controller / self._parent / sandbox_id
+    def _folder(self, controller: str, sandbox_id: str) -> str:
+        return f"{self._root}/{controller}/{self._parent}/{sandbox_id}"
 
     def _trees(self) -> list[Path]:
         return [tree for tree in self._root.iterdir() if tree.is_dir() and not tree.is_symlink()]
@@ -146,29 +146,29 @@ class CgroupsV1:
         return {"memory": {"limit": limit}}  # the kernel does not account for swap: runtimes would refuse
 
     def counters(self, sandbox_id: str) -> Counters:
-        return Counters(tuple(self._folder(tree, sandbox_id) / name for tree, name in V1_COUNTERS), parse_v1)
+        return Counters(tuple(f"{self._folder(tree, sandbox_id)}/{name}" for tree, name in V1_COUNTERS), parse_v1)
 
     def stats(self, sandbox_id: str) -> SandboxStats:
         with self.counters(sandbox_id) as counters:
             return counters.read()
 
     def oom_kills(self, sandbox_id: str) -> int:
-        return groups.table(self._folder("memory", sandbox_id) / "memory.oom_control").get("oom_kill", 0)
+        return groups.table(Path(self._folder("memory", sandbox_id), "memory.oom_control")).get("oom_kill", 0)
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
         folder = self._folder("cpu", sandbox_id)
-        groups.write(folder / "cpu.cfs_quota_us", b"%d" % quota(cpus))
-        groups.write(folder / "cpu.shares", b"%d" % CPU_SHARES)
+        groups.write(f"{folder}/cpu.cfs_quota_us", b"%d" % quota(cpus))
+        groups.write(f"{folder}/cpu.shares", b"%d" % CPU_SHARES)
 
     def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
         memory = self._folder("memory", sandbox_id)
         for name in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):  # the first is never below the second
             with contextlib.suppress(FileNotFoundError):  # the kernel does not account for swap
-                groups.write(memory / name, b"%d" % memory_bytes)
+                groups.write(f"{memory}/{name}", b"%d" % memory_bytes)
         self.set_cpus(sandbox_id, cpus)
 
     def freeze(self, sandbox_id: str) -> bool:
-        state = os.open(self._folder("freezer", sandbox_id) / "freezer.state", os.O_RDWR | os.O_CLOEXEC)
+        state = os.open(f"{self._folder('freezer', sandbox_id)}/freezer.state", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.write(state, b"FROZEN")
             return os.pread(state, 16, 0).startswith(b"FROZEN")
@@ -176,15 +176,16 @@ class CgroupsV1:
             os.close(state)
 
     def thaw(self, sandbox_id: str) -> None:
-        groups.write(self._folder("freezer", sandbox_id) / "freezer.state", b"THAWED")
+        groups.write(f"{self._folder('freezer', sandbox_id)}/freezer.state", b"THAWED")
 
     def end_frozen(self, sandbox_id: str) -> None:
-        folder = self._folder("freezer", sandbox_id)
+        folder = Path(self._folder("freezer", sandbox_id))
         groups.signal_all(groups.processes(folder))
         groups.thaw_below(folder)
 
     def kill(self, sandbox_id: str) -> None:
-        groups.bury(groups.kill_all(self._folder("pids", sandbox_id), self._folder("freezer", sandbox_id)))
+        trees = (Path(self._folder(controller, sandbox_id)) for controller in ("pids", "freezer"))
+        groups.bury(groups.kill_all(*trees))
 
     def remove(self, sandbox_id: str) -> None:
         deadline = time.monotonic() + groups.REMOVE_SECONDS
@@ -261,8 +262,8 @@ class CgroupsV2:
             self._move_into(folder)  # the root of a container's cgroup namespace is no real root
             control.write_text(" ".join(f"+{name}" for name in wanted))
 
-    def _folder(self, sandbox_id: str) -> Path:
-        return self._root / self._parent / sandbox_id
+    def _folder(self, sandbox_id: str) -> str:
+        return f"{self._root}/{self._parent}/{sandbox_id}"
 
     def path(self, sandbox_id: str) -> str:
         return f"/{self._parent}/{sandbox_id}"
@@ -277,45 +278,45 @@ class CgroupsV2:
         return {"memory": {"limit": limit, "swap": limit}, "unified": {"memory.oom.group": "1"}}
 
     def counters(self, sandbox_id: str) -> Counters:
-        return Counters(tuple(self._folder(sandbox_id) / name for name in V2_COUNTERS), parse_v2)
+        return Counters(tuple(f"{self._folder(sandbox_id)}/{name}" for name in V2_COUNTERS), parse_v2)
 
     def stats(self, sandbox_id: str) -> SandboxStats:
         with self.counters(sandbox_id) as counters:
             return counters.read()
 
     def oom_kills(self, sandbox_id: str) -> int:
-        return groups.table(self._folder(sandbox_id) / "memory.events").get("oom_kill", 0)
+        return groups.table(Path(self._folder(sandbox_id), "memory.events")).get("oom_kill", 0)
 
     def set_cpus(self, sandbox_id: str, cpus: float) -> None:
         folder = self._folder(sandbox_id)
-        groups.write(folder / "cpu.max", b"%d %d" % (quota(cpus), PERIOD_MICROSECONDS))
-        groups.write(folder / "cpu.weight", b"%d" % CPU_WEIGHT)
+        groups.write(f"{folder}/cpu.max", b"%d %d" % (quota(cpus), PERIOD_MICROSECONDS))
+        groups.write(f"{folder}/cpu.weight", b"%d" % CPU_WEIGHT)
 
     def set_limits(self, sandbox_id: str, memory_bytes: int, cpus: float) -> None:
-        groups.write(self._folder(sandbox_id) / "memory.max", b"%d" % memory_bytes)
+        groups.write(f"{self._folder(sandbox_id)}/memory.max", b"%d" % memory_bytes)
         self.set_cpus(sandbox_id, cpus)
 
     def freeze(self, sandbox_id: str) -> bool:
         folder = self._folder(sandbox_id)
-        groups.write(folder / "cgroup.freeze", b"1")
-        return groups.table(folder / "cgroup.events").get("frozen") == 1
+        groups.write(f"{folder}/cgroup.freeze", b"1")
+        return groups.table(Path(folder, "cgroup.events")).get("frozen") == 1
 
     def thaw(self, sandbox_id: str) -> None:
-        groups.write(self._folder(sandbox_id) / "cgroup.freeze", b"0")
+        groups.write(f"{self._folder(sandbox_id)}/cgroup.freeze", b"0")
 
     def end_frozen(self, sandbox_id: str) -> None:
-        folder = self._folder(sandbox_id)
+        folder = Path(self._folder(sandbox_id))
         try:
-            groups.write(folder / "cgroup.kill", b"1")
+            groups.write(f"{folder}/cgroup.kill", b"1")
         except OSError:  # before Linux 5.14 there is no such file
             groups.signal_all(groups.processes(folder))
 
     def kill(self, sandbox_id: str) -> None:
         self.end_frozen(sandbox_id)
-        groups.bury(groups.kill_all(self._folder(sandbox_id)))
+        groups.bury(groups.kill_all(Path(self._folder(sandbox_id))))
 
     def remove(self, sandbox_id: str) -> None:
-        groups.remove_tree(self._folder(sandbox_id), time.monotonic() + groups.REMOVE_SECONDS)
+        groups.remove_tree(Path(self._folder(sandbox_id)), time.monotonic() + groups.REMOVE_SECONDS)
 
     def ids(self) -> list[str]:
         return groups.children(self._root / self._parent)
@@ -334,15 +335,13 @@ def for_machine(server_id: str, root: Path = ROOT) -> CgroupsV1 | CgroupsV2:
 
 def counters_at(path: str, root: Path = ROOT) -> Counters:
     """Of the group at a `Cgroups.path`. Whoever has not opened the groups may read them too: they are everybody's."""
-    below = path.lstrip("/")
     if is_v2(root):
-        return Counters(tuple(root / below / name for name in V2_COUNTERS), parse_v2)
-    return Counters(tuple(root / controller / below / name for controller, name in V1_COUNTERS), parse_v1)
+        return Counters(tuple(f"{root}{path}/{name}" for name in V2_COUNTERS), parse_v2)
+    return Counters(tuple(f"{root}/{controller}{path}/{name}" for controller, name in V1_COUNTERS), parse_v1)
 
 
-def thawing_at(path: str, root: Path = ROOT) -> tuple[Path, bytes]:
+def thawing_at(path: str, root: Path = ROOT) -> tuple[str, bytes]:
     """The file that lets the group at a `Cgroups.path` go on, and what is written there."""
-    below = path.lstrip("/")
     if is_v2(root):
-        return root / below / "cgroup.freeze", b"0"
-    return root / "freezer" / below / "freezer.state", b"THAWED"
+        return f"{root}{path}/cgroup.freeze", b"0"
+    return f"{root}/freezer{path}/freezer.state", b"THAWED"

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 
 from worker.drivers.base import SandboxStats
@@ -63,7 +62,7 @@ class Counters:
 
     __slots__ = ("_answered_at", "_closed", "_descriptors", "_last", "_lock", "_parse", "_paths", "_usage")
 
-    def __init__(self, paths: tuple[Path, ...], parse: Parse) -> None:
+    def __init__(self, paths: tuple[str, ...], parse: Parse) -> None:
         self._paths = paths
         self._parse = parse
         self._descriptors: list[int] = []
@@ -106,7 +105,7 @@ class Counters:
         self.close()
 
 
-def _opened(path: Path) -> int:
+def _opened(path: str) -> int:
     with contextlib.suppress(OSError):
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     return -1

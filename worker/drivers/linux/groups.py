@@ -14,8 +14,9 @@ SWEEP_SECONDS = 5.0
 BURY_SECONDS = 1.0
 
 
-def write(path: Path, text: bytes) -> None:
-    """To a file that exists: a group's files are never made by us."""
+def write(path: str, text: bytes) -> None:
+    """To a file that exists: a group's files are never made by us. Starts wait for this, and to make a `Path` takes
+    longer than to open it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(descriptor, text)

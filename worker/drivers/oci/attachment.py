@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,30 +28,32 @@ def attach(
 
     A few system calls, which wait for nobody: about 0.2 ms. Raises OSError.
     """
-    with contextlib.ExitStack() as stack:
-        made: list[tuple[int, str]] = []
-        for place in places:
-            folders = _folders(layers, place, stack)
-            made.append((trees.overlay(folders, empty), f"/{place}"))
-            stack.callback(os.close, made[-1][0])
+    made: list[tuple[int, str]] = []
+    try:
+        made.extend((_merged(layers, place, empty), f"/{place}") for place in places)
         if secrets is not None:
             for target in FOLDERS:
                 made.append((trees.clone_of(secrets), target))
-                stack.callback(os.close, made[-1][0])
                 trees.make_inert(made[-1][0])
         trees.attach_inside(process, made)
+    finally:
+        for tree, _ in made:
+            os.close(tree)
 
 
-def _folders(layers: tuple[Path, ...], place: str, stack: contextlib.ExitStack) -> list[int]:
-    """`place` in those of the layers that have it; no link of theirs is followed."""
-    found = []
-    for layer in layers:
-        root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            found.append(trees.folder_below(root, place))
-        except FileNotFoundError:
-            continue
-        finally:
-            os.close(root)
-        stack.callback(os.close, found[-1])
-    return found
+def _merged(layers: tuple[Path, ...], place: str, empty: Path) -> int:
+    """`place` in those of the layers that have it, as one mount; no link of theirs is followed."""
+    folders: list[int] = []
+    try:
+        for layer in layers:
+            root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                folders.append(trees.folder_below(root, place))
+            except FileNotFoundError:
+                continue
+            finally:
+                os.close(root)
+        return trees.overlay(folders, empty)
+    finally:
+        for folder in folders:
+            os.close(folder)

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from faas.oci import labels
@@ -26,7 +27,7 @@ FOLDER_MODE = 0o755  # of what leads there; another one would be seen
 STEM_TMP_BYTES = 512 * 1024 * 1024  # of /tmp: the default of ephemeral_storage
 STEM_MEMORY_BYTES = 128 * 1024 * 1024  # the least that a function can have: it only ever grows
 # What cannot be changed any more in a sandbox that runs.
-FIXED = (
+_fixed = attrgetter(
     "args",
     "workdir",
     "user",
@@ -138,11 +139,13 @@ def _start_environment(base: ImageConfig) -> dict[str, str]:
     return {**sandbox_spec.DEFAULTS, **{name: value for name, value in variables if name}}
 
 
-def can_become(base: PreparedImage, wanted: SandboxSpec) -> bool:
-    """Whether a stem of this base is what `wanted` asks for, once code, environment and limits are there."""
-    stem = parked(base, "stem")
-    same = all(getattr(stem, name) == getattr(wanted, name) for name in FIXED)
-    return same and wanted.memory_bytes >= stem.memory_bytes and _env_can_change(stem.env, wanted.environment())
+def can_become(stem: SandboxSpec, wanted: SandboxSpec) -> bool:
+    """Whether a stem, as `parked` has it, is what `wanted` asks for, once code, environment and limits are there."""
+    return (
+        _fixed(stem) == _fixed(wanted)
+        and wanted.memory_bytes >= stem.memory_bytes
+        and _env_can_change(stem.env, wanted.environment())
+    )
 
 
 def _env_can_change(started: Mapping[str, str], wanted: Mapping[str, str]) -> bool:

@@ -13,7 +13,7 @@ import logging
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from faas.background import Background
@@ -30,6 +30,7 @@ from worker.memory import meminfo
 
 log = logging.getLogger("worker.drivers.oci")
 
+GIVEN_SECONDS = 0.01  # after one is given it is counted and replaced: its function comes first
 PATIENCE_SECONDS = 0.1  # before one is made: whoever took the last is starting an instance on the same cores
 PARK_SECONDS = 60.0  # until a stem is ready: it comes after everybody else on the CPU
 NAMES_BYTES = 65_536
@@ -58,6 +59,7 @@ class Shelf:
     """The stems of one base."""
 
     base: PreparedImage
+    stem: SandboxSpec  # what each of them is, but for the id
     runtime: str  # python:3.11
     names: frozenset[str] = frozenset()  # modules that its stems have imported
     ready: deque[OciSandbox] = field(default_factory=deque)
@@ -115,7 +117,7 @@ class Stems:
             return None
         if found is not None and base.reference not in self._shelves:
             runtime = f"{reference.repository.removeprefix(BASES)}:{reference.tag or 'untagged'}"
-            self._shelves[base.reference] = Shelf(base, runtime)
+            self._shelves[base.reference] = Shelf(base, standings.parked(base, "stem"), runtime)
         return found
 
     def forget(self, is_here: Callable[[Path], bool]) -> None:
@@ -139,9 +141,10 @@ class Stems:
         image = spec.image.handle
         assert isinstance(image, UnpackedImage)
         standing = self._standings.get(image.digest) if self._is_open else None
-        if standing is None or not standings.can_become(standing.base, spec):
+        if standing is None:
             return None
-        return standing, self._shelves[standing.base.reference]
+        shelf = self._shelves[standing.base.reference]
+        return (standing, shelf) if standings.can_become(shelf.stem, spec) else None
 
     def give(self, spec: SandboxSpec) -> OciSandbox | None:
         """A ready stem that has become the sandbox of `spec`, created and not started; None where there is none."""
@@ -154,7 +157,7 @@ class Stems:
             stem = shelf.ready.popleft()
             if not self._assign(shelf, stem, spec, standing, assignment):
                 stem = None
-        asyncio.get_running_loop().call_soon(self._given, shelf)  # whoever waits need not wait for that
+        asyncio.get_running_loop().call_later(GIVEN_SECONDS, self._given, shelf)
         return stem
 
     def _assign(self, shelf: Shelf, stem: OciSandbox, spec: SandboxSpec, standing: Standing, assignment: bytes) -> bool:
@@ -195,8 +198,7 @@ class Stems:
             shelf.filling = None
 
     async def _make(self, shelf: Shelf) -> None:
-        spec = standings.parked(shelf.base, f"stem{secrets.token_hex(8)}")
-        stem = await self._verbs.park(spec)
+        stem = await self._verbs.park(replace(shelf.stem, id=f"stem{secrets.token_hex(8)}"))
         try:
             async with asyncio.timeout(PARK_SECONDS):
                 shelf.names = frozenset(json.loads(await stem.wait(NAMES_BYTES)))
