@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import templates
+from tests.support.queue import Queue
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -44,26 +45,12 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
 _found: dict[str, bool] = {}
 
 
-SHARED = os.environ.get("FAAS_TESTS_SHARED")  # a folder, for the parts of ./tests/run that run side by side
-UNIT = Path(__file__).parent / "unit"
-_ours: dict[Path, bool] = {}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Of the unit tests, each file belongs to the part that comes to it first: so all end at about the same time."""
-    if SHARED and item.path.is_relative_to(UNIT):
-        if item.path not in _ours:
-            try:
-                (Path(SHARED) / item.path.name).touch(exist_ok=False)
-                _ours[item.path] = True
-            except FileExistsError:
-                _ours[item.path] = False
-        return None if _ours[item.path] else True
-    return None
-
-
 SOAK = bool(os.environ.get("FAAS_SOAK"))  # set by ./tests/run soak
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if shared := os.environ.get("FAAS_TESTS_SHARED"):  # set by ./tests/run, for its parts that run side by side
+        config.pluginmanager.register(Queue(Path(shared)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -46,7 +46,7 @@ def work_folder() -> Iterator[Path]:
 def server(*flags: str) -> Iterator[RunningServer]:
     """A server of its own, gone with all that it made at the end of the block; fails where it left something."""
     with work_folder() as work:
-        running = RunningServer(work / "data", "--registry-auth", "none", *flags)
+        running = RunningServer(work / "data", "--registry-auth", "none", *flags, whole=True)
         with none_left(running.id, str(running.data)), running:
             yield running
 

@@ -28,6 +28,14 @@ def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     return found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ticking(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A function with a schedule; the minute until it fires is that of the tests before the one that looks."""
+    toml = '[[schedule]]\nname = "tick"\ncron = "* * * * *"\ninput = { kind = "tick" }'
+    code = "def handler(event, context):\n    print('TICK', event['kind'])\n"
+    server.push_code(tmp_path_factory.mktemp("ticking"), "ticking", code, toml)
+
+
 def test_an_asynchronous_invocation_answers_202_and_runs(server: RunningServer, tmp_path: Path) -> None:
     server.push_code(tmp_path, "later", "def handler(event, context):\n    print('RAN', event['body'])\n")
     answer = server.request("POST", "/async-function/later", b"hi", {"Content-Type": "text/plain"})
@@ -58,18 +66,6 @@ def test_a_failing_event_ends_as_a_dead_letter_that_can_be_read_and_retried(
     server.faas("dlq", "retry", letter["id"])
     until(lambda: "RAN again" in server.faas("logs", "doomed").stdout)
     until(lambda: not [row for row in letters() if row["function"] == "doomed"])
-
-
-@pytest.mark.timeout(150)
-def test_a_schedule_fires_and_its_history_says_so(server: RunningServer, tmp_path: Path) -> None:
-    toml = '[[schedule]]\nname = "tick"\ncron = "* * * * *"\ninput = { kind = "tick" }'
-    server.push_code(tmp_path, "ticking", "def handler(event, context):\n    print('TICK', event['kind'])\n", toml)
-    listed = json.loads(server.faas("schedule", "ls", "-o", "json").stdout)
-    row = next(r for r in listed if r["function"] == "ticking")
-    assert row["next"]
-    until(lambda: "TICK tick" in server.faas("logs", "ticking").stdout, 75)
-    history = json.loads(server.faas("schedule", "history", "ticking", "tick", "-o", "json").stdout)
-    assert [fire["status"] for fire in history] == ["success"]
 
 
 def test_the_nightly_report_is_scheduled_in_its_own_zone_and_runs_on_its_input(
@@ -148,3 +144,17 @@ def test_a_photo_dropped_into_a_watched_folder_becomes_a_thumbnail_also_after_do
         assert ran == 2
     finally:
         server.stop()
+
+
+@pytest.mark.timeout(150)
+def test_a_schedule_fires_and_its_history_says_so(server: RunningServer) -> None:
+    listed = json.loads(server.faas("schedule", "ls", "-o", "json").stdout)
+    row = next(r for r in listed if r["function"] == "ticking")
+    assert row["next"]
+    until(lambda: "TICK tick" in server.faas("logs", "ticking").stdout, 75)
+
+    def statuses() -> set[str]:
+        history = json.loads(server.faas("schedule", "history", "ticking", "tick", "-o", "json").stdout)
+        return {fire["status"] for fire in history}
+
+    until(lambda: statuses() == {"success"})

@@ -39,7 +39,7 @@ def handler(event, context):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("overload")
-    with RunningServer(folder / "data", "--driver", "oci") as running:
+    with RunningServer(folder / "data", "--driver", "oci", whole=True) as running:
         running.push_code(folder, "good", GOOD, GOOD_TOML)
         yield running
 

@@ -24,7 +24,7 @@ GONE_SECONDS = 30.0
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[RunningServer]:
-    server = RunningServer(tmp_path / "data", "--driver", "oci")
+    server = RunningServer(tmp_path / "data", "--driver", "oci", whole=True)
     with none_left(server.id, str(server.data)):
         server.start()
         try:

@@ -25,6 +25,7 @@ PHASES = 20 if SOAK else 4
 WARM_PHASES = PHASES // 4  # until caches and pools have what they keep
 CLIENTS = 8
 FUNCTIONS, MOST = 4, 4  # instances of each
+TOML = f"memory = 512\ninit_timeout = 60\n[scale]\nmax = {MOST}"
 RAISING, CRASHING, STORED = 100, 1000, 100  # one call in so many
 SCALED = 500  # calls of a client between two scalings to zero
 QUIET_SECONDS = 60.0
@@ -112,7 +113,7 @@ def test_figures_stay_flat_over_many_calls_with_churn(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    server = RunningServer(tmp_path / "data", "--driver", "oci")
+    server = RunningServer(tmp_path / "data", "--driver", "oci", whole=True)
     samples: list[Standing] = []
     with none_left(server.id, str(server.data)), server:
         for number in range(FUNCTIONS):
@@ -137,4 +138,4 @@ def test_figures_stay_flat_over_many_calls_with_churn(tmp_path: Path) -> None:
 
 
 def push(server: RunningServer, folder: Path, number: int, version: int) -> None:
-    server.push_code(folder, f"soak-{number}", CODE.format(version=version), f"memory = 512\n[scale]\nmax = {MOST}")
+    server.push_code(folder, f"soak-{number}", CODE.format(version=version), TOML)

@@ -36,6 +36,7 @@ QUIET_SECONDS = 30.0
 KB_PER_START = 2.0  # of memory that may stay: what is below is noise of the allocator
 NOISE_KB = 16_384
 CRASHES = 20 if SOAK else 3
+PATIENT = {"init_timeout": 60, "timeout": 60}  # in so many starts one waits long where others are at work too
 APP = b"""
 import os
 
@@ -70,7 +71,7 @@ async def start_and_stop(world: World, revision: Revision, number: int, stems: i
     path = ""
     event = json.dumps({"exit": number % 10 == 9}).encode()
     try:
-        async with world.pool.acquire(revision, Invocation(secrets.token_hex(4), Trigger.HTTP, 60)) as lease:
+        async with world.pool.acquire(revision, Invocation(secrets.token_hex(4), Trigger.HTTP, 120)) as lease:
             path = lease.cold_start.path if lease.cold_start else ""
             await lease.invoke(event)
     except FaasError:
@@ -113,7 +114,7 @@ async def test_starts_and_stops_leave_nothing_behind(bases: Bases, image: str, t
         world = World(own, tmp_path / "logs", stems=stems)
         await world.pool.open()
         try:
-            revisions = [world.revision(image) for _ in range(1 if stems else FUNCTIONS)]
+            revisions = [world.revision(image, **PATIENT) for _ in range(1 if stems else FUNCTIONS)]
             if stems:
                 await world.warmed(image)
             await churn(world, revisions, WARM_STARTS, stems)

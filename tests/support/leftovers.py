@@ -25,7 +25,11 @@ def _cgroups() -> set[str]:
 
 
 def _loops() -> set[str]:
-    return {f"{p} {p.read_text().strip()}" for p in Path("/sys/block").glob("loop*/loop/backing_file")}
+    found = set()
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):  # those of other servers may go while we look
+            found.add(f"{file} {file.read_text().strip()}")
+    return found
 
 
 def _lines(*command: str) -> set[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -397,25 +399,28 @@ async def test_usage_is_measured_summed_by_revision_and_asked_for_twice_a_second
 ) -> None:
     await parts.idle(A, B)
     busy = await parts.busy(B)
-    looks = 0
-    stats = parts.driver.stats
+    looks: list[int] = []
+    now = 1000.0
+    read = usage.UsageMeter._read
+    monkeypatch.setattr(usage, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
 
-    def counted(sandbox: Any) -> Any:
-        nonlocal looks
-        looks += 1
-        return stats(sandbox)
+    def counted(meter: usage.UsageMeter, sandboxes: list[Any]) -> Any:  # the freezer asks the driver as well
+        looks.append(len(sandboxes))
+        return read(meter, sandboxes)
 
-    monkeypatch.setattr(parts.driver, "stats", counted)
+    monkeypatch.setattr(usage.UsageMeter, "_read", counted)
     first, *others = await asyncio.gather(*(parts.pool.usage() for _ in range(50)))
-    assert looks == 2
+    assert looks == [2]
     assert all(other is first for other in others)
     by_key = {one.key: one for one in first.revisions}
     assert (by_key[A.key].stats.idle, by_key[B.key].stats.busy) == (1, 1)
     assert (by_key[A.key].memory_bytes, by_key[A.key].charged_bytes) == (10 * MB, 256 * MB)
     assert (first.budget_bytes, first.charged_bytes[Kind.INVOKED]) == (600 * MB, 512 * MB)
     assert by_key[A.key].cpus is None
-    monkeypatch.setattr(usage, "FRESH_SECONDS", 0.0)
-    await asyncio.sleep(0.6)
+    now += 0.49
+    assert await parts.pool.usage() is first
+    assert looks == [2]
+    now += 0.02
     again = await parts.pool.usage()
     assert {one.cpus for one in again.revisions} == {0.0}
     parts.gate.set()

@@ -100,7 +100,7 @@ async def test_a_client_that_hardly_reads_its_answer_is_cut_and_one_that_reads_s
         return InvocationResult(b'"' + b"x" * 5_900_000 + b'"')
 
     monkeypatch.setattr("tests.support.data_path.BY_THE_LANE", True)
-    monkeypatch.setattr("gateway.lane.connection.PROGRESS_SECONDS", 1.0)
+    monkeypatch.setattr("faas.pace.PROGRESS_SECONDS", 1.0)
     app = application(hello(FakeWorker(large)))
     async with serving(app, **{**RUNNER_OPTIONS, "keepalive_timeout": 1.0}) as port:
         clients = []
