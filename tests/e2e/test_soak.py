@@ -25,7 +25,7 @@ PHASES = 20 if SOAK else 4
 WARM_PHASES = PHASES // 4  # until caches and pools have what they keep
 CLIENTS = 8
 FUNCTIONS, MOST = 4, 4  # instances of each
-TOML = f"memory = 512\ninit_timeout = 60\n[scale]\nmax = {MOST}"
+TOML = f"memory = 512\nqueue_timeout = 60\ninit_timeout = 60\n[scale]\nmax = {MOST}"
 RAISING, CRASHING, STORED = 100, 1000, 100  # one call in so many
 SCALED = 500  # calls of a client between two scalings to zero
 QUIET_SECONDS = 60.0
@@ -127,6 +127,7 @@ def test_figures_stay_flat_over_many_calls_with_churn(tmp_path: Path) -> None:
             print(f"after {(number + 1) * CALLS // PHASES} calls: {samples[-1]}")
         pending = server.get("/v1/dead-letters", api=True)
     wrong = [line for client in clients for line in client.wrong]
+    print(*wrong[:20], sep="\n")
     counted = sum((client.answers for client in clients), Counter[str]())
     warm, last = samples[WARM_PHASES - 1 : -2], samples[-2:]
     grown = statistics.median(s.resident_kb for s in last) - min(s.resident_kb for s in warm)
