@@ -16,7 +16,6 @@ import shutil
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -30,7 +29,8 @@ log = logging.getLogger("worker.logs")
 
 FILE_BYTES = 16 * 1_048_576  # then it becomes the previous one, and the one before that goes
 BUFFER_BYTES = 8 * 1_048_576  # not yet written, per function: a disk that stands still costs lines, not memory
-FLUSH_SECONDS = 0.02
+FLUSH_SECONDS = 0.1  # each time a thread asks for the interpreter in the midst of requests, some of them wait for it
+FLUSH_BYTES = 1_048_576  # so many do not wait
 FOLLOWER_LINES = 10_000  # a reader that falls behind further loses lines, and is told
 CURRENT, PREVIOUS = "current.jsonl", "previous.jsonl"
 
@@ -40,7 +40,9 @@ Batch = list[bytes]
 class FunctionLog:
     """One function's log."""
 
-    __slots__ = ("_store", "batches", "buffer", "buffered", "dropped", "dropped_at", "folder", "followers", "sent")
+    __slots__ = (
+        "_store", "batches", "buffer", "buffered", "dropped", "dropped_at", "folder", "followers", "is_whole", "sent",
+    )  # fmt: skip
 
     def __init__(self, store: LogStore, folder: Path) -> None:
         self._store = store
@@ -52,6 +54,7 @@ class FunctionLog:
         self.dropped = 0
         self.dropped_at = 0.0
         self.followers: set[Follower] = set()
+        self.is_whole = False  # the writer's: the file ends with a line's end, as far as is known
 
     @property
     def size(self) -> int:
@@ -82,10 +85,9 @@ class FunctionLog:
         """`mark` each."""
         size = len(marked) * MARK_BYTES
         if not self.followers and self.size + size <= BUFFER_BYTES:
-            if not self.buffer:
-                self._store.changed(self)
             self.buffer += map(marks.encode, marked)
             self.buffered += size
+            self._store.changed(self)
             return
         for mark in marked:
             self.mark(mark)
@@ -154,8 +156,11 @@ class LogStore:
         return found
 
     def changed(self, function: FunctionLog) -> None:
+        """It has lines that are to be written."""
         self._changed[function] = None
-        if self._flush is None:
+        if function.buffered >= FLUSH_BYTES and not function.batches:
+            self._submit(function, self._write)
+        elif self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._write_all)
 
     def _write_all(self) -> None:
@@ -163,7 +168,7 @@ class LogStore:
         for function in [function for function in self._changed if not function.batches]:
             self._submit(function, self._write)
 
-    def _submit(self, function: FunctionLog, write: Callable[[Path, Batch], T]) -> asyncio.Future[T]:
+    def _submit(self, function: FunctionLog, write: Callable[[FunctionLog, Batch], T]) -> asyncio.Future[T]:
         """Have `write` called, in the writer's thread, with all that was appended so far."""
         self._changed.pop(function, None)
         if function.dropped:
@@ -174,7 +179,7 @@ class LogStore:
         size, function.buffered = function.buffered, 0
         function.sent += size
         function.batches += 1
-        writing = asyncio.get_running_loop().run_in_executor(self._writer, write, function.folder, batch)
+        writing = asyncio.get_running_loop().run_in_executor(self._writer, write, function, batch)
         writing.add_done_callback(lambda done: self._written(function, size, done))
         return writing
 
@@ -186,32 +191,26 @@ class LogStore:
         if function in self._changed:
             self.changed(function)
 
-    def _write(self, folder: Path, lines: Batch) -> None:
+    def _write(self, function: FunctionLog, lines: Batch) -> None:
         """In the writer's thread."""
         if not lines:
             return
-        batch = b"".join(lines)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            current = folder / CURRENT
-            with contextlib.suppress(FileNotFoundError):
-                if current.stat().st_size + len(batch) > FILE_BYTES:
-                    current.replace(folder / PREVIOUS)
-            with open(current, "a+b", buffering=0) as file:
-                _append(file, batch)
+            _append(function, b"".join(lines))
             self._complained = False
         except OSError as error:
+            function.is_whole = False
             if not self._complained:
                 self._complained = True  # once: a full disk must not fill the server's own log too
                 log.error("cannot write a function's log: %s", error)
 
-    def _snapshot(self, folder: Path, batch: Batch) -> list[tuple[BinaryIO, int]]:
+    def _snapshot(self, function: FunctionLog, batch: Batch) -> list[tuple[BinaryIO, int]]:
         """In the writer's thread: the files as they are after `batch`, with their sizes, oldest first."""
-        self._write(folder, batch)
+        self._write(function, batch)
         files: list[tuple[BinaryIO, int]] = []
         for name in (PREVIOUS, CURRENT):
             with contextlib.suppress(OSError):
-                file = open(folder / name, "rb")  # noqa: SIM115 - closed by the reader
+                file = open(function.folder / name, "rb")  # noqa: SIM115 - closed by the reader
                 files.append((file, os.fstat(file.fileno()).st_size))
         return files
 
@@ -263,14 +262,35 @@ class LogStore:
             self._submit(function, self._write)
 
 
-def _append(file: FileIO, batch: bytes) -> None:
-    """Write all of it, after a line's end: a crash or a full disk may have cut the last line off, and what is glued to
-    that could not be read either. Raises OSError."""
-    if (size := file.tell()) and os.pread(file.fileno(), 1, size - 1) != b"\n":
-        file.write(b"\n")
-    left = memoryview(batch)
-    while left:
-        left = left[file.write(left) or 0 :]
+def _append(function: FunctionLog, batch: bytes) -> None:
+    """Write all of it, in as few system calls as will do: after each the thread asks for the interpreter anew. Raises
+    OSError."""
+    current = function.folder / CURRENT
+    file = _opened(current)
+    try:
+        size = os.fstat(file).st_size
+        if size + len(batch) > FILE_BYTES:
+            current.replace(function.folder / PREVIOUS)
+            full, file, size = file, _opened(current), 0
+            os.close(full)
+        if size and not function.is_whole and os.pread(file, 1, size - 1) != b"\n":
+            # A crash or a full disk has cut the last line off; what is glued to that could not be read either.
+            os.write(file, b"\n")
+        left = memoryview(batch)
+        while left:
+            left = left[os.write(file, left) :]
+        function.is_whole = True
+    finally:
+        os.close(file)
+
+
+def _opened(path: Path) -> int:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o666)
 
 
 def encode(record: LogRecord) -> bytes:

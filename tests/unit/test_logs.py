@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
+import os
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -164,14 +164,21 @@ async def test_a_line_that_was_cut_off_takes_no_other_one_along(store: LogStore,
     assert await read(store) == ["before", "first after", "second after"]
 
 
-def test_a_disk_that_takes_a_part_gets_the_rest(tmp_path: Path) -> None:
-    class Slow(io.FileIO):
-        def write(self, data: Any) -> int:
-            return super().write(memoryview(data)[:7])
+async def test_a_disk_that_takes_a_part_gets_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, write = list[int](), os.write
 
-    with Slow(tmp_path / "some", "a+") as file:
-        logs._append(file, encode(record("whole")))
-    assert decode((tmp_path / "some").read_bytes()) == (record("whole"),)
+    def some(file: int, data: memoryview) -> int:
+        written.append(write(file, data[:7]))
+        return written[-1]
+
+    store = LogStore(tmp_path)
+    store.of("default", "hello").append(record("whole"))
+    monkeypatch.setattr(os, "write", some)
+    await store.written()
+    monkeypatch.undo()
+    assert max(written) == 7
+    assert decode((tmp_path / "default" / "hello" / logs.CURRENT).read_bytes()) == (record("whole"),)
+    await store.close()
 
 
 async def test_a_follower_that_falls_behind_is_told_how_much_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ It has the account `faas`, as `deploy/up` makes it; the launcher is root, and wh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -64,7 +65,12 @@ class UnitServer(RunningServer):
 
     def instances(self) -> list[Path]:
         """Groups of what serves: stems and what was made ahead are none."""
-        return [path for path in groups() if number(path, "cpu.weight") > LEAST_WEIGHT]
+        found = []
+        for path in groups():
+            with contextlib.suppress(FileNotFoundError):  # it has just gone
+                if number(path, "cpu.weight") > LEAST_WEIGHT:
+                    found.append(path)
+        return found
 
     def metric(self, row: str) -> float:
         lines = self.get("/metrics", api=True).text.splitlines()
