@@ -175,7 +175,8 @@ class RunningServer:
         """The command line against this server."""
         env = {**os.environ, "FAAS_URL": self.api, "FAAS_TOKEN": self.token, "NO_COLOR": "1"}
         words = [str(arg) for arg in args]
-        if self.whole:
+        # Which CAs are trusted, a library reads as it is imported: of this environment only a new interpreter's knows.
+        if self.whole or "SSL_CERT_FILE" in env:
             command = [sys.executable, "-m", "faas.cli", *words]
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
         else:
