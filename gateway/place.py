@@ -72,8 +72,8 @@ class Gate:
 
 
 class Guest:
-    """Who comes in by a gate: `enter`, or `line_up` and `take_turn`. Where that gave a claim, `leave` must follow, once
-    the claim has given its slot back."""
+    """Who comes in by a gate: `enter`, or `line_up` and `take_turn`. Where that gave a claim, `leave` must follow: of
+    an http function once its slot has been given back, of a Lambda function in the same step."""
 
     _way: Way
 
@@ -160,8 +160,8 @@ class Waiting(Protocol):
 class Turn:
     """A place in a breaker's line, until `waiting` is told that its turn has come; `give_up` until it has taken it.
 
-    Where whoever leaves has given its slot back before, as those of Lambda functions have, it is told from within their
-    leaving; but not within that of one who was itself told so, for a thousand who find no instance would leave one
+    Where whoever leaves gives its slot back in the same step, as those of Lambda functions do, it is told from within
+    their leaving, and takes that very slot; but not within that of one who was itself told so, for a thousand who find no instance would leave one
     inside the other.
     """
 
