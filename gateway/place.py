@@ -161,8 +161,8 @@ class Turn:
     """A place in a breaker's line, until `waiting` is told that its turn has come; `give_up` until it has taken it.
 
     Where whoever leaves gives its slot back in the same step, as those of Lambda functions do, it is told from within
-    their leaving, and takes that very slot; but not within that of one who was itself told so, for a thousand who find no
-    instance would leave one inside the other.
+    their leaving, and takes that very slot; but not within that of one who was itself told so, for a thousand who find
+    no instance would leave one inside the other.
     """
 
     __slots__ = ("_handle", "_is_waiting", "_waiting", "breaker", "gate", "load", "way")
