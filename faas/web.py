@@ -258,13 +258,22 @@ def require(
 
 async def json_body(request: web.Request, limit: int = 1_048_576) -> dict[str, Any]:
     """A request's JSON object. Raises InvalidInput, or PayloadTooLarge past `limit` bytes."""
-    raw = await read_body(request, limit)
+    return json_object(await read_body(request, limit) or b"{}")
+
+
+def json_object(raw: bytes, hint: str = "") -> dict[str, Any]:
+    """A body's JSON object. Raises InvalidInput, with `hint` where it is no JSON."""
     try:
-        value = json.loads(raw or b"{}")
+        value = json.loads(raw)
     except (ValueError, RecursionError):
-        raise InvalidInput("the body is not valid JSON") from None
+        raise InvalidInput("the body is not valid JSON", hint=hint) from None
     if not isinstance(value, dict):
         raise InvalidInput("the body must be a JSON object")
+    if b"\\u" in raw:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # JSON (RFC 8259, 8.2), but no text that a database or a header takes
+            raise InvalidInput("the body has half of a surrogate pair in a text") from None
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +50,8 @@ SOAK = bool(os.environ.get("FAAS_SOAK"))  # set by ./tests/run soak
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's job in the background ignores Ctrl-C, and so would all that tests start and then interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if shared := os.environ.get("FAAS_TESTS_SHARED"):  # set by ./tests/run, for its parts that run side by side
         config.pluginmanager.register(Queue(Path(shared)))
 

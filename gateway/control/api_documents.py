@@ -11,8 +11,8 @@ from faas.auth import Permission
 from faas.errors import NotFound, SpecError
 from faas.routes import said, unusual
 from faas.rules.auth import LOGIN, AuthRule
-from faas.web import access, read_body
-from gateway.control.apis import BODY_BYTES, an_object_of, api_name, told, urls
+from faas.web import access, json_object, read_body
+from gateway.control.apis import BODY_BYTES, api_name, told, urls
 from gateway.control.operations import TEXT, Operation, a_list, an_object
 from gateway.edge.apis.api import DEFAULT_API, DEFAULT_STAGE, NO_STAGE, Api, ApiRoute, parse, qualifier_at
 from gateway.edge.apis.exported import document
@@ -70,7 +70,7 @@ async def put(request: web.Request) -> web.Response:
 
 
 def _read(raw: bytes) -> Imported:
-    return imported(an_object_of(raw))
+    return imported(json_object(raw, "faas api import converts YAML"))
 
 
 _PATH = "/v1/apis/{name}/openapi.json"

@@ -11,7 +11,7 @@ from aiohttp import web
 from faas.auth import Permission
 from faas.errors import InvalidInput
 from faas.spec import NAME_PATTERN, is_namespace
-from faas.web import access, read_body
+from faas.web import access, json_object, read_body
 from gateway.control.operations import (
     FLAG,
     TEXT,
@@ -40,17 +40,6 @@ def api_name(request: web.Request, permission: Permission) -> tuple[str, str]:
         raise InvalidInput(f"not an API's name: {request.match_info['name'][:160]!r}", hint="name, or name.namespace")
     allow(request, permission, namespace)
     return namespace, name
-
-
-def an_object_of(raw: bytes) -> dict[str, Any]:
-    """A body's JSON object. Raises InvalidInput."""
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise InvalidInput("the body is no JSON", hint="faas api import converts YAML") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("the body must be a JSON object")
-    return value
 
 
 def urls(gateway: Gateway, api: Api) -> list[str]:
@@ -129,7 +118,7 @@ async def put(request: web.Request) -> web.Response:
 
 
 def _read(namespace: str, name: str, raw: bytes) -> Api:
-    body = an_object_of(raw)
+    body = json_object(raw)
     known_keys(body, "hosts", "base_path", "stages", "routes")
     return parse(namespace, name, body)
 

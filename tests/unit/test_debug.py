@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import pty
-import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +58,6 @@ class Programs:
         env = {"PATH": "/usr/bin:/bin", **spec.env}
 
         def in_front() -> None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would this one
             os.setsid()
             os.close(os.open(os.ttyname(0), os.O_RDWR))  # the terminal of this session from here on
 

@@ -216,10 +216,7 @@ class Terminal:
         self.controller, self.other = pty.openpty()
         self.resize(columns, rows, tell=False)
         self.before = termios.tcgetattr(self.other)
-        self.process = subprocess.Popen(
-            command, stdin=self.other, stdout=self.other, stderr=self.other, env=env,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        self.process = subprocess.Popen(command, stdin=self.other, stdout=self.other, stderr=self.other, env=env)
         self.shown = ""
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()

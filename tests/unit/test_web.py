@@ -117,7 +117,17 @@ async def test_a_route_asks_for_its_permission_and_an_unmarked_one_for_the_admin
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"{}", 200), (b"", 200), (b"[]", 400), (b"{", 400), (b"[" * 100_000, 400), (b" " * 2000, 413)],
+    [
+        (b"{}", 200),
+        (b"", 200),
+        (b"[]", 400),
+        (b"{", 400),
+        (b"[" * 100_000, 400),
+        (b" " * 2000, 413),
+        (rb'{"\u00e4": ["\ud83d\ude00"]}', 200),
+        (rb'{"a": ["\udc80"]}', 400),
+        (rb'{"\ud83d": 1}', 400),
+    ],
 )
 async def test_a_json_body_is_bounded_and_must_be_an_object(body: bytes, status: int) -> None:
     @access(Permission.NOTHING)
