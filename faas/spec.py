@@ -165,6 +165,15 @@ class FunctionSpec:
     def memory_bytes(self) -> int:
         return self.memory * 1024 * 1024
 
+    @property
+    def declared_interface(self) -> Interface:
+        """What it says to speak: by that name, or by what it gives our own runtimes to run; else AUTO."""
+        if self.interface is not Interface.AUTO or self.runtime == "provided" or self.entrypoint or self.command:
+            return self.interface
+        if self.app:
+            return Interface.HTTP
+        return Interface.LAMBDA if self.handler else Interface.AUTO
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data with `faas.toml`'s keys, every key present; `parse` takes it back."""
         values = {_OUTSIDE.get(k, k): v for k, v in shallow(self).items() if k != "rules"}

@@ -196,7 +196,7 @@ class Deployer:
             return Deployment(live, created=False, changed=False, warnings=tuple(warnings))
         async with self._database.write() as tx:
             number = await functions.next_number(tx, namespace, spec.name)
-        revision = Revision(RevisionKey(namespace, spec.name, number), spec, image, spec.interface)
+        revision = Revision(RevisionKey(namespace, spec.name, number), spec, image, spec.declared_interface)
         with self._reserving(namespace, spec):
             report = await self._ready(revision, check)
             if report is not None:

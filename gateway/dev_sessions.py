@@ -226,7 +226,7 @@ class DevSessions:
     async def _replace(self, session: DevSession, image: str) -> None:
         key = RevisionKey(session.namespace, session.name, next(self._numbers))
         known = session.live.interface if session.live is not None else Interface.AUTO
-        declared = session.spec.interface
+        declared = session.spec.declared_interface
         revision = Revision(key, session.spec, image, known if declared is Interface.AUTO else declared)
         try:
             async with asyncio.timeout(PREPARE_SECONDS):

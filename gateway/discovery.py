@@ -35,10 +35,10 @@ class Discovery:
         revision = route.revision
         if revision.interface is not Interface.AUTO:
             return route
-        if revision.spec.interface is not Interface.AUTO:  # declared: there is nothing to find out
-            declared = dataclasses.replace(revision, interface=revision.spec.interface)
-            self._router.revise(declared)
-            return Route(declared, route.qualifier)
+        if (declared := revision.spec.declared_interface) is not Interface.AUTO:  # there is nothing to find out
+            revision = dataclasses.replace(revision, interface=declared)
+            self._router.revise(revision)
+            return Route(revision, route.qualifier)
         task = self._running.get(revision.key)
         if task is None:
             task = self._running[revision.key] = asyncio.create_task(self._check(revision))

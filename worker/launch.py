@@ -56,6 +56,10 @@ class Launches:
         finally:
             self.under_way -= 1
 
+    async def image(self, reference: str) -> PreparedImage:
+        """`repository@digest`, which a revision or an instance holds. Raises ImageUnusable, Unavailable."""
+        return self._known.get(reference) or await self.prepare(reference)
+
     async def prepare(self, reference: str) -> PreparedImage:
         """Bring `repository@digest` here. Raises ImageUnusable, Unavailable."""
         async with within(PREPARE_SECONDS, "the image could not be made ready in time"):
@@ -99,7 +103,7 @@ class Launches:
         assert instance.api is not None
         idle = min(revision.spec.concurrency, IDLE_CONNECTIONS)
         instance.http = http = HttpClient(sandbox, revision.spec.port, idle)
-        wanted = revision.interface if revision.interface is not Interface.AUTO else revision.spec.interface
+        wanted = revision.interface if revision.interface is not Interface.AUTO else revision.spec.declared_interface
         exposed = tuple(_ports(image.config.exposed_ports))
         found = await Readiness(sandbox, instance.api, http, instance.output, revision.spec, wanted, exposed).wait()
         times.append(time.perf_counter())
@@ -120,7 +124,7 @@ class Launches:
         revision, driver = instance.revision, self._driver
         clock = time.perf_counter
         began = clock()
-        image = self._known.get(revision.image) or await self.prepare(revision.image)
+        image = await self.image(revision.image)
         prepared = clock() - began
         spec = self.spec(revision, image, instance.id)
         async with self._turn():

@@ -191,7 +191,7 @@ class Pool:
 
     async def _warnings(self, revision: Revision, instance: Instance, init_seconds: float) -> tuple[str, ...]:
         spec = revision.spec
-        image = await self._driver.prepare(revision.image)
+        image = await self._parts.launches.image(revision.image)
         found = [sandbox_spec.user_warning(image.config.user), *image.warnings]
         if init_seconds > spec.init_timeout * SLOW_INIT_SHARE:
             found.append(f"init took {init_seconds:.1f} s of the {spec.init_timeout} s it may take")

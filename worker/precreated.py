@@ -197,7 +197,7 @@ class Precreator:
         instance_id = secrets.token_hex(8)
         self._janitor.know(instance_id)
         try:
-            image = await self._launches.prepare(revision.image)
+            image = await self._launches.image(revision.image)
             spec = self._launches.spec(revision, image, instance_id)
             async with within(CREATE_SECONDS, "it could not be created in time"):
                 sandbox = await self._driver.create(spec, ahead=True)

@@ -15,6 +15,7 @@ from worker.output import Output
 from worker.runtime_api import RuntimeApi
 
 FIRST_PAUSE_SECONDS = 0.001
+PAUSE_SHARE = 0.04  # of how long it takes already: what looking too late may add to that
 LONGEST_PAUSE_SECONDS = 0.02
 DRAIN_SECONDS = 0.3  # for the last words of an instance that has ended
 LOOK_SECONDS = 0.2
@@ -82,13 +83,14 @@ class Readiness:
 
     async def _port_answers(self) -> None:
         """Returns when the port accepts a connection and the health path, where there is one, answers 2xx."""
-        pause = FIRST_PAUSE_SECONDS
+        clock = asyncio.get_running_loop().time
+        began = clock()
         while True:
             try:
                 connection = await self._http.connect()
             except OSError:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                pause = (clock() - began) * PAUSE_SHARE
+                await asyncio.sleep(min(max(pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS))
                 continue
             self._http.rest(connection)  # the first request goes over it
             if not self._spec.health or await self._is_healthy():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 from faas.errors import Conflict, InitFailed, OutOfMemory
+from faas.leases import HttpRequest, Invocation, Trigger
+from faas.spec import Interface
 from tests.support.fake_driver import eventually
 from tests.support.leftovers import none_left, on_this_machine
 from tests.support.sandboxes import MB, probe
@@ -58,6 +61,14 @@ def handler(event, context):
     return event
 """
 SEEN = Path(__file__).parent.parent / "functions" / "seen" / "app.py"
+SERVED = b"""
+import json, seen
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps({"seen": seen.SEEN}).encode()})
+"""
 BROKEN = {
     "nowhere": b"import nowhere_to_be_found\n",
     "syntax": b"def handler(:\n",
@@ -136,6 +147,25 @@ async def test_a_function_sees_what_it_would_see_after_an_ordinary_start(world: 
     assert {"json", "logging", "datetime"} <= set(stem["loaded"])
     again = await world.once(image, **keys)
     assert all(again.value["chance"][name] != stem["chance"][name] for name in ("random", "hash", "urandom"))
+
+
+async def test_an_application_sees_that_too(world: World, cold: World, bases: Bases, image: str) -> None:
+    await world.warmed(image)
+    files = {**FOLDERS, "var/task/served.py": SERVED, "var/task/seen.py": SEEN.read_bytes()}
+    app = bases.function(files, env=("PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "FAAS_APP=served:app"))
+    told = []
+    for one in (world, cold):
+        keys = {"handler": "", "app": "served:app", "env": {"GREETING": "hello"}}
+        revision = replace(one.revision(app, **keys), interface=Interface.HTTP)
+        await one.pool.scale(revision, 1)
+        async with one.pool.acquire(revision, Invocation("r1", Trigger.HTTP, TIMEOUT_SECONDS)) as lease:
+            response = await lease.request(HttpRequest("GET", "/", (("Host", "x"),)))
+            body = b"".join([piece async for piece in response.body])
+        assert lease.cold_start is not None
+        told.append((lease.cold_start.path, without_instance(json.loads(body)["seen"])))
+    assert [path for path, _ in told] == ["stem", "cold"]
+    seen, expected = (found for _, found in told)
+    assert {name: (seen[name], value) for name, value in expected.items() if seen[name] != value} == {}
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
+from typing import Any
 
 import pytest
 
@@ -262,14 +262,34 @@ async def test_a_check_that_fails_is_tried_again_by_the_next_invocation() -> Non
     assert (await call(path, b"1")).payload == b"1"
 
 
-async def test_a_declared_interface_needs_no_finding_out() -> None:
+@pytest.mark.parametrize(
+    ("keys", "interface"),
+    [
+        ({"spec_interface": "http"}, Interface.HTTP),
+        ({"runtime": "python", "app": "main:app"}, Interface.HTTP),
+        ({"runtime": "node", "handler": "index.handler"}, Interface.LAMBDA),
+    ],
+)
+async def test_a_declared_interface_needs_no_finding_out(keys: dict[str, Any], interface: Interface) -> None:
     worker = FakeWorker()
     path, _ = data_path(worker)
-    declared = revision(spec_interface="http")
-    put(path, dataclasses.replace(declared, interface=Interface.AUTO))
+    put(path, revision(interface=Interface.AUTO, **keys))
     await call(path)
     assert worker.checked == []
-    assert path.router.resolve("default", "hello").revision.interface is Interface.HTTP
+    assert path.router.resolve("default", "hello").revision.interface is interface
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"image": "a"},
+        {"runtime": "provided", "handler": "x"},
+        {"runtime": "python", "handler": "app.handler", "command": ["/bin/own"]},
+        {"runtime": "python", "app": "main:app", "entrypoint": ["/bin/own"]},
+    ],
+)
+def test_what_a_program_of_the_functions_own_speaks_is_not_known(keys: dict[str, Any]) -> None:
+    assert revision(**keys).spec.declared_interface is Interface.AUTO
 
 
 async def test_deleted_and_made_again_a_function_counts_anew() -> None:

@@ -68,7 +68,6 @@ def test_what_a_stem_can_become(changes: dict[str, Any]) -> None:
         {"writable_root": True},
         {"network": Network.NONE},
         {"hostname": "other"},
-        {"env": {"FAAS_APP": "main:app"}},
         {"env": {"LD_PRELOAD": "/x.so"}},
         {"env": {"PYTHONHASHSEED": "1"}},
         {"env": {"NODE_OPTIONS": "--inspect"}},
@@ -80,9 +79,11 @@ def test_what_a_stem_cannot_become(changes: dict[str, Any]) -> None:
     assert not can_become(STEM, wanted(**changes))
 
 
-def test_without_a_handler_it_is_no_function_of_the_runtimes() -> None:
+def test_a_stem_becomes_what_its_client_runs_a_handler_or_an_application() -> None:
     spec = wanted()
-    assert not can_become(STEM, replace(spec, env={k: v for k, v in spec.env.items() if k != "_HANDLER"}))
+    neither = replace(spec, env={k: v for k, v in spec.env.items() if k != "_HANDLER"})
+    assert not can_become(STEM, neither)
+    assert can_become(STEM, replace(neither, env={**neither.env, "FAAS_APP": "main:app"}))
 
 
 @pytest.mark.parametrize(

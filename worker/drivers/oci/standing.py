@@ -149,8 +149,8 @@ def can_become(stem: SandboxSpec, wanted: SandboxSpec) -> bool:
 
 
 def _env_can_change(started: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Whether nothing differs that counts at the start alone. An application (`FAAS_APP`) needs another client."""
-    if "_HANDLER" not in wanted or "FAAS_APP" in wanted:
+    """Whether it has the client's own use, and nothing differs that counts at the start alone."""
+    if "_HANDLER" not in wanted and "FAAS_APP" not in wanted:
         return False
     return all(
         started.get(name) == value
