@@ -31,7 +31,7 @@ from worker.memory import meminfo
 log = logging.getLogger("worker.drivers.oci")
 
 GIVEN_SECONDS = 0.01  # after one is given it is counted and replaced: its function comes first
-PATIENCE_SECONDS = 0.1  # before one is made: whoever took the last is starting an instance on the same cores
+PATIENCE_SECONDS = 0.02  # before one is made: whoever took the last is starting an instance on the same cores
 PARK_SECONDS = 60.0  # until a stem is ready: it comes after everybody else on the CPU
 NAMES_BYTES = 65_536
 IDLE_SECONDS = 600.0  # after the last need of a base its stems go
