@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -41,6 +42,8 @@ LOOP_CONFIGURE = 0x4C0A
 LOOP_CLR_FD = 0x4C01
 LO_FLAGS_AUTOCLEAR = 4
 LO_FLAGS_DIRECT_IO = 16
+
+Pattern = tuple[tuple[int, bytes], ...]  # of a file system with nothing in it: where it has what, 128 KiB for 512 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class ScratchPool:
         self._threads = threads
         self._ready: defaultdict[int, deque[Scratch]] = defaultdict(deque)
         self._recent: deque[int] = deque(maxlen=SIZES)
+        self._patterns: dict[int, Pattern] = {}  # of the sizes that are kept ready
         self._filling: dict[int, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -127,6 +131,7 @@ class ScratchPool:
             while len(self._ready[size]) < READY and not self._closed:
                 self._ready[size].append(await self._make(size))
             for old in [s for s in self._ready if s not in self._recent]:
+                self._patterns.pop(old, None)
                 for scratch in self._ready.pop(old):
                     await self.discard(scratch)
         except (FaasError, OSError) as error:
@@ -136,11 +141,15 @@ class ScratchPool:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._build, size)
 
     def _build(self, size: int) -> Scratch:
-        """Blocking, about 10 ms."""
+        """Blocking, about 2 ms, where one of this size was made before."""
         name = secrets.token_hex(6)
         image, folder = self._images / f"{name}.img", self._points / name
         try:
-            _make_file_system(image, size)
+            if (pattern := self._patterns.get(size)) is not None:
+                _copy_file_system(image, size, pattern)
+            else:
+                _make_file_system(image, size)
+                self._patterns[size] = _pattern(image)
             device, descriptor = attach(image)
             try:
                 folder.mkdir(mode=0o711)
@@ -168,10 +177,40 @@ def _drop(scratch: Scratch) -> None:
         scratch.folder.rmdir()
 
 
-def _make_file_system(image: Path, size: int) -> None:
+def _file_bytes(size: int) -> int:
     total = size + size // INODE_RATIO * INODE_BYTES + size // 256 + OVERHEAD
+    return total // BLOCK_BYTES * BLOCK_BYTES
+
+
+def _pattern(image: Path) -> Pattern:
+    """All that was ever written to a sparse file."""
+    pieces: list[tuple[int, bytes]] = []
+    at = 0
+    with open(image, "rb") as file:
+        while True:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole from here on
+                    return tuple(pieces)
+                raise
+            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            if piece := os.pread(file.fileno(), end - at, at).rstrip(b"\0"):
+                pieces.append((at, piece))
+            at = end
+
+
+def _copy_file_system(image: Path, size: int, pattern: Pattern) -> None:
+    """As one that was made for this size has it: a burst of starts that each ran mkfs took 6 % more CPU."""
     with open(image, "xb") as file:
-        file.truncate(total // BLOCK_BYTES * BLOCK_BYTES)
+        file.truncate(_file_bytes(size))
+        for at, piece in pattern:
+            os.pwrite(file.fileno(), piece, at)
+
+
+def _make_file_system(image: Path, size: int) -> None:
+    with open(image, "xb") as file:
+        file.truncate(_file_bytes(size))
     command = [
         find("mkfs.ext4") or "mkfs.ext4",
         "-q",
