@@ -35,12 +35,14 @@ ROUNDS = 60
 PAUSE_SECONDS = 0.25  # for pools to be filled again
 READY_SECONDS = 60.0
 STEMS = 2
+MOST_MS = 0.5  # per start
 ENV = {"_HANDLER": "app.handler"}
 METHOD = (
     "A worker with its driver in this process and one with its driver behind the launcher, each beginning every"
     " other round; uvloop as in the server. claim → answer: from the claim of a slot of a new Python function, with a"
     " stem ready, to its answer. verbs: create + listen (Runtime API) + start alone, from a stem or (cold) of a static"
-    " program; a stem runs before they are through, so what they cost is in part beside the way to the answer."
+    " program; a stem runs before they are through, so what they cost is in part beside the way to the answer, and"
+    " what a start costs whoever waits for it is the first figure."
 )
 ANSWER, STEM, COLD = "stem, claim → answer", "stem, verbs", "cold, verbs"
 
@@ -161,10 +163,10 @@ async def _measure(rounds: int) -> Report:
         Figure(
             f"the launcher's cost per start ({kind}; difference of the medians)",
             rows[f"{kind}: through the launcher"].p50 - rows[f"{kind}: in one process"].p50,
-            0.5,
+            must,
             unit="ms",
         )
-        for kind in (ANSWER, STEM, COLD)
+        for kind, must in ((ANSWER, MOST_MS), (COLD, MOST_MS), (STEM, None))
     ]
     return Report("launcher", METHOD, list(rows.values()), costs)
 
