@@ -11,6 +11,7 @@ import pytest
 from faas.errors import Unavailable
 from worker.network import shaping
 from worker.network.egress import SHARED_SPACE, Egress, choose_subnet
+from worker.network.netlink import Interface
 from worker.network.resolver import hosts, resolv_conf, servers
 
 
@@ -90,8 +91,7 @@ def test_bandwidth_is_a_share_of_memory_as_the_cpu_is() -> None:
 
 @pytest.mark.parametrize("bits", [1, 8_000, 72_000_000, 10**12])
 def test_the_kernel_is_told_a_rate_that_its_fields_hold(bits: int) -> None:
-    message = shaping.request(3, bits)
-    length, kind, flags = struct.unpack_from("=IHH", message)
-    assert (length, kind, flags) == (len(message), shaping.RTM_NEWQDISC, 0x505)
-    assert struct.unpack_from("=i", message, 20) == (3,)
-    assert b"tbf\0" in message
+    request = shaping.queue(Interface("eth0", 3), bits)
+    assert (request.kind, request.flags) == (shaping.RTM_NEWQDISC, 0x500)
+    assert struct.unpack_from("=i", request.body, 4) == (3,)
+    assert b"tbf\0" in request.body

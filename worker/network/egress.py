@@ -10,6 +10,8 @@ instance is a point-to-point link with one address; all share the gateway's.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import ipaddress
 import itertools
@@ -21,9 +23,11 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 from faas.errors import Unavailable
+from worker.network import netlink
 from worker.network.namespace import own_namespace
 from worker.network.programs import attempt, run
 from worker.network.resolver import RESOLV_CONFS, servers, stamp
@@ -84,6 +88,16 @@ def _without_ipv6(interface: str) -> None:
     """A link has no use for link-local addresses, and its two ends not for each other's."""
     if IPV6.exists():
         (IPV6 / interface / "disable_ipv6").write_text("1")
+
+
+@contextlib.contextmanager
+def _told_as_ours() -> Iterator[None]:
+    """What the kernel refuses as Unavailable."""
+    try:
+        yield
+    except OSError as error:
+        hint = "modprobe veth" if error.errno == errno.EOPNOTSUPP else ""
+        raise Unavailable(f"an instance's link: {error.strerror or error}", hint=hint) from None
 
 
 class Egress:
@@ -261,22 +275,26 @@ table inet {self.table} {{
         The host's namespace goes by a descriptor: a process id would mean where its main thread is at the moment,
         which may be inside an instance, for a socket.
         """
-        address, home = self.subnet[number], f"/proc/{os.getpid()}/fd/{self._host_namespace}"
         _without_ipv6("default")  # of interfaces that come
-        run(
-            ["ip", "-batch", "-"],
-            f"link add {INSIDE} type veth peer name {name} netns {home}\n"
-            f"addr add {address}/32 dev {INSIDE}\nlink set {INSIDE} up\n"
-            f"route add {self.gateway} dev {INSIDE}\nroute add default via {self.gateway}\n",
-        )
+        with _told_as_ours():
+            netlink.ask(netlink.veth_pair(INSIDE, name, self._host_namespace))
+            link = netlink.interface(INSIDE)
+            netlink.ask(
+                netlink.address(link, self.subnet[number]),
+                netlink.up(link),
+                netlink.host_route(link, self.gateway),
+                netlink.default_route(self.gateway),
+            )
 
     def link_outside(self, number: int, name: str) -> None:
         """Blocking, at the host: the gateway's address and the route to the instance."""
         if time.monotonic() - self._checked > RECHECK_SECONDS:
             self._pass_foreign_firewall()
         _without_ipv6(name)
-        run(
-            ["ip", "-batch", "-"],
-            f"addr add {self.gateway}/32 dev {name}\nlink set {name} up\n"
-            f"route replace {self.subnet[number]} dev {name}\n",
-        )
+        with _told_as_ours():
+            link = netlink.interface(name)
+            netlink.ask(
+                netlink.address(link, self.gateway),
+                netlink.up(link),
+                netlink.host_route(link, self.subnet[number], replace=True),
+            )

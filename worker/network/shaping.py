@@ -5,24 +5,22 @@ Nobody inside can change it: that takes CAP_NET_ADMIN over the namespace. No pro
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
 
 from faas.spec import MEMORY_MB_PER_CPU
+from worker.network import netlink
 from worker.network.namespace import new_namespace
+from worker.network.netlink import CREATE, REPLACE, Interface, Request, attribute
 
 MBIT_PER_CPU = 1000  # each way, of an instance with one vCPU's memory; less memory, less of it, as with the CPU
 BURST_BYTES = 131_072  # sent at once: two of the largest packets that the kernel makes
 QUEUE_SECONDS = 0.05  # what waits at most, and is dropped beyond
-ACK_SECONDS = 5.0
-ANSWER_BYTES = 4096
 RATE_MOST = 2**32 - 1  # bytes per second that the kernel's 32 bits hold
 
 # linux/rtnetlink.h, linux/pkt_sched.h
-RTM_NEWQDISC, NLMSG_ERROR = 36, 2
-REQUEST, ACK, CREATE, REPLACE = 0x1, 0x4, 0x400, 0x100
+RTM_NEWQDISC = 36
 TC_H_ROOT, HANDLE = 0xFFFFFFFF, 0x10000
 TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS, TCA_TBF_BURST = 1, 2, 1, 6
 ETHERNET = 1  # TC_LINKLAYER_ETHERNET: the kernel reckons by itself, and needs no table of rates
@@ -37,32 +35,20 @@ def share(memory_bytes: int, mbit_per_cpu: int) -> int:
 def limit(link: str, bits: int) -> None:
     """Blocking, about 50 µs. Let the calling thread's namespace send at most `bits` per second out of `link`; once
     more changes it. Raises OSError."""
-    message = request(socket.if_nametoindex(link), bits)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        kernel.settimeout(ACK_SECONDS)
-        kernel.bind((0, 0))
-        kernel.send(message)
-        answer = kernel.recv(ANSWER_BYTES)
-    kind, code = struct.unpack_from("=4xH10xi", answer)  # struct nlmsgerr
-    if kind != NLMSG_ERROR or code:
-        raise OSError(-code or errno.EPROTO, f"the bandwidth of {link}: {os.strerror(-code or errno.EPROTO)}")
+    netlink.ask(queue(netlink.interface(link), bits))
 
 
-def request(index: int, bits: int) -> bytes:
-    """The netlink message: make or change the root queue of the interface `index`."""
+def queue(link: Interface, bits: int) -> Request:
+    """Make or change the root queue of `link`."""
     rate = max(1, min(bits // 8, RATE_MOST))
     waiting = int(rate * QUEUE_SECONDS) + BURST_BYTES
     ticks = min(BURST_BYTES * 1_000_000_000 // rate // TICK_NANOSECONDS, 2**32 - 1)
     rates = struct.pack("=BBHhHI", 0, ETHERNET, 0, 0, 0, rate) + bytes(12)  # no peak rate
     parameters = rates + struct.pack("=III", min(waiting, 2**32 - 1), ticks, 0)
-    options = _attribute(TCA_TBF_PARMS, parameters) + _attribute(TCA_TBF_BURST, struct.pack("=I", BURST_BYTES))
-    body = struct.pack("=BxHiIII", socket.AF_UNSPEC, 0, index, HANDLE, TC_H_ROOT, 0)
-    body += _attribute(TCA_KIND, b"tbf\0") + _attribute(TCA_OPTIONS, options)
-    return struct.pack("=IHHII", 16 + len(body), RTM_NEWQDISC, REQUEST | ACK | CREATE | REPLACE, 1, 0) + body
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+    options = attribute(TCA_TBF_PARMS, parameters) + attribute(TCA_TBF_BURST, struct.pack("=I", BURST_BYTES))
+    body = struct.pack("=BxHiIII", socket.AF_UNSPEC, 0, link.number, HANDLE, TC_H_ROOT, 0)
+    body += attribute(TCA_KIND, b"tbf\0") + attribute(TCA_OPTIONS, options)
+    return Request(f"the bandwidth of {link.name}", RTM_NEWQDISC, CREATE | REPLACE, body)
 
 
 def missing() -> str:
