@@ -92,7 +92,7 @@ class Pool:
         self._ledger.hurry = self._freezer.hurry
         self._spares = Spares(driver, self._ledger)
         self._background = Background()
-        at_once = 4 * (os.cpu_count() or 1) + 2  # launches are mostly waiting for the kernel and the function's init
+        at_once = 2 * (os.cpu_count() or 1) + 2  # launches are mostly waiting for the kernel and the function's init
         launches = Launches(driver, at_once)
         self._reporting = Reporting()
         self._settling = Settling()
