@@ -202,7 +202,6 @@ def _methods(work: Path, engine: Engine, servers: Servers) -> dict[str, Callable
     runc = Runc(work, program)
     methods: dict[str, Callable[[], float]] = {
         "Python: faas oci": lambda: oci.first(python, **PYTHON, interface="lambda"),
-        "Python: faas oci, undeclared": lambda: oci.first(python, **PYTHON),
         "Python: faas stem": lambda: stems.from_stem(stem_python, "python", **PYTHON, interface="lambda"),
         "Python: faas pre-created": lambda: ahead.precreated(python_ahead, **PYTHON, interface="lambda"),
         "Python: docker run -d": lambda: engine.run_to_answer(python_image, *server_py),
