@@ -1,12 +1,16 @@
-"""The clients: one blocking HTTP connection with as little of its own as can be, and wrk for many."""
+"""The clients: one blocking HTTP connection with as little of its own as can be, wrk for many, h2load at a rate."""
 
 from __future__ import annotations
 
 import re
 import socket
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.steady import percentile
 
 DEADLINE_SECONDS = 30.0
 POLL_SECONDS = 0.001
@@ -82,7 +86,7 @@ def poll(address: tuple[str, int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What wrk saw: times in µs; `failed` counts socket errors and answers that are not 2xx."""
+    """What a client saw: times in µs; `failed` counts socket errors and answers that are not 2xx."""
 
     rate: float
     p50: float
@@ -114,6 +118,20 @@ def parsed(text: str) -> Load:
         int(number(r"(\d+) requests in")),
         failed + int(number(r"Non-2xx or 3xx responses: (\d+)")),
     )
+
+
+def paced(url: str, connections: int, rate: float, seconds: float) -> Load:
+    """One thread, `connections` that are kept, together `rate` requests a second, whatever the answers take."""
+    count = round(rate * seconds)
+    with tempfile.TemporaryDirectory(prefix="faas-bench-") as folder:
+        log = Path(folder) / "times"
+        command = ["h2load", "--h1", "-t1", f"-c{connections}", f"-n{count}", f"--rps={rate / connections:.1f}"]
+        subprocess.run([*command, f"--log-file={log}", url], capture_output=True, timeout=seconds + 60, check=True)
+        rows = [line.split() for line in log.read_text().splitlines()]  # begun at, status, µs
+    times = [float(taken) for _, status, taken in rows if status == "200"]
+    began = [int(at) for at, *_ in rows]
+    spent = (max(began) - min(began)) / 1e6
+    return Load(len(rows) / spent, percentile(times, 0.5), percentile(times, 0.99), len(rows), count - len(times))
 
 
 def _microseconds(text: str, share: str) -> float:

@@ -26,7 +26,8 @@ READY_SECONDS = 60.0
 def missing() -> list[str]:
     """What the benchmarks need and this machine lacks."""
     tools = (
-        "gcc", "runc", "docker", "docker-registry", "nginx", "wrk", "node", "nft", "mkfs.ext4", "openssl", "curl",
+        "gcc", "runc", "docker", "docker-registry", "nginx", "wrk", "h2load", "node", "nft", "mkfs.ext4", "openssl",
+        "curl",
     )  # fmt: skip
     lacking = [tool for tool in tools if shutil.which(tool) is None]
     if os.geteuid() != 0:

@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from tests.benchmarks import machine
 from tests.benchmarks.client import WRK_SECONDS, Load
 from tests.benchmarks.measure import Figure, Report, Row, interleaved
 from tests.benchmarks.nginx import nginx_before
+from tests.support.server import RunningServer
 
 ROUNDS = 3
 CONNECTIONS = (1, 16, 64)
@@ -33,25 +35,30 @@ max = 1
 def measure(rounds: int | None) -> Report:
     with ExitStack() as stack:
         work = stack.enter_context(machine.work_folder())
-        program = machine.compiled(work)
-        nginx = stack.enter_context(nginx_before(program, work))
         running = stack.enter_context(machine.server("--driver", "oci"))
-        folder = machine.folder_of(work, "static", TOML)
-        shutil.copy(program, folder / "bootstrap")
-        running.faas("push", folder)
-        machine.ready(running, "static", 1)
-        ways = {  # URL, and whose CPU time is counted
-            "direct": (nginx.behind, nginx.program_pid),
-            "nginx": (nginx.url, nginx.worker_pid),
-            "gateway": (f"{running.public}/function/static", running.pid),
-        }
+        targets = ways(stack, running, work)
         methods: dict[str, Callable[[], tuple[Load, float]]] = {
             f"{name} c{count}": partial(machine.loaded, url, count, pid)
             for count in CONNECTIONS
-            for name, (url, pid) in ways.items()
+            for name, (url, pid) in targets.items()
         }
         found = interleaved(methods, rounds or ROUNDS)
     return Report("proxy", METHOD, _rows(found), _figures(found))
+
+
+def ways(stack: ExitStack, running: RunningServer, work: Path) -> dict[str, tuple[str, int]]:
+    """To the same static program: the URL, and whose CPU time is to be counted."""
+    program = machine.compiled(work)
+    nginx = stack.enter_context(nginx_before(program, work))
+    folder = machine.folder_of(work, "static", TOML)
+    shutil.copy(program, folder / "bootstrap")
+    running.faas("push", folder)
+    machine.ready(running, "static", 1)
+    return {
+        "direct": (nginx.behind, nginx.program_pid),
+        "nginx": (nginx.url, nginx.worker_pid),
+        "gateway": (f"{running.public}/function/static", running.pid),
+    }
 
 
 Found = dict[str, list[tuple[Load, float]]]

@@ -33,7 +33,7 @@ def measure(rounds: int | None) -> Report:
     with ExitStack() as stack:
         work = stack.enter_context(machine.work_folder())
         running = stack.enter_context(machine.server("--driver", "oci"))
-        _push(running, work / "gateway", instances=1)
+        push_echo(running, work / "gateway", instances=1)
         connection = Connection(address_of(running.public), "/function/gateway")
         stack.callback(connection.close)
         event = connection.get()
@@ -46,7 +46,7 @@ def measure(rounds: int | None) -> Report:
             },
             rounds or ROUNDS,
         )
-        _push(running, work / "busy", instances=INSTANCES)
+        push_echo(running, work / "busy", instances=INSTANCES)
         nginx = stack.enter_context(nginx_before(machine.compiled(work), work))
         loads = interleaved(
             {
@@ -72,7 +72,8 @@ def measure(rounds: int | None) -> Report:
     return Report("warm", METHOD, [*rows.values(), rates, tails, costs, nginx_costs], figures)
 
 
-def _push(running: RunningServer, folder: Path, instances: int) -> None:
+def push_echo(running: RunningServer, folder: Path, instances: int) -> None:
+    """`return event`, with so many instances, all ready; the function has the folder's name."""
     toml = f'runtime = "python"\nhandler = "app.handler"\nmemory = {machine.FULL_CORE}'
     toml += f"\n[scale]\nmin = {instances}\nmax = {instances}"
     made = machine.folder_of(folder.parent, folder.name, toml, app=machine.PROGRAMS / "echo.py")
