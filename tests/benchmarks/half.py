@@ -22,9 +22,9 @@ CAPACITY_RUNS = 3
 METHOD = (
     f"Half of what the gateway did per second for {CONNECTIONS} connections of wrk (median of {CAPACITY_RUNS}),"
     f" asked for by h2load over {PACED_CONNECTIONS} connections for {SECONDS:g} s: each asks at its times, whatever"
-    " answers take. http: the static C program as a function (one instance, one full CPU), the same program direct and behind"
-    " nginx (1 worker), all at the same rate; Lambda: a Python `return event`,"
-    f" {INSTANCES} instances, at half of its own. Added: less direct's. Client, proxy and function share the CPUs."
+    " answers take. http: the static C program as a function (one instance, one full CPU), the same program direct and"
+    f" behind nginx (1 worker), all at the same rate; Lambda: a Python `return event`, {INSTANCES} instances, at half"
+    " of its own. Added: less direct's. Client, proxy and function share the CPUs."
 )
 
 
