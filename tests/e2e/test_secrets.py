@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def answers(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "new-password.txt").write_text(SECOND)
     early = server.faas("push", folder / "keeper", "--secret", "DB_PASSWORD=db-password", check=False)
     assert "there is no secret db-password" in early.stderr
-    env = {**os.environ, "FAAS_URL": server.api, "FAAS_TOKEN": server.token}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "FAAS_URL": server.api, "FAAS_TOKEN": server.token}
     done = []
     for block in re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.M | re.S):
         ran = subprocess.run(["bash", "-euc", block], cwd=folder, env=env, capture_output=True, text=True, timeout=120)

@@ -210,7 +210,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"value": 7}, "value must be a text that is not empty"),
     ({"value": "a\0b"}, "without a null character"),
     ({"value": "ü" * 32_769}, "at most 65536 bytes"),
-    ({"value": "\ud800"}, "UTF-8"),
+    ({"value": "\ud800"}, "surrogate"),
     ({"value": "x", "now": 1}, "now must be true or false"),
     ({"value": "x", "version": 1}, "unknown key"),
 )

@@ -45,6 +45,7 @@ class Ledger:
         self.reserves = Reserves()
         self.yielding = 0  # bytes of charges that are about to shrink
         self.hurry: Callable[[], None] = lambda: None  # have what rests stand still at once: somebody waits for it
+        self.pausing: dict[Callable[[], None], None] = {}  # have what paused come to rest at once
         self._charges: dict[Charge, None] = {}
         self._leaving = 0
         self._queue: dict[Request, None] = {}  # the oldest first
@@ -82,6 +83,8 @@ class Ledger:
         any more. Raises Throttled on more than the whole budget."""
         if size > self.budget:
             raise self.refusal(size)
+        for at_rest in list(self.pausing):
+            at_rest()
         request = Request(self, kind, size, owner, lost)
         self._queue[request] = None
         self.settle()

@@ -64,9 +64,11 @@ class Still:
         an entry of a dict."""
         if not self._pausing:
             asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._paused)
+            self._ledger.pausing[self._paused] = None
         self._pausing[instance] = None
 
     def _paused(self) -> None:
+        self._ledger.pausing.pop(self._paused, None)
         pausing, self._pausing = self._pausing, {}
         for instance in pausing:
             if instance.state is IDLE:
