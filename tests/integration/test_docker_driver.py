@@ -35,7 +35,7 @@ from worker.drivers.docker.groups import ContainerGroupsV2
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
 PROJECT = Path(__file__).resolve().parents[2]
-RECOVERY_SECONDS = 10.0
+RECOVERY_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
