@@ -32,7 +32,7 @@ GOOD_SECONDS = 30.0  # for what must be answered
 PATIENT = 2000  # one in so many does not end its side: the server must
 PATIENT_SECONDS = 2 * HEAD_SECONDS + PROGRESS_SECONDS + 15
 GROWTH = 0.05
-NOISE_KB = 8192  # of a server that has other things to do as well
+NOISE_KB = 16_384  # of a server that has other things to do as well, in the few seconds of the short form
 OTHER_LINES = 100  # of the log, which are not about bad requests: instances come
 HELLO = """
 def handler(event, context):
