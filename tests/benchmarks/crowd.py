@@ -6,7 +6,7 @@ import math
 import selectors
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.benchmarks.client import DEADLINE_SECONDS
@@ -47,12 +47,6 @@ def all_at_once(address: tuple[str, int], paths: Sequence[str], deadline: float 
             for client in sockets:
                 client.close()
     return [answers.get(number, Answered(deadline, 0)) for number in range(len(paths))]
-
-
-def percentile(values: Iterable[float], share: float) -> float:
-    """Nearest rank: a value that was measured."""
-    ranked = sorted(values)
-    return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
 def ideal_seconds(calls: int, call_seconds: float, most: int, start_seconds: float, cores: int) -> float:

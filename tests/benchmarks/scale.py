@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tests.benchmarks import machine
 from tests.benchmarks.client import Connection, address_of, first_answer
-from tests.benchmarks.crowd import Answered, all_at_once, ideal_seconds, percentile
+from tests.benchmarks.crowd import Answered, all_at_once, ideal_seconds
 from tests.benchmarks.measure import Figure, Report, Row, interleaved
 from tests.support.server import RunningServer
+from tests.support.steady import percentile
 
 ROUNDS = 3
 SINGLES = 5  # cold starts, one after the other, per round

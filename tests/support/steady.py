@@ -6,6 +6,7 @@ import http.client
 import math
 import threading
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -17,9 +18,10 @@ GOOD_TOML = "memory = 256\n[scale]\nmin = 2\nmax = 4"
 ANSWER_SECONDS = 30.0
 
 
-def percentile(values: list[float], share: float) -> float:
+def percentile(values: Iterable[float], share: float) -> float:
     """Nearest rank: a value that was measured."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+    ranked = sorted(values)
+    return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
 class Beside(threading.Thread):

@@ -43,6 +43,7 @@ LOOP_CLR_FD = 0x4C01
 LO_FLAGS_AUTOCLEAR = 4
 LO_FLAGS_DIRECT_IO = 16
 
+PATTERN_BYTES = 4 << 20  # at most, of one size
 Pattern = tuple[tuple[int, bytes], ...]  # of a file system with nothing in it: where it has what, 128 KiB for 512 MiB
 
 
@@ -149,7 +150,8 @@ class ScratchPool:
                 _copy_file_system(image, size, pattern)
             else:
                 _make_file_system(image, size)
-                self._patterns[size] = _pattern(image)
+                if (pattern := _pattern(image)) is not None:
+                    self._patterns[size] = pattern
             device, descriptor = attach(image)
             try:
                 folder.mkdir(mode=0o711)
@@ -182,10 +184,10 @@ def _file_bytes(size: int) -> int:
     return total // BLOCK_BYTES * BLOCK_BYTES
 
 
-def _pattern(image: Path) -> Pattern:
-    """All that was ever written to a sparse file."""
+def _pattern(image: Path) -> Pattern | None:
+    """All that was ever written to a sparse file; None where that is much, as where files have no holes."""
     pieces: list[tuple[int, bytes]] = []
-    at = 0
+    at, left = 0, PATTERN_BYTES
     with open(image, "rb") as file:
         while True:
             try:
@@ -195,6 +197,9 @@ def _pattern(image: Path) -> Pattern:
                     return tuple(pieces)
                 raise
             end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            left -= end - at
+            if left < 0:
+                return None
             if piece := os.pread(file.fileno(), end - at, at).rstrip(b"\0"):
                 pieces.append((at, piece))
             at = end
