@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from faas.spec import Network
+from tests.support.elsewhere import in_throwaway_thread
 from tests.support.sandboxes import MB, Workbench, workbench
 from worker.drivers.linux.cgroups import is_v2
 from worker.drivers.oci.driver import OciDriver
 from worker.drivers.oci.sandbox import OciSandbox
-from worker.network.namespace import in_throwaway_thread, new_namespace, setns, socket_in
+from worker.network.namespace import new_namespace, setns, socket_in
 from worker.network.shaping import MBIT_PER_CPU, share
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]

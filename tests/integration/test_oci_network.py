@@ -17,9 +17,10 @@ from typing import TypeVar
 import pytest
 
 from faas.spec import Network
+from tests.support.elsewhere import in_throwaway_thread
 from tests.support.leftovers import none_left
 from worker.network.egress import FORWARDING, Egress
-from worker.network.namespace import in_throwaway_thread, new_namespace, setns, socket_in
+from worker.network.namespace import new_namespace, setns, socket_in
 from worker.network.pool import READY, NamespacePool, NetworkNamespace
 
 T = TypeVar("T")

@@ -113,7 +113,7 @@ class Egress:
         self._apart: list[str] | None = None
         self._installing = threading.Lock()
         self._free: deque[int] = deque()
-        self._next = 2  # 0 is the network's own address, 1 the gateway's
+        self._numbers = itertools.count(2)  # 0 is the network's own address, 1 the gateway's
         self._links = itertools.count(1)
         self._checked = 0.0
         self._host_namespace = -1
@@ -251,16 +251,17 @@ table inet {self.table} {{
                 run(["iptables", "-w", "-I", chain, *rule])
 
     def take(self) -> int:
-        """A free address, as its number in the subnet.
+        """A free address, as its number in the subnet; for any thread. Raises Unavailable.
 
         The one that was free for longest, since others may still answer to a gone instance's.
         """
-        if self._next < self.subnet.num_addresses - 1:
-            self._next += 1
-            return self._next - 1
-        if not self._free:
-            raise Unavailable("every address of the instances' subnet is in use", hint="set a larger subnet")
-        return self._free.popleft()
+        if (number := next(self._numbers)) < self.subnet.num_addresses - 1:
+            return number
+        try:
+            return self._free.popleft()
+        except IndexError:
+            hint = "set a larger subnet"
+            raise Unavailable("every address of the instances' subnet is in use", hint=hint) from None
 
     def give_back(self, number: int) -> None:
         self._free.append(number)

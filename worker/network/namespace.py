@@ -1,4 +1,4 @@
-"""Network namespaces: made in throw-away threads, held by a descriptor, entered for the time of one system call.
+"""Network namespaces: held by a descriptor, entered for the time of one system call or a few.
 
 They have no name, so they vanish with the descriptor and what lives in them: a killed server leaves none behind.
 """
@@ -10,7 +10,6 @@ import fcntl
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -53,31 +52,9 @@ def socket_in(namespace: int, make: Callable[[], T]) -> T:
         try:
             return make()
         finally:
-            try:
-                setns(home)
-            except OSError:
-                os.abort()  # this thread would go on in a function's network
+            _return(home)
     finally:
         os.close(home)
-
-
-def in_throwaway_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread of its own that ends with it: what it unshares dies with the thread."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:  # carried to the caller
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="netns", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
 
 
 def new_namespace(furnish: Callable[[], None] | None = None) -> int:
@@ -85,17 +62,27 @@ def new_namespace(furnish: Callable[[], None] | None = None) -> int:
 
     Blocking (about 1 ms without `furnish`): call it in a thread pool.
     """
-
-    def make() -> int:
+    home = own_namespace()
+    try:
         unshare(CLONE_NEWNET)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            request = struct.pack("16sh", b"lo", 0)
-            flags = struct.unpack("16sh", fcntl.ioctl(control, SIOCGIFFLAGS, request))[1]
-            fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh", b"lo", flags | IFF_UP))
-        # Nobody inside is root or holds a capability, and unmodified images listen on 80.
-        Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
-        if furnish is not None:
-            furnish()
-        return own_namespace()
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+                request = struct.pack("16sh", b"lo", 0)
+                flags = struct.unpack("16sh", fcntl.ioctl(control, SIOCGIFFLAGS, request))[1]
+                fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh", b"lo", flags | IFF_UP))
+            # Nobody inside is root or holds a capability, and unmodified images listen on 80.
+            Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
+            if furnish is not None:
+                furnish()
+            return own_namespace()
+        finally:
+            _return(home)
+    finally:
+        os.close(home)
 
-    return in_throwaway_thread(make)
+
+def _return(home: int) -> None:
+    try:
+        setns(home)
+    except OSError:
+        os.abort()  # this thread would go on in a function's network

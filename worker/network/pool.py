@@ -77,10 +77,14 @@ class NamespacePool:
             self._refill(kind)
 
     async def take(self, kind: Network) -> NetworkNamespace:
-        """A namespace of this kind, at once where one is ready. Raises Unavailable."""
+        """A namespace of this kind, at once where one is ready. Raises Unavailable, OSError."""
+        return self.ready(kind) or await self._made(kind)
+
+    def ready(self, kind: Network) -> NetworkNamespace | None:
+        """One that was made ahead, and another one will be; None where there is none."""
         ready = self._ready[kind]
         try:
-            return ready.popleft() if ready else await self._make(kind)
+            return ready.popleft() if ready else None
         finally:
             self._refill(kind)
 
@@ -128,7 +132,7 @@ class NamespacePool:
                 if self._ready[kind]:
                     await asyncio.sleep(PATIENCE_SECONDS)
                 while len(self._ready[kind]) < READY and not self._closed:
-                    self._ready[kind].append(await self._make(kind))
+                    self._ready[kind].append(await self._made(kind))
             except (FaasError, OSError) as error:
                 log.warning("cannot make a network namespace ahead: %s", error)
 
@@ -136,26 +140,23 @@ class NamespacePool:
         self._making[kind] = task
         task.add_done_callback(lambda _: self._making.pop(kind, None))
 
-    async def _make(self, kind: Network) -> NetworkNamespace:
-        loop = asyncio.get_running_loop()
-        if kind is Network.NONE:
-            return NetworkNamespace(await loop.run_in_executor(self._threads, new_namespace))
-        number = self._egress.take()
+    async def _made(self, kind: Network) -> NetworkNamespace:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.make, kind)
 
-        def linked() -> NetworkNamespace:
-            name = self._egress.link_name()
-            descriptor = new_namespace(lambda: self._egress.link_inside(number, name))
-            made = NetworkNamespace(descriptor, number, name)
+    def make(self, kind: Network) -> NetworkNamespace:
+        """Blocking: 2 ms with a link. Raises Unavailable, OSError."""
+        if kind is Network.NONE:
+            return NetworkNamespace(new_namespace())
+        number, name = self._egress.take(), self._egress.link_name()
+        try:
+            made = NetworkNamespace(new_namespace(lambda: self._egress.link_inside(number, name)), number, name)
             try:
                 self._egress.link_outside(number, name)
                 self._shape(made, USUAL_MEMORY_BYTES)
             except BaseException:
                 made.close()
                 raise
-            return made
-
-        try:
-            return await loop.run_in_executor(self._threads, linked)
         except BaseException:
             self._egress.give_back(number)
             raise
+        return made

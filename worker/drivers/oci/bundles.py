@@ -109,6 +109,14 @@ class Bundles:
             self._namespaces.adapt(made.namespace, spec.memory_bytes)
         self._cgroups.set_limits(made.name, spec.memory_bytes, spec.cpus)
 
+    def hide(self, sandbox: OciSandbox) -> None:
+        """Unmount here what a sandbox that has started has in a mount namespace of its own. Raises FaasError."""
+        mounts.unmount(sandbox.root)
+        if sandbox.scratch is not None and not sandbox.is_looked_into:
+            sandbox.scratch.hide()
+        if sandbox.identity is not None and not sandbox.is_parked:  # a stem's function is still to come
+            sandbox.identity.hide()
+
     def _furnished(self, spec: SandboxSpec, *, parked: bool = False) -> Path:
         """A stem may become anything: it has all mount points."""
         return self._furniture.layer(spec.hostname, with_secrets=parked or bool(spec.secrets.values))

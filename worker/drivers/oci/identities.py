@@ -2,8 +2,8 @@
 
 Inside, an instance sees the ids 0 to 65534, and its image's USER where that is beyond; outside they are 65,536 ids of
 its own, far above users'. Its layers are seen through an id-mapped view (`ownership`), so that root's files are root's
-inside and nobody's outside. Views are made ahead, and kept for the next instance with the same ids: what was made once
-costs a start nothing.
+inside and nobody's outside. Some views are made ahead, so that a start need not wait for one; the namespace that says
+whose files are whose is kept for the next instance with the same ids.
 
 Where the kernel, or what confines this server, has no such views or namespaces, an instance gets one id of its own on
 the host, and an image's own USER is kept, shared with whoever else has that number: a deploy is told so.
@@ -12,13 +12,16 @@ the host, and an image's own USER is kept, shared with whoever else has that num
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from faas.errors import FaasError, Unavailable
@@ -41,7 +44,8 @@ PATIENCE_SECONDS = 0.1  # before one is made ahead: whoever took the last is sta
 class Identity:
     """Of one instance. `user` is (uid, gid) inside, `on_host` the same on the host; `root` is who root inside is there.
 
-    `maps` are of its user namespace; None where it has none. `view` is where its layers are seen as it owns them.
+    `maps` are of its user namespace; None where it has none. `view` is where its layers are seen as it owns them, or
+    as `owners` says, where that is another way than is usual for its slot.
     """
 
     slot: int
@@ -50,12 +54,19 @@ class Identity:
     root: int = 0
     maps: Maps | None = None
     view: Path | None = None
-    keeps_view: bool = False  # for the next one
+    owners: Maps | None = None
 
     def layers(self, layers: tuple[Path, ...]) -> tuple[Path, ...]:
         """Short names of layers (`…/l/1f`) as this instance sees them."""
         view = self.view
         return layers if view is None else tuple(view / layer.parent.name / layer.name for layer in layers)
+
+    def hide(self) -> None:
+        """Blocking. Take its view away, if it is there; what was mounted from it stays. Raises Unavailable."""
+        if self.view is not None:
+            mounts.unmount(self.view)
+            with contextlib.suppress(FileNotFoundError):
+                self.view.rmdir()
 
 
 def first_id(section: int, slot: int) -> int:
@@ -84,8 +95,9 @@ class Identities:
         self._claim: socket.socket | None = None
         self._section = 0
         self._next = 0
-        self._ready: deque[int] = deque()  # slots that are free and have a view; the one free for longest first
-        self._bare: deque[int] = deque()  # others that are free
+        self._ready: deque[int] = deque()  # slots that are free and have a view
+        self._free: deque[int] = deque()  # others that are free, the one free for longest first
+        self._owners: dict[int, int] = {}  # by slot: the user namespace of its maps, as a descriptor
         self._filling: asyncio.Task[None] | None = None
         self._closed = False
         self._can_view = False
@@ -137,7 +149,11 @@ class Identities:
                 await asyncio.sleep(PATIENCE_SECONDS)
             while len(self._ready) < READY and not self._closed:
                 slot = self._slot()
-                await self._make_view(slot, self._points / f"{slot:x}", self._maps(slot))
+                try:
+                    await self._in_thread(partial(self._show, slot))
+                except OSError:
+                    self._free.append(slot)
+                    raise
                 self._ready.append(slot)
         except (FaasError, OSError) as error:
             log.warning("cannot make the ids of an instance ahead: %s", error)
@@ -147,56 +163,54 @@ class Identities:
         self._closed = True
         if self._filling is not None:
             await self._filling
+        for owners in self._owners.values():
+            os.close(owners)
+        self._owners.clear()
         if self._claim is not None:
             self._claim.close()
             self._claim = None
 
-    async def take(self, user: tuple[int, int], writable_root: bool = False) -> Identity:
-        """For an instance whose user inside is `user`; at once where one is ready and fits. Raises Unavailable."""
+    def take(self, user: tuple[int, int], writable_root: bool = False) -> Identity:
+        """For an instance whose user inside is `user`. Its view is there once it is shown. Raises Unavailable."""
         if not (self.missing or writable_root or max(user) >= PLAIN):
-            return await self._common(user)
+            return self._common(user)
         slot = self._slot()
-        base = first_id(self._section, slot)
+        base, own = first_id(self._section, slot), self._points / f"{slot:x}-own"
         if self.missing:
             kept = (base, base) if user == (NOBODY, NOBODY) else user
             identity = Identity(slot, kept, kept)
-            maps = (ownership.exchanged(kept[0]), ownership.exchanged(kept[1]))
-        else:
-            on_host = (ownership.outside(base, user[0]), ownership.outside(base, user[1]))
-            identity = Identity(slot, user, on_host, base, self._maps(slot, user))
-            maps = self._maps(slot, user, swapped=writable_root)
-        if self.missing and not (writable_root and self._can_view):
-            return identity  # layers as they are
-        view = self._points / f"{slot:x}-own"
-        await self._make_view(slot, view, maps)
-        return replace(identity, view=view)
+            if not (writable_root and self._can_view):
+                return identity  # layers as they are
+            return replace(identity, view=own, owners=(ownership.exchanged(kept[0]), ownership.exchanged(kept[1])))
+        on_host = (ownership.outside(base, user[0]), ownership.outside(base, user[1]))
+        owners = self._maps(slot, user, swapped=writable_root)
+        return Identity(slot, user, on_host, base, self._maps(slot, user), own, owners)
 
-    async def _common(self, user: tuple[int, int]) -> Identity:
-        try:
-            if self._ready:
-                slot = self._ready.popleft()
-            else:
-                slot = self._slot()
-                await self._make_view(slot, self._points / f"{slot:x}", self._maps(slot))
-        finally:
-            self.make_ahead()
+    def _common(self, user: tuple[int, int]) -> Identity:
+        slot = self._ready.popleft() if self._ready else self._slot()
+        self.make_ahead()
         base = first_id(self._section, slot)
-        on_host = (base + user[0], base + user[1])
-        return Identity(slot, user, on_host, base, self._maps(slot), self._points / f"{slot:x}", keeps_view=True)
+        return Identity(slot, user, (base + user[0], base + user[1]), base, self._maps(slot), self._point(slot))
+
+    def show(self, identity: Identity) -> None:
+        """Blocking. Mount its view, where it has one. Raises Unavailable."""
+        try:
+            if identity.view is not None and identity.owners is not None:
+                self._show_own(identity.view, identity.owners)
+            elif identity.view is not None:
+                self._show(identity.slot)
+        except OSError as error:
+            raise Unavailable(f"an instance cannot have ids of its own: {error}") from None
 
     async def discard(self, identity: Identity) -> None:
         """When nothing of the instance is there any more."""
-        if identity.keeps_view:
-            self._ready.append(identity.slot)
-            return
-        if identity.view is not None:
-            await self._in_thread(lambda: _drop(identity.view))
-        self._bare.append(identity.slot)
+        await self._in_thread(identity.hide)
+        self._free.append(identity.slot)
 
     def _slot(self) -> int:
-        """A free one without a view of its own."""
-        if self._bare:
-            return self._bare.popleft()
+        """A free one without a view."""
+        if self._free:
+            return self._free.popleft()
         if self._next == SLOTS:
             if not self._ready:
                 raise Unavailable(f"{SLOTS} instances are there, and no more ids for another one")
@@ -209,24 +223,24 @@ class Identities:
         base = first_id(self._section, slot)
         return extents(base, user[0]), extents(base, user[1])
 
-    async def _make_view(self, slot: int, point: Path, maps: Maps) -> None:
-        """Raises Unavailable, and the slot is free again."""
+    def _point(self, slot: int) -> Path:
+        return self._points / f"{slot:x}"
 
-        def make() -> None:
-            if not point.exists():  # a slot that had one was used without it meanwhile
-                ownership.view(self._layers, point, maps)
+    def _show(self, slot: int) -> None:
+        """Blocking: 0.1 ms, or 2 for a slot's first time. Mount the view of those whose ids are the slot's as they are.
+        Raises OSError."""
+        if slot not in self._owners:
+            self._owners[slot] = ownership.namespace(self._maps(slot))
+        if not self._point(slot).exists():  # else it was made ahead, and the slot used without it meanwhile
+            ownership.view(self._layers, self._point(slot), self._owners[slot])
 
+    def _show_own(self, point: Path, maps: Maps) -> None:
+        """Blocking. The same for one instance. Raises OSError."""
+        owners = ownership.namespace(maps)
         try:
-            await self._in_thread(make)
-        except OSError as error:
-            self._bare.append(slot)
-            raise Unavailable(f"an instance cannot have ids of its own: {error}") from None
+            ownership.view(self._layers, point, owners)
+        finally:
+            os.close(owners)
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _drop(view: Path | None) -> None:
-    if view is not None:
-        mounts.unmount(view)
-        view.rmdir()

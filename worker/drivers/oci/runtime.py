@@ -86,6 +86,7 @@ class Runtime:
     def __init__(self, program: str, state: Path) -> None:
         self._program = program
         self._state = state
+        self._is_runc = Path(program).name == "runc"
         # runsc's, by instance; None while one starts: whose are the other processes that it leaves to us
         self._first_processes: dict[str, int | None] | None = {} if Path(program).name == "runsc" else None
 
@@ -130,14 +131,14 @@ class Runtime:
                 self._first_processes[sandbox_id] = pid
             return pid
         finally:
-            _bury_orphans()
+            self._bury_orphans()
 
     def start(self, sandbox_id: str, bundle: Path, process: int) -> None:
         """Blocking. Let the first process of one that was created execute its command; `process` is its pidfd.
 
         Raises Unavailable where it has ended meanwhile.
         """
-        if Path(self._program).name == "runc":
+        if self._is_runc:
             try:
                 _pass_gate(self._state / sandbox_id / "exec.fifo", process, START_SECONDS)
             except OSError as error:
@@ -148,7 +149,7 @@ class Runtime:
         try:
             self._call([*self._command(log_file), "start", sandbox_id], log_file, nothing, nothing, nothing)
         finally:
-            _bury_orphans()
+            self._bury_orphans()
 
     def _command(self, log_file: Path) -> list[str]:
         name = Path(self._program).name
@@ -167,6 +168,21 @@ class Runtime:
         if _wait(process, START_SECONDS):
             raise _failure(log_file)
 
+    def _bury_orphans(self) -> None:
+        """Take the exit status of the grandchildren that crun and runsc leave, or each start would leave a zombie: they
+        are ours as a subreaper. runc leaves none.
+
+        They are in the session of a parent that is gone. What we start ourselves is in our session or leads its own,
+        and so is the first process of an instance.
+        """
+        if self._is_runc:  # a look at each child would take 0.2 ms beside 100 instances
+            return
+        with contextlib.suppress(OSError):  # a kernel without the list
+            for child in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    if os.getsid(child) not in (child, os.getsid(0)):
+                        os.waitpid(child, os.WNOHANG)
+
     def forget(self, sandbox_id: str) -> None:
         """Blocking. Drop the runtime's record; `delete --force` would wait 100 ms for what we know has ended."""
         shutil.rmtree(self._state / sandbox_id, ignore_errors=True)
@@ -174,7 +190,7 @@ class Runtime:
             self._first_processes.pop(sandbox_id, None)
             for file in self._state.glob(f"{sandbox_id}_sandbox:*"):
                 file.unlink(missing_ok=True)
-            _bury_orphans()
+            self._bury_orphans()
             if None not in self._first_processes.values():
                 _bury_stubs(set(self._first_processes.values()))
 
@@ -233,19 +249,6 @@ def _parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
-
-
-def _bury_orphans() -> None:
-    """Take the exit status of crun's grandchildren, or each start would leave a zombie: they are ours as a subreaper.
-
-    They are in the session of a parent that is gone. What we start ourselves is in our session or leads its own, and
-    so is the first process of an instance.
-    """
-    with contextlib.suppress(OSError):  # a kernel without the list
-        for child in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                if os.getsid(child) not in (child, os.getsid(0)):
-                    os.waitpid(child, os.WNOHANG)
 
 
 def _bury_stubs(firsts: set[int | None]) -> None:

@@ -63,6 +63,7 @@ class OciSandbox:
     process: Process | None = None
     creating: asyncio.Task[Any] | None = None
     starting: asyncio.Task[None] | None = None
+    hiding: asyncio.Task[None] | None = None
     state: SandboxState = SandboxState.CREATED
     transports: list[asyncio.ReadTransport] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)  # the writing ends of its pipes, until it runs
@@ -79,6 +80,7 @@ class OciSandbox:
     is_ahead: bool = False  # made for nobody yet: its first process waits before the command
     shares: int = 0  # of the CPU, until its init has ended; 0: the full share
     path: str = "cold"
+    is_looked_into: bool = False  # its scratch file system, after its end
     terminal: int = -1  # its master side, from the start until somebody takes it
 
     def __post_init__(self) -> None:

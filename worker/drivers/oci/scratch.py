@@ -14,8 +14,10 @@ import fcntl
 import logging
 import os
 import secrets
+import shutil
 import struct
 import subprocess
+import tempfile
 from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,7 +46,7 @@ LO_FLAGS_AUTOCLEAR = 4
 LO_FLAGS_DIRECT_IO = 16
 
 PATTERN_BYTES = 4 << 20  # at most, of one size
-Pattern = tuple[tuple[int, bytes], ...]  # of a file system with nothing in it: where it has what, 128 KiB for 512 MiB
+Pattern = tuple[tuple[int, bytes], ...]  # of a new file system: where it has what, 128 KiB for 512 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,12 @@ class Scratch:
         os.chown(self.tmp, root, root)
         os.chown(self.upper, *user)
 
+    def hide(self) -> None:
+        """Blocking. Unmount it here, if it is mounted; it is there as long as an instance has it."""
+        with contextlib.suppress(OSError, Unavailable):
+            mounts.unmount(self.folder)
+            self.folder.rmdir()
+
 
 class ScratchPool:
     """File systems below `points`, their files in `images`. Blocking work runs in `threads`."""
@@ -93,18 +101,20 @@ class ScratchPool:
         self._images.mkdir(mode=0o700, parents=True, exist_ok=True)
         free_loops(self._images)
         for left in self._images.iterdir():
-            left.unlink(missing_ok=True)
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     async def take(self, size: int) -> Scratch:
         """A fresh file system with `size` bytes, at once where one is ready. Raises Unavailable."""
+        return self.ready(size) or await self._made(size)
+
+    def ready(self, size: int) -> Scratch | None:
+        """One that was made ahead, and another one will be; None where there is none."""
         ready = self._ready[size]
-        try:
-            return ready.popleft() if ready else await self._make(size)
-        finally:
-            self._want(size)
+        self._want(size)
+        return ready.popleft() if ready else None
 
     async def discard(self, scratch: Scratch) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, _drop, scratch)
+        await asyncio.get_running_loop().run_in_executor(self._threads, scratch.hide)
 
     async def close(self) -> None:
         self._closed = True
@@ -130,7 +140,7 @@ class ScratchPool:
             if self._ready[size]:
                 await asyncio.sleep(PATIENCE_SECONDS)
             while len(self._ready[size]) < READY and not self._closed:
-                self._ready[size].append(await self._make(size))
+                self._ready[size].append(await self._made(size))
             for old in [s for s in self._ready if s not in self._recent]:
                 self._patterns.pop(old, None)
                 for scratch in self._ready.pop(old):
@@ -138,11 +148,11 @@ class ScratchPool:
         except (FaasError, OSError) as error:
             log.warning("cannot make a file system for /tmp ahead: %s", error)
 
-    async def _make(self, size: int) -> Scratch:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._build, size)
+    async def _made(self, size: int) -> Scratch:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.make, size)
 
-    def _build(self, size: int) -> Scratch:
-        """Blocking, about 2 ms, where one of this size was made before."""
+    def make(self, size: int) -> Scratch:
+        """Blocking: 1 ms, where one of this size was made before. Raises Unavailable."""
         name = secrets.token_hex(6)
         image, folder = self._images / f"{name}.img", self._points / name
         try:
@@ -166,17 +176,7 @@ class ScratchPool:
             raise Unavailable(f"no disk space for an instance: {error}") from None
         finally:
             image.unlink(missing_ok=True)
-        scratch = Scratch(folder)
-        for inner, mode in ((scratch.tmp, 0o1777), (scratch.upper, 0o755), (scratch.work, 0o755)):
-            inner.mkdir()
-            inner.chmod(mode)
-        return scratch
-
-
-def _drop(scratch: Scratch) -> None:
-    with contextlib.suppress(OSError):
-        mounts.unmount(scratch.folder)
-        scratch.folder.rmdir()
+        return Scratch(folder)
 
 
 def _file_bytes(size: int) -> int:
@@ -214,8 +214,18 @@ def _copy_file_system(image: Path, size: int, pattern: Pattern) -> None:
 
 
 def _make_file_system(image: Path, size: int) -> None:
-    with open(image, "xb") as file:
-        file.truncate(_file_bytes(size))
+    with tempfile.TemporaryDirectory(dir=image.parent) as name:
+        content = Scratch(Path(name))
+        content.folder.chmod(0o755)
+        for inner, mode in ((content.tmp, 0o1777), (content.upper, 0o755), (content.work, 0o755)):
+            inner.mkdir()
+            inner.chmod(mode)
+        with open(image, "xb") as file:
+            file.truncate(_file_bytes(size))
+        _run_mkfs(image, content.folder)
+
+
+def _run_mkfs(image: Path, content: Path) -> None:
     command = [
         find("mkfs.ext4") or "mkfs.ext4",
         "-q",
@@ -229,7 +239,15 @@ def _make_file_system(image: Path, size: int) -> None:
         "-I",
         str(INODE_BYTES),
     ]
-    command += ["-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=1,nodiscard", str(image)]
+    command += [
+        "-O",
+        "^has_journal,^resize_inode",
+        "-E",
+        "lazy_itable_init=1,nodiscard",
+        "-d",
+        str(content),
+        str(image),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MKFS_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
