@@ -92,8 +92,9 @@ class Pool:
         self._ledger.hurry = self._freezer.hurry
         self._spares = Spares(driver, self._ledger)
         self._background = Background()
-        at_once = 2 * (os.cpu_count() or 1) + 2  # launches are mostly waiting for the kernel and the function's init
-        launches = Launches(driver, at_once)
+        cores = os.cpu_count() or 1
+        at_once = 2 * cores + 2  # launches are mostly waiting for the kernel and the function's init
+        launches = Launches(driver, 2 * cores)
         self._reporting = Reporting()
         self._settling = Settling()
         self._precreator = Precreator(precreated, driver, launches, self._janitor, self._ledger, metrics)

@@ -27,7 +27,7 @@ from faas.oci.manifest import ImageConfig, Manifest
 from faas.oci.platform import architecture
 
 STEM_LANGUAGES = ("python", "node")  # whose clients can wait for their function
-BUILDER = "5"  # changes when the same inputs would give another base
+BUILDER = "6"  # changes when the same inputs would give another base
 NAME = re.compile(r"(python|node|provided)(\d+(?:\.\d+)?)?")
 _ENV = ("PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt")
 
@@ -74,9 +74,11 @@ def _digest(name: str, interpreter: Python | Node | None) -> str:
 
 def _python(python: Python) -> Recipe:
     binary = f"/usr/bin/python{python.version}"
+    # As `rootfs.client_files` compiles it (PEP 3147).
+    client = f"/opt/faas/python/__pycache__/bootstrap.cpython-{python.version.replace('.', '')}.pyc"
     return Recipe(
         f"python{python.version}", python.version, "runtime/python", python.version,
-        (binary, "-I", "-S", "-B", "/opt/faas/python/bootstrap.py"), _digest(python.version, python), "python",
+        (binary, "-I", "-S", "-B", client), _digest(python.version, python), "python",
         lambda work: rootfs.system() + rootfs.python_files(python, work),
         lambda work: rootfs.client_files("python", work, python),
     )  # fmt: skip

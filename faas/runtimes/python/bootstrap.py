@@ -1,9 +1,9 @@
 """The Runtime API client for Python handlers: what runs inside a function's sandbox.
 
-Run as `python3 -I -S -B bootstrap.py`. It imports next to nothing, since in a cold start imports cost more than the
-sandbox: the standard library's HTTP client alone takes 50 ms.  `_HANDLER` names the handler (`module.function`);
-`FAAS_APP` (`module:object`) an ASGI or WSGI application, served by `http_server.py`.  With `FAAS_STEM` it is started
-before it is known for which function (`wait_for_assignment`).
+Run as `python3 -I -S -B bootstrap.py`; in a sandbox it is the byte code of that, which saves 3 ms. It imports next to
+nothing, since in a cold start imports cost more than the sandbox: the standard library's HTTP client alone takes 50 ms.
+`_HANDLER` names the handler (`module.function`); `FAAS_APP` (`module:object`) an ASGI or WSGI application, served by
+`http_server.py`. With `FAAS_STEM` it is started before it is known for which function (`wait_for_assignment`).
 """
 
 import sys
@@ -15,6 +15,7 @@ DEPENDENCIES = "/opt/python"
 WHITE = " \t\n\r"  # of JSON
 PREFIX = b"/2018-06-01/runtime/"
 AF_INET = 2
+SOURCE = (lambda: None).__code__.co_filename  # of this file; `__file__` is the byte code's
 ONE_WRITE = 32768  # of a body
 STREAMED_ERROR = 24576  # of an error behind a streamed answer, which goes where headers go
 STEM_CHANNEL = 3  # descriptor of the socket to the server, in a stem alone; closed before any of the function's code
@@ -179,7 +180,7 @@ def error_body(error, kind=None):
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
-    while frames and frames[0].filename == __file__:
+    while frames and frames[0].filename == SOURCE:
         del frames[0]
     message = str(error)
     return json.dumps(
@@ -348,7 +349,7 @@ def main():
     sys.stdout.reconfigure(line_buffering=True)
     app = environ.get("FAAS_APP")
     if app:
-        sys.path.insert(0, __file__.rpartition("/")[0])
+        sys.path.insert(0, SOURCE.rpartition("/")[0])
         import http_server
 
         del sys.path[0]
