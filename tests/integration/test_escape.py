@@ -79,7 +79,7 @@ def listeners() -> Iterator[list[int]]:
 
 async def test_every_way_out_is_refused(bench: Workbench, of_the_host: None, listeners: list[int]) -> None:
     assert isinstance(bench.driver, OciDriver)
-    subnet = bench.driver._egress.subnet
+    subnet = bench.driver._supplies.egress.subnet
     async with bench.running("serve", "8080", network=Network.OUTBOUND) as neighbour:
         assert await neighbour.stdout.readline() == b"listening\n"
         neighbours = instance_addresses(bench.server_id)

@@ -206,7 +206,7 @@ async def test_what_the_driver_does_not_hold_is_deleted_all_the_same(bench: Work
         orphan.close_sockets()
         orphan.close_outputs()
         if orphan.namespace:
-            await driver._namespaces.discard(orphan.namespace)
+            await driver._supplies.namespaces.discard(orphan.namespace)
 
 
 async def test_one_that_does_not_die_does_not_keep_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ def outside() -> Iterator[Outside]:
             check=True,
         )
 
-    namespace = new_namespace(furnish)
+    namespace = in_throwaway_thread(lambda: new_namespace(furnish))  # `netns` is where our main thread is
     subprocess.run(["ip", "addr", "add", f"{here}/30", "dev", link], check=True)
     subprocess.run(["ip", "link", "set", link, "up"], check=True)
     made, stop = Outside(namespace, link, there), threading.Event()
@@ -249,7 +249,7 @@ async def test_link_local_addresses_are_unreachable(bench: Workbench, outside: O
 
 async def test_the_own_range_is_unreachable_whoever_is_there(bench: Workbench, outside: Outside) -> None:
     assert isinstance(bench.driver, OciDriver)
-    address = str(bench.driver._egress.subnet[-2])  # no instance's yet
+    address = str(bench.driver._supplies.egress.subnet[-2])  # no instance's yet
     outside.also_at(address)
     assert host_hears(address).startswith(b"host")
     _, text = await bench.run("udp", address, "53", network=Network.OUTBOUND)
@@ -297,7 +297,7 @@ async def test_a_source_that_is_not_the_instances_own_goes_nowhere(bench: Workbe
         assert isinstance(sandbox, OciSandbox)
         assert sandbox.namespace is not None
         assert isinstance(bench.driver, OciDriver)
-        own, subnet = sandbox.namespace.number, bench.driver._egress.subnet
+        own, subnet = sandbox.namespace.number, bench.driver._supplies.egress.subnet
         sources = {"own": subnet[own], "neighbour": subnet[own + 1], "gateway": subnet[1], "host": "198.51.100.1"}
         for name, source in sources.items():
             await asyncio.to_thread(say, sandbox.namespace.descriptor, str(source), outside.address, name.encode())

@@ -20,8 +20,8 @@ from worker.drivers.oci.bundle import configuration
 from worker.drivers.oci.furniture import Furniture
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.drivers.oci.standing import Standing
+from worker.drivers.oci.supplies import Supplies
 from worker.layers.store import UnpackedImage
-from worker.network.pool import NamespacePool
 
 log = logging.getLogger("worker.drivers.oci")
 
@@ -32,12 +32,13 @@ class Bundles:
     """Below `run`."""
 
     def __init__(
-        self, run: Path, layers: Path, cgroups: Cgroups, namespaces: NamespacePool, resolvers: tuple[Path, ...]
+        self, run: Path, layers: Path, cgroups: Cgroups, supplies: Supplies, resolvers: tuple[Path, ...]
     ) -> None:
         self._folder = run / "bundles"
         self._empty = run / "empty"
         self._cgroups = cgroups
-        self._namespaces = namespaces
+        self._supplies = supplies
+        self._namespaces = supplies.namespaces
         self._furniture = Furniture(layers, run, resolvers)
         self._seccomp = seccomp.profile()
 
@@ -48,7 +49,9 @@ class Bundles:
         self._furniture.open()
 
     def furnish(self, sandbox: OciSandbox) -> None:
-        """The root file system and the configuration. Raises OSError, FaasError."""
+        """The root file system and the configuration, with what it was given, and the rest of that. Raises OSError,
+        FaasError."""
+        self._supplies.make(sandbox)
         spec, scratch, image = sandbox.spec, sandbox.scratch, sandbox.spec.image.handle
         assert isinstance(image, UnpackedImage)
         identity = sandbox.identity
