@@ -26,6 +26,7 @@ from worker.push_door import PushDoor
 from worker.readiness import Readiness
 from worker.runtime_api import RuntimeApi
 from worker.sandbox_spec import RUNTIME_API_PORT
+from worker.turns import Turns
 
 log = logging.getLogger("worker.launch")
 
@@ -42,19 +43,9 @@ class Launches:
     def __init__(self, driver: Driver, at_once: int) -> None:
         self._driver = driver
         self._known: OrderedDict[str, PreparedImage] = OrderedDict()  # those that stay, the latest last
-        self._turns = asyncio.Semaphore(at_once)  # for what ends soon; an image or an init may take minutes
+        self.turns = Turns(at_once)
         self.connections: Connections = NoConnections()  # that new instances may send messages to
         self.reveal: Reveal = no_secrets
-        self.under_way = 0  # launches that wait for their turn, or have it
-
-    @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        self.under_way += 1
-        try:
-            async with self._turns:
-                yield
-        finally:
-            self.under_way -= 1
 
     async def image(self, reference: str) -> PreparedImage:
         """`repository@digest`, which a revision or an instance holds. Raises ImageUnusable, Unavailable."""
@@ -98,50 +89,52 @@ class Launches:
     async def _launch(
         self, instance: Instance, on_begin: Callable[[Instance], None], on_exit: Callable[[Instance], None]
     ) -> None:
+        clock, began = time.perf_counter, time.perf_counter()
+        image = await self.image(instance.revision.image)
+        prepared = clock() - began
+        spec = self.spec(instance.revision, image, instance.id)
+        async with self.turns.turn() as turn:
+            on_begin(instance)
+            times = [clock()]
+            async with within(CREATE_SECONDS, "a sandbox could not be created in time"):
+                sandbox = await self._driver.create(spec, at_once=True)
+            instance.watch(sandbox, on_exit)
+            await self._listen(instance, sandbox)
+            times.append(clock())
+            async with within(START_SECONDS, "the sandbox did not start in time"):
+                await self._driver.start(sandbox)
+            times.append(clock())
+            turn.init_begins()
+            found = await self._ready(instance, sandbox, image)
+            times.append(clock())
+        with contextlib.suppress(OSError):  # it has just ended: `on_exit` says so
+            await self._driver.set_cpus(sandbox, sandbox_spec.cpus(instance.revision))
+        phases = (after - before for before, after in itertools.pairwise(times))
+        instance.cold_start = ColdStart(sandbox.path, prepared, *phases)
+        instance.init_seconds = instance.cold_start.init
+        instance.ready(found, instance.revision.spec.concurrency if found is Interface.HTTP else 1)
+
+    async def _listen(self, instance: Instance, sandbox: Sandbox) -> None:
+        """Before the start: the function cannot take the Runtime API's port."""
         revision = instance.revision
-        image, sandbox, prepared, times = await self._start(instance, on_begin, on_exit)
+        door = PushDoor(self.connections, revision.key.namespace)
+        instance.api = RuntimeApi(function_arn(revision), revision.spec.timeout, door)
+        instance.api.serve(await sandbox.listen(RUNTIME_API_PORT))
+        instance.output.open(sandbox.stdout, sandbox.stderr)
+
+    async def _ready(self, instance: Instance, sandbox: Sandbox, image: PreparedImage) -> Interface:
+        """What it speaks, once it does. Raises InitFailed."""
+        revision = instance.revision
         assert instance.api is not None
         idle = min(revision.spec.concurrency, IDLE_CONNECTIONS)
         instance.http = http = HttpClient(sandbox, revision.spec.port, idle)
         wanted = revision.interface if revision.interface is not Interface.AUTO else revision.spec.declared_interface
         exposed = tuple(_ports(image.config.exposed_ports))
         found = await Readiness(sandbox, instance.api, http, instance.output, revision.spec, wanted, exposed).wait()
-        times.append(time.perf_counter())
         if found is not Interface.HTTP:
             instance.http = None
             http.close()
-        with contextlib.suppress(OSError):  # it has just ended: `on_exit` says so
-            await self._driver.set_cpus(sandbox, sandbox_spec.cpus(revision))
-        phases = (after - before for before, after in itertools.pairwise(times))
-        instance.cold_start = ColdStart(sandbox.path, prepared, *phases)
-        instance.init_seconds = instance.cold_start.init
-        instance.ready(found, revision.spec.concurrency if found is Interface.HTTP else 1)
-
-    async def _start(
-        self, instance: Instance, on_begin: Callable[[Instance], None], on_exit: Callable[[Instance], None]
-    ) -> tuple[PreparedImage, Sandbox, float, list[float]]:
-        """Its process runs. With the seconds that the image took, and when sandbox and process began and were there."""
-        revision, driver = instance.revision, self._driver
-        clock = time.perf_counter
-        began = clock()
-        image = await self.image(revision.image)
-        prepared = clock() - began
-        spec = self.spec(revision, image, instance.id)
-        async with self._turn():
-            on_begin(instance)
-            times = [clock()]
-            async with within(CREATE_SECONDS, "a sandbox could not be created in time"):
-                sandbox = await driver.create(spec, at_once=True)
-            instance.watch(sandbox, on_exit)
-            door = PushDoor(self.connections, revision.key.namespace)
-            instance.api = api = RuntimeApi(function_arn(revision), revision.spec.timeout, door)
-            api.serve(await sandbox.listen(RUNTIME_API_PORT))  # before the start: the function cannot take the port
-            instance.output.open(sandbox.stdout, sandbox.stderr)
-            times.append(clock())
-            async with within(START_SECONDS, "the sandbox did not start in time"):
-                await driver.start(sandbox)
-            times.append(clock())
-        return image, sandbox, prepared, times
+        return found
 
 
 def no_secrets(namespace: str, names: Collection[str]) -> Mapping[str, Secret]:

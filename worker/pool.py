@@ -93,8 +93,8 @@ class Pool:
         self._spares = Spares(driver, self._ledger)
         self._background = Background()
         cores = os.cpu_count() or 1
-        at_once = 2 * cores + 2  # launches are mostly waiting for the kernel and the function's init
-        launches = Launches(driver, 2 * cores)
+        at_once = 2 * cores + 2  # inits are mostly waiting, for whatever the function asks
+        launches = Launches(driver, cores + 1)  # one of them waits for the kernel
         self._reporting = Reporting()
         self._settling = Settling()
         self._precreator = Precreator(precreated, driver, launches, self._janitor, self._ledger, metrics)

@@ -175,7 +175,7 @@ class Precreator:
         """One after the other, and only while nobody starts an instance."""
         while True:
             await asyncio.sleep(PATIENCE_SECONDS)
-            if self._launches.under_way:
+            if self._launches.turns.under_way:
                 continue
             shelf = self._next(time.monotonic())
             if shelf is None or meminfo.is_short():

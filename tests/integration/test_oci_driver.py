@@ -22,13 +22,14 @@ from faas.oci import media_types
 from faas.oci.digest import Digest
 from faas.spec import Network
 from tests.support.images import MemoryImages, program_layer, tar_of
-from tests.support.leftovers import none_left, on_this_machine
+from tests.support.leftovers import none_left, on_this_machine, sandboxed
 from tests.support.sandboxes import MB, Workbench, probe, workbench
 from worker.drivers.base import DriverPaths, SandboxState
 from worker.drivers.linux import mounts
 from worker.drivers.oci.driver import OciDriver
 from worker.drivers.oci.runtime import Runtime, outdated
 from worker.drivers.oci.sandbox import OciSandbox
+from worker.drivers.oci.scratch import READY
 from worker.janitor import Janitor
 from worker.layers.store import UnpackedImage
 
@@ -207,6 +208,29 @@ async def test_what_the_driver_does_not_hold_is_deleted_all_the_same(bench: Work
         orphan.close_outputs()
         if orphan.namespace:
             await driver._supplies.namespaces.discard(orphan.namespace)
+
+
+async def test_what_a_running_sandbox_has_mounted_is_mounted_inside_alone(bench: Workbench) -> None:
+    """Else each start would copy, and read through, the mounts of all that run."""
+
+    def ours() -> list[str]:
+        return [row for row in on_this_machine()["mounts"] if f"/run/faas/{bench.server_id}/" in row]
+
+    async with contextlib.AsyncExitStack() as stack:
+        spec = bench.spec("wait", tmp_bytes=64 * MB)
+        made = await bench.driver.create(spec)
+        stack.push_async_callback(bench.driver.delete, spec.id)
+        assert any(f"/bundles/{made.id}/rootfs" in row for row in ours())
+        await bench.driver.start(made)
+        for _ in range(3 * READY):
+            await stack.enter_async_context(bench.running("wait", tmp_bytes=64 * MB))
+        async with asyncio.timeout(20):
+            while any("/bundles/" in row for row in ours()):  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.05)
+        assert sum("/scratch/" in row for row in ours()) <= READY  # those that are made ahead
+        first = next(row.split()[0] for row in sandboxed(bench.server_id) if made.id in row)
+        points = {row.split()[4] for row in Path(f"/proc/{first}/mountinfo").read_text().splitlines()}
+        assert {"/", "/tmp", "/proc"} <= points  # noqa: S108 - a path inside
 
 
 async def test_one_that_does_not_die_does_not_keep_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

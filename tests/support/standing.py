@@ -18,8 +18,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class Standing:
     """`resident_kb` is the processes' memory; `machine` counts what carries one of the server's marks.
 
-    `views` of the layers are mounts too, but kept for the next instance with the same ids: there are as many as there
-    were instances at once, and some ahead.
+    `views` of the layers are mounts too: those that are made ahead, and those of stems.
     """
 
     files: int

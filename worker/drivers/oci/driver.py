@@ -312,9 +312,9 @@ class OciDriver(SandboxGroups):
         self._sandboxes.pop(stem.id, None)
         stem.become(spec)
         self._sandboxes[spec.id] = stem
-        self._hide(stem)
         if at_once:
             stem.begin()
+        self._hide(stem)
         return stem
 
     def _become(self, stem: OciSandbox, spec: SandboxSpec, standing: Standing) -> None:

@@ -75,8 +75,8 @@ class Scratch:
         os.chown(self.upper, *user)
 
     def hide(self) -> None:
-        """Blocking. Unmount it here, if it is mounted; it is there as long as an instance has it."""
-        with contextlib.suppress(OSError, Unavailable):
+        """Blocking. Unmount it here, if it is mounted; an instance that has it keeps it. Raises Unavailable."""
+        with contextlib.suppress(OSError):
             mounts.unmount(self.folder)
             self.folder.rmdir()
 
