@@ -210,6 +210,10 @@ async def test_what_the_driver_does_not_hold_is_deleted_all_the_same(bench: Work
             await driver._supplies.namespaces.discard(orphan.namespace)
 
 
+def mounted_in(process: str) -> set[str]:
+    return {row.split()[4] for row in Path(f"/proc/{process}/mountinfo").read_text().splitlines()}
+
+
 async def test_what_a_running_sandbox_has_mounted_is_mounted_inside_alone(bench: Workbench) -> None:
     """Else each start would copy, and read through, the mounts of all that run."""
 
@@ -229,8 +233,7 @@ async def test_what_a_running_sandbox_has_mounted_is_mounted_inside_alone(bench:
                 await asyncio.sleep(0.05)
         assert sum("/scratch/" in row for row in ours()) <= READY  # those that are made ahead
         first = next(row.split()[0] for row in sandboxed(bench.server_id) if made.id in row)
-        points = {row.split()[4] for row in Path(f"/proc/{first}/mountinfo").read_text().splitlines()}
-        assert {"/", "/tmp", "/proc"} <= points  # noqa: S108 - a path inside
+        assert {"/", "/tmp", "/proc"} <= mounted_in(first)
 
 
 async def test_one_that_does_not_die_does_not_keep_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
