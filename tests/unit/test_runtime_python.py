@@ -7,6 +7,7 @@ import http.client
 import http.server
 import json
 import os
+import py_compile
 import socket
 import subprocess
 import sys
@@ -85,8 +86,10 @@ def function(
 ) -> Iterator[tuple[Api, subprocess.Popen[bytes]]]:
     (folder / "app.py").write_text(code)
     api = Api()
+    source, client = str(RUNTIME / "bootstrap.py"), str(folder / "bootstrap.pyc")
+    py_compile.compile(source, client, source, doraise=True)  # its byte code, as in a sandbox
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", RUNTIME / "bootstrap.py"],
+        [sys.executable, "-I", "-S", "-B", client],
         env={"AWS_LAMBDA_RUNTIME_API": api.address, "LAMBDA_TASK_ROOT": str(folder), "_HANDLER": handler, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -76,10 +76,6 @@ class NamespacePool:
         for kind in Network:
             self._refill(kind)
 
-    async def take(self, kind: Network) -> NetworkNamespace:
-        """A namespace of this kind, at once where one is ready. Raises Unavailable, OSError."""
-        return self.ready(kind) or await self._made(kind)
-
     def ready(self, kind: Network) -> NetworkNamespace | None:
         """One that was made ahead, and another one will be; None where there is none."""
         ready = self._ready[kind]

@@ -28,10 +28,11 @@ class Supplies:
         bandwidth: int,
         user_namespaces: bool,
     ) -> None:
-        layers, wanted = paths.data / "layers", user_namespaces
         self.egress = egress
         self.namespaces = NamespacePool(egress, threads, bandwidth)
-        self.identities = Identities(paths.server_id, layers, run / "ids", threads, namespaces=wanted)
+        self.identities = Identities(
+            paths.server_id, paths.data / "layers", run / "ids", threads, namespaces=user_namespaces
+        )
         self.scratch = ScratchPool(paths.data / "scratch", run / "scratch", threads)
 
     def open(self, program: str) -> None:
