@@ -68,7 +68,7 @@ async def write(path: Path, size: int, digest: Digest, chunks: Chunks) -> None:
     checked = Checked(path.name, size, digest)
     temporary = path.with_name(path.name + ".part")
     try:
-        with await asyncio.to_thread(_opened, temporary) as file:
+        with await to_its_end(asyncio.to_thread(_opened, temporary), undo=lambda file: file.close()) as file:
 
             def add(chunk: bytes) -> None:
                 checked.add(chunk)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from faas.background import to_its_end
 from faas.cli.bars import Display, display_of, ticking
 from faas.cli.image_reference import complete_references, looking_up, parse_reference
 from faas.cli.options import pass_session
@@ -154,18 +155,18 @@ async def transfer(images: RegistryClient, plan: Plan, layout: Layout, display: 
             if await asyncio.to_thread(layout.has, descriptor):
                 display.layer(name, "", descriptor.size, descriptor.size, "exists")
                 return
-            writer = await asyncio.to_thread(layout.blob, descriptor)
+            writer = await to_its_end(asyncio.to_thread(layout.blob, descriptor), lambda made: made.close())
             try:
                 if (manifest := plan.manifest(repository, descriptor.digest)) is not None:
-                    await asyncio.to_thread(writer.write, manifest.raw)
+                    await to_its_end(asyncio.to_thread(writer.write, manifest.raw))
                 else:
                     display.layer(name, "", 0, descriptor.size, "downloading")
                     async with _opened(images, repository, descriptor) as chunks:
                         async for chunk in chunks:
-                            await asyncio.to_thread(writer.write, chunk)
+                            await to_its_end(asyncio.to_thread(writer.write, chunk))
                             done += len(chunk)
                             display.layer(name, "", done, descriptor.size, "downloading")
-                await asyncio.to_thread(writer.commit)
+                await to_its_end(asyncio.to_thread(writer.commit))
             finally:
                 writer.close()
             display.layer(name, "", descriptor.size, descriptor.size, "done")

@@ -204,12 +204,14 @@ async def test_what_is_being_unpacked_ends_with_the_store(tmp_path: Path) -> Non
 
 
 def _children() -> set[str]:
-    return {
-        child
-        for task in Path("/proc/self/task").iterdir()
-        for child in (task / "children").read_text().split()
-        if "worker.layers.unpack" in Path(f"/proc/{child}/cmdline").read_text()
-    }
+    """Of all threads, which come and go meanwhile; so do children."""
+    found = set[str]()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in (task / "children").read_text().split():
+                if "worker.layers.unpack" in Path(f"/proc/{child}/cmdline").read_text():
+                    found.add(child)
+    return found
 
 
 async def test_what_is_collected_is_unpacked_again_and_what_is_kept_or_wanted_stays(
