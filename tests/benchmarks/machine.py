@@ -115,7 +115,3 @@ def memory_mib(pid: int) -> float:
     """What is resident and its own, or its share of what others use too (Pss)."""
     rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return int(next(row.split()[1] for row in rows if row.startswith("Pss:"))) / 1024
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks import machine
 from tests.benchmarks.client import free_port, poll
+from tests.support.processes import children
 
 CONFIGURATION = """
 user root; worker_processes 1; daemon off; pid {work}/nginx.pid; error_log {work}/errors;
@@ -47,7 +47,7 @@ def nginx_before(program: Path, work: Path) -> Iterator[Nginx]:
         started("nginx", "-e", work / "errors", "-c", work / "nginx.conf") as nginx,
     ):
         poll(("127.0.0.1", front))
-        [worker] = machine.children(nginx.pid)
+        [worker] = children(nginx.pid)
         yield Nginx(f"http://127.0.0.1:{front}/", f"http://127.0.0.1:{behind}/", worker, function.pid)
 
 

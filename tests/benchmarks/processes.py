@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 from tests.benchmarks import machine
 from tests.benchmarks.client import WRK_SECONDS, Load, wrk
 from tests.benchmarks.measure import Figure, Report, Row, interleaved, ratio
+from tests.support.processes import children
 from tests.support.server import RunningServer
 
 ROUNDS = 3
@@ -35,7 +35,7 @@ max = 1
 
 def serving(pid: int) -> list[int]:
     """The server's processes that serve the public port."""
-    lanes = [one for one in machine.children(pid) if b"faas.server.lanes" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    lanes = children(pid, "faas.server.lanes")
     return [pid, *lanes]
 
 

@@ -20,6 +20,7 @@ from faas.spec import Network
 from tests.support.images import program_layer
 from tests.support.leftovers import none_left, on_this_machine
 from tests.support.podman import podman_service
+from tests.support.processes import zombies
 from tests.support.sandboxes import MB, Workbench, probe, workbench
 from worker.drivers.base import Exit, SandboxState
 from worker.drivers.docker.driver import DockerDriver
@@ -76,9 +77,7 @@ async def test_what_has_ended_leaves_no_zombie(bench: Workbench) -> None:
 
 def _zombies() -> list[str]:
     """Podman's monitors are left out: they fall to whichever process here is a subreaper."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    rows = [Path(f"/proc/{child}/stat").read_text() for child in children]
-    return [row for row in rows if ") Z" in row and "(conmon)" not in row]
+    return [row for row in zombies(os.getpid()) if "(conmon)" not in row]
 
 
 async def test_inside_is_a_plain_user_as_process_1(bench: Workbench) -> None:

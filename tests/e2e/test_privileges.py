@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.leftovers import none_left, on_this_machine
+from tests.support.processes import children
 from tests.support.server import RunningServer
 from worker.launcher.privileges import account
 
@@ -38,15 +39,8 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (row.partition(":") for row in rows)}
 
 
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
 def launcher_of(server: RunningServer) -> int:
-    (pid,) = [p for p in children(server.pid) if b"worker.launcher" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    (pid,) = children(server.pid, "worker.launcher")
     return pid
 
 

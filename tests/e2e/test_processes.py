@@ -22,6 +22,7 @@ import pytest
 from tests.e2e.test_shutdown import COMPLETE, IDLE, REFUSED, TOLD, Caller, host_and_port
 from tests.e2e.test_usage import reports, usage
 from tests.support.leftovers import none_left
+from tests.support.processes import children
 from tests.support.server import RunningServer
 from tests.support.two_ways import comparable
 
@@ -124,8 +125,7 @@ def metric(server: RunningServer, name: str) -> float:
 
 
 def lanes_of(server: RunningServer) -> list[int]:
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"faas.server.lanes.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return children(server.pid, "faas.server.lanes.process")
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from faas.web import HEAD_SECONDS, PROGRESS_SECONDS
+from tests.support.processes import children
 from tests.support.server import RunningServer
 from tests.support.steady import GOOD, GOOD_TOML, Steady
 
@@ -95,10 +96,6 @@ def resident(server: RunningServer) -> int:
     """Bytes of the server's largest process: the one that serves."""
     pids = [server.pid, *children(server.pid)]
     return max(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * 4096
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize(("first", "latest"), [(HEAD, LATEST), (BODY, BODY_LATEST)], ids=["heads", "bodies"])

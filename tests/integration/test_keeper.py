@@ -18,6 +18,7 @@ from faas import handover
 from faas.handover import Handed
 from faas.listener import bound, listen
 from faas.settings import Address
+from tests.support.processes import children
 
 # The smallest server that takes and hands over as `faas serve` does; it answers with its pid.
 SERVER = """
@@ -103,7 +104,7 @@ class Kept:
             return int(connection.makefile().read())
 
     def has_server(self) -> bool:
-        return bool(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text())
+        return bool(children(self.process.pid))
 
     def tell(self, number: int) -> None:
         os.kill(self.process.pid, number)

@@ -26,6 +26,7 @@ from faas.oci.descriptor import Descriptor
 from faas.oci.platform import architecture
 from tests.integration.test_hostile_layers import archive, entry
 from tests.support.images import MemoryImages, tar_of
+from tests.support.processes import children
 from worker.layers.store import LayerStore
 from worker.layers.unpacker import Unpacker, UnpackLimits
 
@@ -190,12 +191,12 @@ async def test_what_is_being_unpacked_ends_with_the_store(tmp_path: Path) -> Non
     began = time.monotonic()
     with store(tmp_path, images) as made:
         task = asyncio.create_task(made.image(reference))
-        while not (children := _children()):  # noqa: ASYNC110
+        while not (begun := _children()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await made.close()
         with pytest.raises(Unavailable, match="stopping"):
             await task
-        assert children & _children() == set()
+        assert begun & _children() == set()
         with pytest.raises(Unavailable, match="stopping"):  # and nothing begins any more
             await made.image(images.add("y", [tar_of({"g": b"y"})]))
     assert time.monotonic() - began < LIMITS.seconds / 2
@@ -203,15 +204,8 @@ async def test_what_is_being_unpacked_ends_with_the_store(tmp_path: Path) -> Non
     os.close(writing)
 
 
-def _children() -> set[str]:
-    """Of all threads, which come and go meanwhile; so do children."""
-    found = set[str]()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for child in (task / "children").read_text().split():
-                if "worker.layers.unpack" in Path(f"/proc/{child}/cmdline").read_text():
-                    found.add(child)
-    return found
+def _children() -> set[int]:
+    return set(children(os.getpid(), "worker.layers.unpack"))
 
 
 async def test_what_is_collected_is_unpacked_again_and_what_is_kept_or_wanted_stays(

@@ -14,6 +14,7 @@ import pytest
 from faas.errors import ImageUnusable
 from faas.spec import Network
 from tests.support.leftovers import none_left
+from tests.support.processes import zombies
 from tests.support.sandboxes import MB, Workbench, workbench
 from worker.drivers.base import Exit
 
@@ -105,6 +106,4 @@ async def test_killing_and_deleting_leave_nothing(tmp_path: Path) -> None:
 
 def _zombies() -> list[str]:
     """What runsc leaves for us to bury."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    rows = [Path(f"/proc/{child}/stat").read_text() for child in children]
-    return [row for row in rows if ") Z" in row and ("runsc" in row or "(exe)" in row)]
+    return [row for row in zombies(os.getpid()) if "runsc" in row or "(exe)" in row]

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.processes import children
+
 MEGABYTES = 3000  # its files are in memory, and gone with it
 HAND = "mnt"  # in its root, what is carried to it
 ROOT = "/mnt"
@@ -90,8 +92,8 @@ def without_network(hand: Path, env: Mapping[str, str], root: Path | None = None
     try:
         if made.stdout.readline() != "made\n":
             raise RuntimeError(f"no machine: {made.stderr.read()}")
-        (inside,) = Path(f"/proc/{made.pid}/task/{made.pid}/children").read_text().split()
-        yield Machine(int(inside), hand, env)
+        (inside,) = children(made.pid)
+        yield Machine(inside, hand, env)
     finally:
         made.kill()
         made.wait()

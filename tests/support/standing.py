@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.support.leftovers import on_this_machine
+from tests.support.processes import children
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -39,11 +40,7 @@ class Standing:
 
 def family(pid: int) -> list[int]:
     """A server's processes: its own, and its launcher's where it has one."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        pid,
-        *(int(child) for child in children if b"worker.launcher" in Path(f"/proc/{child}/cmdline").read_bytes()),
-    ]
+    return [pid, *children(pid, "worker.launcher")]
 
 
 def standing(pids: Sequence[int], *marks: str) -> Standing:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from faas.errors import ImageUnusable, Unavailable
+from tests.support.processes import children
 from worker.drivers.oci.process import PR_SET_CHILD_SUBREAPER, become_subreaper
 from worker.drivers.oci.runtime import Runtime
 
@@ -52,15 +53,11 @@ def like_crun(folder: Path, word: bytes) -> Runtime:
     return Runtime(str(program), folder / "state")
 
 
-def children() -> set[str]:
-    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
-
-
 @pytest.mark.usefixtures("_subreaper")
 def test_an_instance_that_ends_at_once_is_ours_to_ask_and_nothing_else_is_left(tmp_path: Path) -> None:
-    before = children()
+    before = children(os.getpid())
     pid = like_crun(tmp_path, b"s").run("i1", tmp_path, 1, 2)
-    assert children() - before == {str(pid)}
+    assert set(children(os.getpid())) - set(before) == {pid}
     status = os.waitid(os.P_PID, pid, os.WEXITED)
     assert status is not None
     assert (status.si_code, status.si_status) == (os.CLD_EXITED, 7)

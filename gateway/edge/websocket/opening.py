@@ -84,7 +84,7 @@ class Opening:
         account = "anonymous" if caller.is_stranger else caller.principal.name
         authorizer = flat_authorizer(caller.context, account) if caller.context else caller.context
         peer = Peer(
-            secrets.token_urlsafe(16),  # 128 bits: an id is found by nobody who was not told it
+            secrets.token_hex(16),  # found by nobody who was not told it; never like an option of a command line
             self._api.label,
             self._api.stage,
             request.headers.get(hdrs.HOST, ""),
