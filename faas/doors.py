@@ -73,7 +73,7 @@ class Front(Protocol):
         ...
 
     def close(self) -> None:
-        """Cut what is still connected."""
+        """Tell those who wait for an answer, and cut what is still connected."""
         ...
 
 

@@ -48,7 +48,8 @@ class EventCall:
         self._began = _now()
         self._invoker.http_calls += 1
         try:
-            self._lease = await self._activation.__aenter__()
+            async with self._invoker.until_close():
+                self._lease = await self._activation.__aenter__()
         except BaseException as error:
             self._invoker.http_calls -= 1
             self._counters.not_started(error)

@@ -42,6 +42,7 @@ class Invoker:
         self._discovery = discovery
         self._events: set[asyncio.Task[InvocationResult]] = set()
         self._streams: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Timeout] = set()
         self.http_calls = 0  # that run: whoever begins one counts it, and counts it off at its end
         self.draining = False
 
@@ -145,6 +146,8 @@ class Invoker:
             async with asyncio.timeout(grace_seconds):
                 while self.running:  # noqa: ASYNC110 - looked at here, so that an invocation's end costs a subtraction
                     await asyncio.sleep(LOOK_SECONDS)
+        while self._waiting:
+            self._waiting.pop().reschedule(0.0)
         tasks = [*self._events, *self._streams]
         for task in tasks:
             task.cancel()
@@ -219,6 +222,21 @@ class Invoker:
         self._streams.add(task)
         task.add_done_callback(self._streams.discard)
 
+    @contextlib.asynccontextmanager
+    async def until_close(self) -> AsyncIterator[None]:
+        """Around what a caller waits for without a task of ours: `close` ends it. Raises ShuttingDown then."""
+        try:
+            async with asyncio.timeout(None) as timeout:
+                self._waiting.add(timeout)
+                try:
+                    yield
+                finally:
+                    self._waiting.discard(timeout)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise ShuttingDown from None
+
     def drain(self) -> None:
         """Take no more."""
         self.draining = True
@@ -250,7 +268,8 @@ class HttpCall:
         self._began = _now()
         self._invoker.http_calls += 1
         try:
-            self._lease = await self._activation.__aenter__()
+            async with self._invoker.until_close():
+                self._lease = await self._activation.__aenter__()
         except BaseException as error:
             self._invoker.http_calls -= 1
             self._counters.not_started(error)
@@ -258,7 +277,8 @@ class HttpCall:
         self._admitted = _now()
         self._counters.running += 1
         try:
-            self._response = await self._lease.request(self._request)
+            async with self._invoker.until_close():
+                self._response = await self._lease.request(self._request)
         except BaseException as error:
             await self._finish(error)
             raise

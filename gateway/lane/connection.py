@@ -289,7 +289,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def close(self) -> None:
-        self._transport.abort()
+        """Cut; who waits for an answer is told."""
+        self._end()
+        if self._exchange is not None:
+            self._exchange.stop()
+        else:
+            self._transport.abort()
 
     def _wake(self) -> None:
         if self._drain is not None and not self._drain.done():

@@ -57,6 +57,11 @@ class Exchange(Answer, Guest):
         elif self._claim is not None:
             self._client_left()
 
+    def stop(self) -> None:
+        """The server ends: the client is told, or sees that the answer is not whole."""
+        self.fail(ShuttingDown())
+        self.gone()
+
     def crash(self, error: Exception) -> None:
         """Our own fault: nothing may stay taken."""
         if self._claim is not None:

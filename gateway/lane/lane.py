@@ -74,7 +74,7 @@ class Lane:
             connection.refuse()
 
     def close(self) -> None:
-        """Cut what is still connected, and end what still runs."""
+        """Cut what is still connected, once it has been told, and end what still runs."""
         if self._checking is not None:
             self._checking.cancel()
             self._checking = None

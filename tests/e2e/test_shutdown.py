@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import http.client
 import itertools
+import json
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from faas.server.stopping import GRACE_SECONDS
 from tests.conftest import SOAK
 from tests.support.leftovers import none_left
-from tests.support.server import Answer, RunningServer
+from tests.support.server import RunningServer
 
 pytestmark = [pytest.mark.root, pytest.mark.oci, pytest.mark.timeout(180)]
 
@@ -29,15 +30,18 @@ def handler(event, context):
     time.sleep(float(event["rawPath"].strip("/")))
     return {"statusCode": 200, "body": "done"}
 """
-STREAMS = """
+WEB = """
 import asyncio
 
 async def app(scope, receive, send):
     if scope["type"] == "http":
+        how = scope["path"].strip("/")
+        await asyncio.sleep(float(how or 0))
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        while True:
+        while not how:
             await send({"type": "http.response.body", "body": b"on and on\\n", "more_body": True})
             await asyncio.sleep(0.2)
+        await send({"type": "http.response.body", "body": b"done"})
 """
 # Both write down what they have run, so that a request without an answer can be seen not to have been one of them.
 QUICK = """
@@ -67,29 +71,33 @@ def host_and_port(url: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def test_sigterm_under_load_ends_within_the_grace_and_leaves_nothing(tmp_path: Path) -> None:
-    server = RunningServer(tmp_path / "data", "--driver", "oci")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_under_load_ends_within_the_grace_and_leaves_nothing(tmp_path: Path, processes: int) -> None:
+    """What takes longer is told so, whichever way it came and wherever it was: the first call of each function has the
+    instance that is there, the others have started theirs."""
+    server = RunningServer(tmp_path / "data", "--driver", "oci", "--processes", str(processes))
     with none_left(server.id, str(server.data)):
         server.start()
         server.push_code(tmp_path, "sleeps", SLEEPS, "timeout = 120")
-        code = tmp_path / "streams"
+        code = tmp_path / "web"
         code.mkdir()
-        (code / "main.py").write_text(STREAMS)
-        (code / "faas.toml").write_text('name = "streams"\nruntime = "python"\napp = "main:app"\npublic = true\n')
+        (code / "main.py").write_text(WEB)
+        (code / "faas.toml").write_text(
+            'name = "web"\nruntime = "python"\napp = "main:app"\npublic = true\nconcurrency = 2\ntimeout = 120\n'
+        )
         server.faas("push", code)
-        answers: dict[str, Answer] = {}
-
-        def call(seconds: str) -> None:
-            answers[seconds] = server.get(f"/function/sleeps/{seconds}", timeout=90)
-
-        callers = [threading.Thread(target=call, args=(seconds,)) for seconds in ("2", "100")]
-        for caller in callers:
-            caller.start()
-        stream = subprocess.Popen(["curl", "-sN", f"{server.public}/function/streams/"], stdout=subprocess.DEVNULL)
+        stream = subprocess.Popen(["curl", "-sN", f"{server.public}/function/web/"], stdout=subprocess.DEVNULL)
         idle = http.client.HTTPConnection(*host_and_port(server.public))
         idle.request("GET", "/function/sleeps/0")
         assert idle.getresponse().read() == b"done"
-        time.sleep(1)
+        late = [
+            Late(server, name, is_plain, "100") for name in ("sleeps", "web") for is_plain in (True, True, False, False)
+        ]
+        in_time = [Late(server, name, is_plain, "2") for name in ("sleeps", "web") for is_plain in (True, False)]
+        for caller in (*late, *in_time):
+            caller.start()
+            time.sleep(0.05)
+        time.sleep(1.5)
         began = time.monotonic()
         assert server.process is not None
         server.process.send_signal(signal.SIGTERM)
@@ -102,13 +110,41 @@ def test_sigterm_under_load_ends_within_the_grace_and_leaves_nothing(tmp_path: P
         idle.close()
         assert server.process.wait(GRACE_SECONDS + 10) == 0
         took = time.monotonic() - began
-        for caller in callers:
+        for caller in (*late, *in_time):
             caller.join()
         assert stream.wait(5) != 0
-    assert (answers["2"].status, answers["2"].text) == (200, "done")
-    assert answers["100"].status == 503, answers["100"].body
-    assert int(answers["100"].headers["Retry-After"]) >= 1
+    assert {caller.outcome for caller in in_time} == {"200 done"}
+    assert {caller.outcome for caller in late} == {"503 ShuttingDown, Retry-After"}
     assert GRACE_SECONDS <= took < GRACE_SECONDS + 4
+
+
+class Late(threading.Thread):
+    """One call of a function that sleeps for so long. `is_plain`: as `Caller`."""
+
+    def __init__(self, server: RunningServer, name: str, is_plain: bool, seconds: str) -> None:
+        super().__init__(daemon=True)
+        self._address = host_and_port(server.public)
+        self._path, self._is_plain = f"/function/{name}/{seconds}", is_plain
+        self.outcome = f"{name}, {'plain' if is_plain else 'in chunks'}: "
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection(*self._address, timeout=90)
+        try:
+            if self._is_plain:
+                connection.request("GET", self._path)
+            else:
+                connection.request("POST", self._path, body=iter([b"x"]), encode_chunked=True)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            if answer.status == 200:
+                self.outcome = f"200 {text}"
+            else:
+                told = json.loads(text)["error"]["code"]
+                self.outcome = f"{answer.status} {told}{', Retry-After' * (int(answer.headers['Retry-After']) >= 1)}"
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            self.outcome += repr(error)
+        finally:
+            connection.close()
 
 
 def test_a_server_with_nothing_to_do_stops_at_once(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -156,6 +156,70 @@ async def test_on_the_last_call_the_next_answer_says_so_and_ends_its_connection(
                 one.close()
         finally:
             await doors.close()
+
+
+async def test_who_waits_when_time_is_up_is_told_whichever_way_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = asyncio.Event()  # the worker ends what runs
+
+    async def sleeps(revision: Revision, event: bytes) -> InvocationResult:
+        await over.wait()
+        return InvocationResult(event)
+
+    async def begins(revision: Revision, request: HttpRequest) -> HttpResponse:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"begun"
+            await over.wait()
+
+        if not request.target.endswith("/begins"):
+            await over.wait()
+        return HttpResponse(200, (("Content-Type", "text/plain"),), body())
+
+    monkeypatch.setattr("tests.support.data_path.BY_THE_LANE", True)
+    path, _ = data_path(worker := FakeWorker(sleeps, begins))
+    put(path, made := revision())
+    put(path, web := revision("web", interface=Interface.HTTP, concurrency=20))
+    put(path, revision("starts"))
+    for each in (made, web):
+        await worker.scale(each, 1)
+    await asyncio.sleep(0)
+    worker.start_seconds = 60.0
+    app = application(path)
+    doors = Doors({"public": app}, None, {"public": app[LANE]})
+    plain = b"GET /function/%b HTTP/1.1\r\nHost: a\r\n\r\n"
+    in_chunks = b"POST /function/%b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    names = (
+        b"hello",
+        b"web/late",
+        b"starts",
+    )  # an instance each, but for the last, which starts
+    with listen(Address("127.0.0.1", 0)) as listener:
+        port = bound(listener).port
+        await doors.open({"public": listener})
+        late = [await opened(port, form % name) for name in names for form in (plain, in_chunks)]
+        partly = [await opened(port, form % b"web/begins") for form in (plain, in_chunks)]
+        for reader, _ in partly:
+            await reader.readuntil(b"begun")
+        async with asyncio.timeout(3):
+            while path.invoker.running < len(late) + len(partly):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert worker.claimed == 3
+        await doors.refuse()
+        await path.invoker.close(0.01)
+        await doors.close()
+        for reader, _ in late:
+            status, body = await answer(reader)
+            assert (status, json.loads(body)["error"]["code"]) == (503, "ShuttingDown")
+            assert await reader.read() == b""
+        for reader, _ in partly:
+            with suppress(ConnectionResetError):
+                assert b"0\r\n" not in await reader.read()  # the last chunk, which would make it look whole
+        for _, writer in (*late, *partly):
+            writer.close()
+        over.set()
+        async with asyncio.timeout(3):
+            while path.invoker.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+    assert path.activator.ceiling.inside == 0
 
 
 async def test_what_is_pipelined_is_answered_in_order_whatever_way_each_request_goes(

@@ -37,6 +37,7 @@ logger = logging.getLogger("faas.server.lanes")
 
 TELL_SECONDS = 0.05
 REST_SECONDS = 1.0
+LAST_SECONDS = 0.05  # for clients to be told of the end
 BODY_BYTES = 16_777_216  # of requests that are read here; what has no room here goes to the main process
 WHY_SECONDS = 5.0
 
@@ -164,7 +165,9 @@ class Station:
         self._ended("")
 
     def _ended(self, why: str) -> None:
-        os._exit(0)  # the kernel closes all; there is nothing to be kept
+        self._acceptor.close()
+        self._lane.close()
+        asyncio.get_running_loop().call_later(LAST_SECONDS, os._exit, 0)  # the kernel closes all; nothing is to be kept
 
     def _rest(self) -> None:
         self._borrower.rest()
