@@ -63,10 +63,13 @@ class Session:
         return Client(self.target.url, self.target.token, trust=self.target.trust)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a command's asynchronous part."""
+        """Run a command's asynchronous part. Raises KeyboardInterrupt when it is interrupted."""
         import asyncio
 
-        return asyncio.run(work)
+        try:
+            return asyncio.run(work)
+        except asyncio.CancelledError:  # by nobody else: between two lines of `run` it forgets that Ctrl-C has come
+            raise KeyboardInterrupt from None
 
 
 def config_file(settings: ClientSettings) -> Path:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,6 +179,23 @@ def test_an_interrupt_ends_with_130(faas: CommandLine) -> None:
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, b"")
     assert b"Traceback" not in err
+
+
+def test_an_interruption_in_the_moment_in_which_a_command_begins_is_one_too(
+    faas: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, sent = signal.signal, []
+
+    def then_interrupted(number: int, handler: Any) -> Any:
+        before = original(number, handler)
+        if not sent:
+            sent.append(number)
+            signal.raise_signal(signal.SIGINT)
+        return before
+
+    monkeypatch.setattr("asyncio.runners.signal.signal", then_interrupted)
+    assert faas("ls", code=130).err.strip() == ""
+    assert sent == [signal.SIGINT]
 
 
 def test_a_reader_that_has_had_enough_is_no_failure(faas: CommandLine) -> None:
