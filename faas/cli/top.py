@@ -118,13 +118,23 @@ def other_screen(stream: TextIO) -> Iterator[None]:
 
 
 async def watch(session: Session, namespace: str) -> None:
-    """Draw until interrupted; a terminal that changes its size is drawn anew at once."""
-    loop, resized = asyncio.get_running_loop(), asyncio.Event()
-    task = asyncio.current_task()
-    assert task is not None
-    loop.add_signal_handler(signal.SIGWINCH, resized.set)
+    """Draw until interrupted, or sent SIGTERM or SIGHUP: then it returns."""
+    loop, own = asyncio.get_running_loop(), asyncio.current_task()
+    assert own is not None
+    drawing = asyncio.create_task(_draw(session, namespace))
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, drawing.cancel)
+    try:
+        await drawing
+    except asyncio.CancelledError:
+        if own.cancelling():  # Ctrl-C
+            raise
+
+
+async def _draw(session: Session, namespace: str) -> None:
+    """For ever; a terminal that changes its size is drawn anew at once."""
+    loop, resized = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGWINCH, resized.set)
     before: Json | None = None
     async with session.client() as client:
         with other_screen(sys.stdout):
@@ -171,11 +181,8 @@ def top(ctx: click.Context, session: Session, namespace: str, output: str) -> No
     On a terminal drawn anew each second, until Ctrl-C; elsewhere, or with -o, printed once.
     """
     if sys.stdout.isatty() and ctx.get_parameter_source("output") is ParameterSource.DEFAULT:
-        try:
-            session.run(watch(session, namespace))
-        except asyncio.CancelledError:
-            raise SystemExit(TERMINATED) from None
-        return
+        session.run(watch(session, namespace))
+        raise SystemExit(TERMINATED)
     look = session.run(look_once(session, namespace))
     if output == "json":
         click.echo(as_json({"at": look.at, "memory": look.memory, "functions": look.functions}))
