@@ -140,7 +140,7 @@ class Invoker:
         return len(self._events) + self.http_calls
 
     async def close(self, grace_seconds: float) -> None:
-        """Take no more; wait for what runs, `grace_seconds` at most, then cancel it."""
+        """Take no more; wait for what runs, `grace_seconds` at most, then end it: who waits hears ShuttingDown."""
         self.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):

@@ -187,11 +187,7 @@ async def test_who_waits_when_time_is_up_is_told_whichever_way_it_came(monkeypat
     doors = Doors({"public": app}, None, {"public": app[LANE]})
     plain = b"GET /function/%b HTTP/1.1\r\nHost: a\r\n\r\n"
     in_chunks = b"POST /function/%b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    names = (
-        b"hello",
-        b"web/late",
-        b"starts",
-    )  # an instance each, but for the last, which starts
+    names = b"hello", b"web/late", b"starts"  # an instance each, but for the last, which starts
     with listen(Address("127.0.0.1", 0)) as listener:
         port = bound(listener).port
         await doors.open({"public": listener})

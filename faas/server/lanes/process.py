@@ -37,7 +37,7 @@ logger = logging.getLogger("faas.server.lanes")
 
 TELL_SECONDS = 0.05
 REST_SECONDS = 1.0
-LAST_SECONDS = 0.05  # for clients to be told of the end
+FAREWELL_SECONDS = 0.05  # for clients to be told of the end
 BODY_BYTES = 16_777_216  # of requests that are read here; what has no room here goes to the main process
 WHY_SECONDS = 5.0
 
@@ -167,7 +167,7 @@ class Station:
     def _ended(self, why: str) -> None:
         self._acceptor.close()
         self._lane.close()
-        asyncio.get_running_loop().call_later(LAST_SECONDS, os._exit, 0)  # the kernel closes all; nothing is to be kept
+        asyncio.get_running_loop().call_later(FAREWELL_SECONDS, os._exit, 0)  # the kernel closes all that is left
 
     def _rest(self) -> None:
         self._borrower.rest()
