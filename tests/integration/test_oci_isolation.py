@@ -105,9 +105,14 @@ def host_listener() -> Iterator[int]:
         thread.join()
 
 
-def host_addresses() -> list[str]:
+def interface_addresses() -> set[tuple[int, str]]:
+    """(interface's index, address): no two interfaces of a machine's life have one index."""
     rows = json.loads(subprocess.run(["ip", "-json", "-4", "addr"], capture_output=True, text=True).stdout)
-    return sorted({a["local"] for row in rows for a in row.get("addr_info", ())})
+    return {(row["ifindex"], a["local"]) for row in rows if row for a in row.get("addr_info", ())}
+
+
+def host_addresses() -> list[str]:
+    return sorted({address for _, address in interface_addresses()})
 
 
 def instance_addresses(server_id: str) -> list[str]:

@@ -91,7 +91,9 @@ class Session:
         self._end = (ABNORMAL, "")
         self._timer: asyncio.TimerHandle | None = None
         self._pinged = 0.0
-        self._last_moment = asyncio.get_running_loop().time() + api().limits.lifetime.total_seconds()
+        now = asyncio.get_running_loop().time()
+        self._epoch = time.time() - now  # of the loop's clock: two looks at one moment are to be the same time
+        self._last_moment = now + api().limits.lifetime.total_seconds()
 
     def begin(self, request: web.Request) -> None:
         """Read what comes on its connection from here on."""
@@ -112,7 +114,7 @@ class Session:
     @property
     def last_active_at(self) -> float:
         """Unix time."""
-        return time.time() - (asyncio.get_running_loop().time() - self._wire.active)
+        return self._epoch + self._wire.active
 
     @property
     def messages(self) -> tuple[int, int]:
