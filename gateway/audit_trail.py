@@ -8,6 +8,7 @@ most what was under way when the disk failed and the process died too, and that 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -64,6 +65,7 @@ class AuditTrail:
         self._logins = Ration(most=LOGINS_AN_HOUR, seconds=3600.0)
         self._waiting: list[Entry] = []
         self._failed: list[Entry] = []
+        self._writing = asyncio.Lock()
         self._last: End | None = None  # as this process has written it
         self._background = Background()
         self._retrying = Periodic("the audit log", RETRY_SECONDS, self._write_waiting)
@@ -160,7 +162,8 @@ class AuditTrail:
             self._last = last
 
     async def _write_waiting(self) -> None:
-        for queue in (self._failed, self._waiting):
-            while piece := queue[:PIECE]:
-                await self._append(piece)
-                del queue[: len(piece)]
+        async with self._writing:  # two would write the same
+            for queue in (self._failed, self._waiting):
+                while piece := queue[:PIECE]:
+                    await self._append(piece)
+                    del queue[: len(piece)]

@@ -27,7 +27,8 @@ def completing(list_of: Callable[[Client], Awaitable[list[dict[str, Any]]]]) -> 
     message."""
 
     async def names(session: Session) -> list[str]:
-        async with asyncio.timeout(COMPLETION_SECONDS), session.client() as client:
+        client = session.client()  # before the clock: what is imported for it takes its time, and is not the server's
+        async with asyncio.timeout(COMPLETION_SECONDS), client:
             return [full_name(one) for one in await list_of(client)]
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

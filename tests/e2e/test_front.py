@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.certificates import certify
+from tests.support.ports import free_port
 from tests.support.server import RunningServer
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
@@ -58,11 +59,6 @@ def as_written(chapter: str, project_root: Path, places: Mapping[str, str]) -> N
         kept = kept.replace(written, here)
     done = subprocess.run(["sh", "-ec", kept], cwd=project_root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import pytest
 from faas.oci import media_types
 from faas.oci.digest import Digest
 from tests.support.containerd import Ctr, containerd
+from tests.support.ports import free_port
 from tests.support.registry import RegistryProcess, registry_process
 
 NAME = "up.example"
@@ -40,9 +41,7 @@ def started(registry: RegistryProcess) -> Iterator[RegistryProcess]:
 @contextmanager
 def debians(folder: Path) -> Iterator[str]:
     """Debian's docker-registry; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = folder / "docker-registry.yml"
     config.write_text(
         f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/images\nhttp:\n  addr: {address}\n"

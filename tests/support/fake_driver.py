@@ -21,6 +21,7 @@ from faas.errors import Conflict, ImageUnusable
 from faas.oci.manifest import ImageConfig
 from faas.oci.platform import architecture
 from tests.support import patience
+from tests.support.ports import free_port
 from worker.drivers.base import (
     Exit,
     Lend,
@@ -45,11 +46,6 @@ async def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
 
 class OutOfMemoryKill(Exception):
     """Raised by a program that shall end as if the kernel had killed it."""
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @dataclass(eq=False)
@@ -153,7 +149,7 @@ class FakeSandbox:
             self.ended(outcome)
 
     async def run_process(self, args: tuple[str, ...]) -> None:
-        self.ports.setdefault(int(self.spec.env["PORT"]), _free_port())
+        self.ports.setdefault(int(self.spec.env["PORT"]), free_port())
         try:
             self.process = process = await asyncio.create_subprocess_exec(
                 *args,

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib.util
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from faas.build import messages
 from faas.protocol import Kind, Outcome, Revision, Running, Terminal
 from tests.support.fake_worker import FakeWorker
+from tests.support.ports import free_port
 
 PROGRAM = Path(__file__).resolve().parent.parent.parent / "faas" / "runtimes" / "builder" / "build.py"
 _START = """
@@ -26,11 +26,6 @@ build.PORT, build.INDEX_PORT, build.PIP = int(sys.argv[2]), int(sys.argv[3]), sy
 build.INPUT, build.OUTPUT, build.HOME = (f"{sys.argv[5]}/{name}" for name in ("in", "out", "home"))
 build.main()
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Job:

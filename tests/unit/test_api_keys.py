@@ -280,10 +280,9 @@ async def test_what_is_no_key_at_all_is_refused_as_a_wrong_one(server: Control) 
 async def test_wrong_keys_are_slowed_down_and_right_ones_are_not(server: Control) -> None:
     key = (await made(server))["key"]
     await server.deploy("hello", public=False, auth={"key": True})
-    statuses = [(await public(server, "/function/hello", X_Api_Key=f"faask_x_{n}")).status for n in range(8)]
-    assert statuses[0] == 401
-    assert statuses[-1] == 429
-    slowed = await public(server, "/function/hello", X_Api_Key="faask_x_y")
+    tries = [await public(server, "/function/hello", X_Api_Key=f"faask_x_{n}") for n in range(9)]
+    assert tries[0].status == 401
+    slowed = next(tried for tried in tries if tried.status == 429)  # and in a moment 401 again, if the machine is slow
     assert int(slowed.headers["Retry-After"]) >= 1
     assert (await public(server, "/function/hello", X_Api_Key=key)).status == 200
     assert (await public(server, "/function/hello")).status == 401, "who shows nothing guesses nothing"

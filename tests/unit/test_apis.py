@@ -12,7 +12,7 @@ import pytest
 
 from faas.errors import Conflict, SpecError
 from faas.leases import HttpRequest, HttpResponse, InvocationResult
-from faas.protocol import Revision
+from faas.protocol import CheckReport, Revision
 from faas.spec import Interface
 from faas.state.session import Database
 from gateway.edge.apis.api import parse
@@ -304,12 +304,20 @@ async def test_apis_and_functions_do_not_take_or_hide_what_the_other_has(server:
 
 
 async def test_what_a_deploy_is_about_to_take_is_taken_meanwhile(server: Control) -> None:
-    server.worker.start_seconds = 0.3
+    go_on, check = asyncio.Event(), server.worker.check
+
+    async def held(revision: Revision) -> CheckReport:
+        report = await check(revision)
+        await go_on.wait()
+        return report
+
+    server.worker.check = held  # type: ignore[method-assign]
     deploying = asyncio.create_task(server.deploy("slow", route=[{"path": "/taken"}]))
     await until(lambda: server.worker.checked)
     answered = await server.call("PUT", "/v1/apis/default", {"routes": [{"path": "/taken", "function": "slow"}]})
     assert "the function slow has it" in answered.json()["error"]["message"]
     assert (await get(server, "/taken")).status == 404  # not yet
+    go_on.set()
     await deploying
     assert (await get(server, "/taken")).status == 200
     server.worker.fails = "broken"

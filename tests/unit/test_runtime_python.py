@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.ports import free_port
+
 OCTETS = "application/octet-stream"
 HTTP_SHAPED = "application/vnd.awslambda.http-integration-response"
 RUNTIME = Path(__file__).resolve().parents[2] / "faas" / "runtimes" / "python"
@@ -216,9 +218,7 @@ def test_printed_lines_are_out_before_the_answer(tmp_path: Path) -> None:
 @contextmanager
 def web_app(code: str, folder: Path) -> Iterator[int]:
     (folder / "main.py").write_text(code)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = {"PORT": str(port), "LAMBDA_TASK_ROOT": str(folder), "FAAS_APP": "main:app", "PATH": os.environ["PATH"]}
     process = subprocess.Popen([sys.executable, "-I", "-S", "-B", RUNTIME / "bootstrap.py"], env=env)
     try:
