@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from faas.errors import FaasError
@@ -76,8 +77,14 @@ def holder(port: int) -> str:
         if not process.name.isdigit():
             continue
         try:
-            if any(str(entry.readlink()) in inodes for entry in (process / "fd").iterdir()):
+            if any(link in inodes for link in _links(process / "fd")):
                 return f" by {(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:
             continue  # ended meanwhile, or another user's
     return ""
+
+
+def _links(descriptors: Path) -> Iterator[str]:
+    for entry in descriptors.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            yield str(entry.readlink())

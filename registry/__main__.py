@@ -52,10 +52,10 @@ async def run(data: Path, address: Address, auth: str, upstreams: Upstreams, tls
         doors = Doors({"registry": create_app(registry)}, tls)
         try:
             await doors.open({"registry": listener})
-            print(f"registry at {bound(listener)}", flush=True)  # noqa: T201 - the program's only output
             stopped = asyncio.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+            print(f"registry at {bound(listener)}", flush=True)  # noqa: T201 - the program's only output
             await stopped.wait()
             await doors.refuse()
             await doors.finish("registry", GRACE_SECONDS)

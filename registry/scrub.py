@@ -183,9 +183,10 @@ class Scrub:
 
     async def status(self) -> dict[str, Any]:
         """For `GET /v2/_faas/scrub`."""
+        last = None if self.last is None else asdict(self.last)  # first: of a pass that has ended all is below
         bad = await self._damaged_manifests()
         return {
-            "pass": None if self.last is None else asdict(self.last),
+            "pass": last,
             "damaged": [asdict(blob) for blob in await self.index.database.ask(rows.damaged_blobs)],
             "damaged_manifests": bad,
             "quarantine": [asdict(file) for file in await self.blobs.quarantined()],

@@ -230,7 +230,11 @@ class LayoutTar:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         opened = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         self._file = _locked(opened, self._path)
-        os.ftruncate(self._file, 0)
+        try:
+            os.ftruncate(self._file, 0)
+        except BaseException:  # Ctrl-C too: nobody leaves what was not entered
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(

@@ -9,6 +9,7 @@ import secrets
 import select
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -157,21 +158,23 @@ async def test_the_open_file_limit_is_the_one_asked_for(bench: Workbench) -> Non
 
 async def test_the_cpu_limit_holds_and_can_be_changed(bench: Workbench) -> None:
     async with bench.running("spin", cpus=0.2) as sandbox:
+
+        async def used(seconds: float) -> float:
+            """Of a core, however late this process is woken."""
+            began, first = time.monotonic(), bench.driver.stats(sandbox).cpu_seconds
+            await asyncio.sleep(seconds)
+            return (bench.driver.stats(sandbox).cpu_seconds - first) / (time.monotonic() - began)
+
         await asyncio.sleep(0.5)
-        first = bench.driver.stats(sandbox).cpu_seconds
-        await asyncio.sleep(1.5)
-        slow = bench.driver.stats(sandbox).cpu_seconds - first
+        assert await used(1.5) < 0.2 * 1.6
         await bench.driver.set_cpus(sandbox, 0.7)
-        await asyncio.sleep(0.2)
-        first = bench.driver.stats(sandbox).cpu_seconds
-        await asyncio.sleep(1.5)
-        fast = bench.driver.stats(sandbox).cpu_seconds - first
-    assert slow < 0.2 * 1.5 * 1.6
-    assert fast > slow * 1.5
+        async with asyncio.timeout(30):  # of a core, which others may need
+            while await used(0.5) <= 0.2 * 1.6:
+                pass
 
 
 async def test_the_server_listens_inside_before_the_function_runs(bench: Workbench) -> None:
-    sandbox = await bench.driver.create(bench.spec("tcp", "127.0.0.1", "9001"))
+    sandbox = await bench.driver.create(bench.spec("patience", "15", "tcp", "127.0.0.1", "9001"))
     listener = await sandbox.listen(9001)
     await bench.driver.start(sandbox)
     loop = asyncio.get_running_loop()
@@ -347,8 +350,9 @@ async def test_a_terminal_is_given_once_and_echoes_what_is_typed(bench: Workbenc
         assert os.isatty(master)
         assert not os.get_inheritable(master)
         os.write(master, b"typed\n")
-        while b"typed" not in await asyncio.to_thread(_read, master):  # its echo
-            pass
+        seen = b""
+        while b"typed" not in seen:  # its echo
+            seen += await asyncio.to_thread(_read, master)
         await bench.driver.kill(sandbox)
         os.close(master)
 

@@ -117,7 +117,12 @@ def _inspected(server_id: str) -> str:
 
 
 def _holding(folder: Path) -> list[Path]:
-    return [path for path in _files(folder) if CANARY.encode() in path.read_bytes()]
+    found = []
+    for path in _files(folder):
+        with contextlib.suppress(FileNotFoundError):  # of a server beside us, and gone
+            if CANARY.encode() in path.read_bytes():
+                found.append(path)
+    return found
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import random
 import secrets
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -169,7 +170,7 @@ def test_a_server_that_is_killed_again_and_again_sweeps_each_time_what_it_left(t
                 left.append(sum(map(len, before.values())))
                 server.start()
                 deadline = time.monotonic() + LOOSENED_SECONDS  # a link goes in the kernel's own time
-                while any(remaining := [found & things(server)[kind] for kind, found in before.items()]):
+                while any(remaining := remaining_of(server, before)):
                     assert time.monotonic() < deadline, remaining
                     time.sleep(0.1)
         finally:
@@ -181,11 +182,17 @@ def test_a_server_that_is_killed_again_and_again_sweeps_each_time_what_it_left(t
     assert sum(left) > CRASHES
 
 
+def remaining_of(server: RunningServer, before: dict[str, set[str]]) -> list[set[str]]:
+    now = things(server)
+    return [found & now[kind] for kind, found in before.items()]
+
+
 def things(server: RunningServer) -> dict[str, set[str]]:
     """What of it has a name of its own: the firewall's table, the folder in /run and what is numbered there have the
-    same one each time."""
+    same one each time. A link is known by its number, since each server begins their names anew."""
     found = on_this_machine()
     del found["nft tables"]
     mine = {kind: {row for row in rows if server.id in row or str(server.data) in row} for kind, rows in found.items()}
+    mine["interfaces"] = {f"{index} {name}" for index, name in socket.if_nameindex() if server.id in name}
     mine["mounts"] = {row for row in mine["mounts"] if f"{server.id}/" in row and "/ids/" not in row}
     return mine

@@ -45,6 +45,10 @@ async def folders(world: World, image: str) -> list[Path]:
     return [layer.resolve() for layer in handle.layers]
 
 
+def in_use(world: World) -> set[str]:
+    return {one.spec.image.reference for one in world.driver._sandboxes.values() if not one.is_parked}
+
+
 async def test_what_runs_and_what_is_held_works_on_and_the_rest_is_gone_and_comes_back(world: World) -> None:
     held, running, gone = (function(world.bases, name) for name in (b"he", b"ru", b"go"))
     for image in (held, gone):
@@ -53,6 +57,7 @@ async def test_what_runs_and_what_is_held_works_on_and_the_rest_is_gone_and_come
     assert (await world.invoke(revision)).value == "ru"
     theirs, others = await folders(world, gone), await folders(world, held)
     assert len(theirs) == len(world.bases.layers) + 2  # its code, and the code's caches
+    await world.until(lambda: in_use(world) == {running})  # an instance that ends holds its layers to its end
     assert await world.pool.collect([held]) > 900_000
     assert [layer.exists() for layer in theirs] == [True] * len(world.bases.layers) + [False] * 2
     assert all(layer.exists() for layer in others)

@@ -75,7 +75,7 @@ async def test_a_slow_reader_blocks_the_writer_and_loses_nothing(bench: Workbenc
 
 
 async def test_a_socket_listens_inside_before_the_start(bench: Workbench) -> None:
-    sandbox = await bench.driver.create(bench.spec("tcp", "127.0.0.1", "9001"))
+    sandbox = await bench.driver.create(bench.spec("patience", "15", "tcp", "127.0.0.1", "9001"))
     listener = await sandbox.listen(9001)
     await bench.driver.start(sandbox)
     loop = asyncio.get_running_loop()

@@ -95,7 +95,7 @@ async def test_its_command_runs_when_it_is_started_and_not_before(bench: Workben
 
 
 async def test_its_ports_can_be_listened_on_before_it_runs(bench: Workbench) -> None:
-    spec = bench.spec("tcp", "127.0.0.1", "9001")
+    spec = bench.spec("patience", "15", "tcp", "127.0.0.1", "9001")
     made = await ahead(bench, spec)
     await bench.driver.create(spec)
     listener = await made.listen(9001)

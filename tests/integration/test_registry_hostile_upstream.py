@@ -310,15 +310,15 @@ async def test_a_trickle_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
         through.upstream.special[f"app/blobs/{layer}"] = trickle
         began = time.monotonic()
         assert await through.code(f"app/blobs/{layer}") == (504, "BLOB_UNKNOWN")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert through.stored() == []
 
 
 async def test_silence_is_given_up_and_the_old_copy_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.3)
     async with pulling_through(tmp_path, ",expire=0s") as through:
         through.upstream.image("app", "v1", b"layer")
         good = await through.get("app/manifests/v1")
+        monkeypatch.setattr(client, "ANSWER_SECONDS", 0.3)
         silent = asyncio.Event()
 
         async def wait(request: web.Request) -> web.StreamResponse:

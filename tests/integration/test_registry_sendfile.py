@@ -21,6 +21,7 @@ import pytest
 from aiohttp import web
 
 from registry.sendfile import READ, FileSender
+from tests.support.control import until
 from tests.support.registry import RegistryProcess, registry_process
 
 LARGE = os.urandom(1 << 20) * 24
@@ -229,8 +230,7 @@ async def test_a_client_that_closes_with_the_last_byte_was_served(tmp_path: Path
     try:
         for _ in range(100):
             await asyncio.to_thread(pull)
-        await asyncio.sleep(0.1)
-        assert served_whole == 100
+        await until(lambda: served_whole == 100)
     finally:
         await runner.cleanup()
         sender.close()

@@ -14,6 +14,7 @@ import pytest
 from tests.support.leftovers import none_left
 from tests.support.sandboxes import Workbench, workbench
 from worker.drivers.linux.cgroups import CPU_SHARES, is_v2, starting_shares
+from worker.drivers.oci.driver import OciDriver
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
 
@@ -27,8 +28,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
 
 
 def shares(bench: Workbench, sandbox_id: str) -> int:
-    (file,) = Path("/sys/fs/cgroup/cpu").glob(f"**/{bench.server_id}/{sandbox_id}/cpu.shares")
-    return int(file.read_text())
+    assert isinstance(bench.driver, OciDriver)
+    return int(Path(f"/sys/fs/cgroup/cpu{bench.driver._cgroups.path(sandbox_id)}/cpu.shares").read_text())
 
 
 @pytest.mark.skipif(

@@ -41,23 +41,20 @@ def overlay(tmp_path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def where() -> tuple[object, ...]:
-    """The calling thread's root, working folder and mounts."""
+def where(own: Path) -> tuple[object, ...]:
+    """The calling thread's root, working folder and namespace, and what is mounted in `own`: others mount elsewhere."""
     places = [Path(path).stat() for path in ("/", ".", "/proc/thread-self/ns/mnt")]
-    return (
-        *((place.st_dev, place.st_ino) for place in places),
-        Path.cwd(),
-        Path("/proc/thread-self/mounts").read_text(),
-    )
+    mounts = [row for row in Path("/proc/thread-self/mounts").read_text().splitlines() if str(own) in row]
+    return (*((place.st_dev, place.st_ino) for place in places), Path.cwd(), mounts)
 
 
 def test_what_is_mounted_inside_is_there_alone_and_cannot_be_written(
     tmp_path: Path, other: subprocess.Popen[bytes], overlay: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before, process = where(), os.pidfd_open(other.pid)
+    before, process = where(tmp_path), os.pidfd_open(other.pid)
     trees.attach_inside(process, [(overlay, str(tmp_path / "target"))])
-    assert where() == before
+    assert where(tmp_path) == before
     assert list((tmp_path / "target").iterdir()) == []
     inside = Path(f"/proc/{other.pid}/root{tmp_path}/target")
     assert {path.name: path.read_text() for path in inside.iterdir()} == {"a": "upper", "b": "lower"}
@@ -69,10 +66,10 @@ def test_what_is_mounted_inside_is_there_alone_and_cannot_be_written(
 def test_who_could_not_mount_inside_is_back_as_well(
     tmp_path: Path, other: subprocess.Popen[bytes], overlay: int
 ) -> None:
-    before, process = where(), os.pidfd_open(other.pid)
+    before, process = where(tmp_path), os.pidfd_open(other.pid)
     with pytest.raises(OSError, match="move_mount"):
         trees.attach_inside(process, [(overlay, str(tmp_path / "nowhere"))])
-    assert where() == before
+    assert where(tmp_path) == before
     os.close(process)
 
 

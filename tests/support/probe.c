@@ -85,14 +85,16 @@ static void good_calls(void) {
     report("fork", waitpid(child, 0, 0));
 }
 
+static int patience = 1; /* seconds that `tcp` and `udp` wait */
+
 static int reach(int type, const char *host, const char *port, const char *words) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
-    struct timeval patience = {.tv_sec = 1};
+    struct timeval limit = {.tv_sec = patience};
     char buffer[512];
     int fd = socket(AF_INET, type, 0);
     inet_pton(AF_INET, host, &to.sin_addr);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     if (connect(fd, (struct sockaddr *)&to, sizeof to) < 0 || send(fd, words, strlen(words), 0) < 0) {
         printf("%s\n", strerrorname_np(errno));
         return 1;
@@ -179,6 +181,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(word, "cat")) show(argv[++i]);
         else if (!strcmp(word, "env")) puts(getenv(argv[++i]) ? getenv(argv[i]) : "");
         else if (!strcmp(word, "stderr")) fprintf(stderr, "%s\n", argv[++i]);
+        else if (!strcmp(word, "patience")) patience = atoi(argv[++i]);
         else if (!strcmp(word, "tcp")) reach(SOCK_STREAM, argv[i + 1], argv[i + 2], "hello"), i += 2;
         else if (!strcmp(word, "udp")) reach(SOCK_DGRAM, argv[i + 1], argv[i + 2], "hello"), i += 2;
         else if (!strcmp(word, "resolve")) resolve(argv[++i]);

@@ -18,6 +18,7 @@ from typing import Any
 
 from faas.oci import media_types
 from faas.oci.digest import Digest
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,11 +46,11 @@ class RegistryProcess:
         self.log = log  # what it writes to stderr goes there
         self.flags = flags
         self.auth = auth
-        self.host = ""
+        self.host = f"127.0.0.1:{free_port(self)}"  # the same again after a stop
         self.process: subprocess.Popen[str]
 
     def start(self) -> RegistryProcess:
-        command = [sys.executable, "-m", self.module, "--data", str(self.data), "--listen", self.host or "127.0.0.1:0"]
+        command = [sys.executable, "-m", self.module, "--data", str(self.data), "--listen", self.host]
         command += ["--auth", self.auth, *self.flags]
         with self.log.open("a") if self.log else contextlib.nullcontext() as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)

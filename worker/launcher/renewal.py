@@ -7,6 +7,7 @@ loaded into one that stays. The server sees the new file and shows it (`faas.tls
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -58,7 +59,8 @@ class Renewal:
             async with asyncio.timeout(RUN_SECONDS):
                 out, _ = await process.communicate()
         except BaseException as error:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                process.kill()
             await process.wait()
             if not isinstance(error, TimeoutError):
                 raise

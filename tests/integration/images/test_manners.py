@@ -81,7 +81,8 @@ def test_an_interrupted_export_leaves_nothing_half(
     if name == "x.tar":
         assert list(path.parent.iterdir()) == []
     else:
-        assert not (path / "blobs/sha256" / digest[7:]).exists()
+        blob = path / "blobs/sha256" / digest[7:]
+        assert not blob.exists() or blob.stat().st_size == 100 << 20  # half of one: never
         assert json.loads((path / "index.json").read_text())["manifests"] == []
         check_blobs(path)
     faas("image", "export", f"{repository}:v1", path)

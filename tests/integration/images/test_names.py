@@ -40,21 +40,19 @@ def test_a_host_in_a_name_is_this_registry_or_an_upstream(faas: CommandLine, sou
     assert tags(source, "hosted") == []
 
 
-def test_a_list_of_copies_holds_what_is_here_and_fetches_nothing(
-    faas: CommandLine, source: RegistryProcess, tmp_path: Path
-) -> None:
-    for tag in ("v1", "v2"):
-        source.push_image("copied", tag, tag.encode())
+def test_a_list_of_copies_holds_what_is_here_and_fetches_nothing(faas: CommandLine, tmp_path: Path) -> None:
     name = "up.example:5000"
-    with registry_process(tmp_path / "copies", flags=("--upstream", f"{name}=http://{source.host}")) as copies:
+    with (
+        registry_process(tmp_path / "upstream") as upstream,
+        registry_process(tmp_path / "copies", flags=("--upstream", f"{name}=http://{upstream.host}")) as copies,
+    ):
+        for tag in ("v1", "v2"):
+            upstream.push_image("copied", tag, tag.encode())
         at(faas, copies)
         faas("image", "describe", f"{name}/copied:v1")
         assert faas("image", "ls", "-o", "name").out == "up.example-5000/copied:v1\n"
-        source.stop()
-        try:
-            assert faas("image", "ls", f"{name}/copied", "-o", "name").out == "up.example-5000/copied:v1\n"
-        finally:
-            source.start()
+        upstream.stop()
+        assert faas("image", "ls", f"{name}/copied", "-o", "name").out == "up.example-5000/copied:v1\n"
 
 
 def test_an_export_of_an_image_that_lacks_a_blob_says_what_mends_it(

@@ -241,9 +241,15 @@ class DockerDriver:
                 process = await self._engine.call(lambda: self._run_container(sandbox))
             if sandbox.state is SandboxState.CREATED:
                 sandbox.state = SandboxState.RUNNING
+            group = sandbox.group
+
+            def out_of_memory() -> bool:
+                return bool(group and self._groups.oom_kills(group))
+
             if self._engine.podman:
-                group = sandbox.group
-                self._watches.add(sandbox.container, process, lambda: bool(group and self._groups.oom_kills(group)))
+                self._watches.add(sandbox.container, process, out_of_memory)
+            else:
+                self._watches.prove(sandbox, process, out_of_memory)
 
     def _run_container(self, sandbox: DockerSandbox) -> int:
         """Blocking. Its first process; 0 where it has ended."""

@@ -13,7 +13,7 @@ from worker.drivers.base import SandboxSpec
 from worker.drivers.docker.engine import Engine
 from worker.drivers.docker.groups import container_groups
 from worker.drivers.docker.image import pause_image
-from worker.drivers.linux import mounts, seccomp, secret_files
+from worker.drivers.linux import mounts, seccomp, secret_files, shared
 from worker.network.firewall import BridgeFirewall
 
 RUN = Path("/run/faas")
@@ -41,7 +41,7 @@ class Machine:
             self.cgroup_parent = self.groups.path("").rstrip("/")
         self.sweep()
         self.leave_nothing(())
-        self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shared.make(self.run, 0o700)
         self._secrets.mkdir(mode=0o700)
         mounts.mount("faas", self._secrets, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC, "mode=0700")
         self.seccomp = json.dumps(seccomp.profile())

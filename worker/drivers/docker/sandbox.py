@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from faas.errors import Conflict, ImageUnusable
 from worker.drivers.base import Exit, SandboxSpec, SandboxState
@@ -34,6 +34,7 @@ class DockerSandbox:
     state: SandboxState = SandboxState.CREATED
     frozen: bool = False
     unwanted: bool = False  # its removal was asked for
+    proved: bool = False  # by the kernel's counter: it went over its memory
     broken: ImageUnusable | None = None  # found out while it was made; told at its start
     listeners: list[socket.socket] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # making, starting, removing: one after the other
@@ -82,7 +83,8 @@ class DockerSandbox:
     def ended(self, outcome: Exit) -> None:
         self.state = SandboxState.STOPPED
         if not self.exited.done():
-            self.exited.set_result(outcome)
+            out_of_memory = outcome.out_of_memory or (self.proved and outcome.code != 0)
+            self.exited.set_result(replace(outcome, out_of_memory=out_of_memory))
 
     def close_sockets(self) -> None:
         for listener in self.listeners:

@@ -1,7 +1,8 @@
-"""`Watches`: the ends of containers, heard from the kernel, and brought about through it.
+"""`Watches`: the ends of containers, heard from the kernel, and with Podman brought about through it.
 
 Podman tells an end in its events when something next asks about that container, which may be minutes later; and its
-answer to a kill waits for that, 20 s long.
+answer to a kill waits for that, 20 s long. Docker's events are prompt, but its word on memory is not sure: it hears of
+an end and of a group that went over its limit in two ways, and does not add what comes second.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from faas.errors import FaasError
 from worker.drivers.base import Exit
 from worker.drivers.docker.engine import Engine
 from worker.drivers.docker.events import ENDED, exit_of
+from worker.drivers.docker.sandbox import DockerSandbox
 
 log = logging.getLogger("worker.drivers.docker")
 
@@ -28,7 +30,8 @@ PATIENCE_SECONDS = 10.0
 
 
 class Watches:
-    """`ended` is called in the loop, once for each container that was added."""
+    """`ended` is called in the loop, once for each container that was added. `out_of_memory` asks the kernel, at the
+    end of the first process: the engine is about to remove the group that knows."""
 
     def __init__(self, engine: Engine, ended: Callable[[str, Exit], None]) -> None:
         self._engine = engine
@@ -37,13 +40,28 @@ class Watches:
         self._work = Background()
 
     def add(self, container: str, process: int, out_of_memory: Callable[[], bool]) -> None:
-        """`process`: the first one in it, 0 where it has ended. `out_of_memory` asks the kernel, after its end."""
+        """`process`: the first one in it, 0 where it has ended."""
+
+        def over() -> None:
+            self._work.start(self._ask(container, proved=out_of_memory()), f"the end of {container}")
+
+        self._watch(container, process, over)
+
+    def prove(self, sandbox: DockerSandbox, process: int, out_of_memory: Callable[[], bool]) -> None:
+        """Have it know at its end, which its engine tells, whether it went over its memory."""
+
+        def over() -> None:
+            sandbox.proved = out_of_memory()
+
+        self._watch(sandbox.container, process, over)
+
+    def _watch(self, container: str, process: int, over: Callable[[], None]) -> None:
         try:
             descriptor = os.pidfd_open(process) if process else -1
         except OSError:
             descriptor = -1
         if descriptor < 0:
-            self._end(container, out_of_memory)
+            over()
             return
         self._open[container] = descriptor
         loop = asyncio.get_running_loop()
@@ -51,7 +69,7 @@ class Watches:
         def ended() -> None:
             loop.remove_reader(descriptor)
             os.close(self._open.pop(container))
-            self._end(container, out_of_memory)
+            over()
 
         loop.add_reader(descriptor, ended)
 
@@ -60,10 +78,6 @@ class Watches:
         if (descriptor := self._open.get(container)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-
-    def _end(self, container: str, out_of_memory: Callable[[], bool]) -> None:
-        proved = out_of_memory()  # now: the engine is about to remove the group that knows
-        self._work.start(self._ask(container, proved=proved), f"the end of {container}")
 
     async def _ask(self, container: str, *, proved: bool) -> None:
         """How it ended."""

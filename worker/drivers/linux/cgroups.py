@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from worker.drivers.base import SandboxStats
-from worker.drivers.linux import groups
+from worker.drivers.linux import groups, shared
 from worker.drivers.linux.counters import Counters, parse_v1, parse_v2
 
 ROOT = Path("/sys/fs/cgroup")
@@ -133,6 +133,8 @@ class CgroupsV1:
         missing = [name for name in ("memory", "pids", "cpu") if not (self._root / name).is_dir()]
         if missing:
             raise OSError(f"cgroup controllers are missing: {', '.join(missing)}")
+        for tree in self._trees():
+            shared.make(tree / self._parent)
 
     def path(self, sandbox_id: str) -> str:
         return f"/{self._parent}/{sandbox_id}"
@@ -225,7 +227,7 @@ class CgroupsV2:
             self._move_into(delegated)
             self._parent = delegated.relative_to(self._root) / "instances"
         folder = self._root / self._parent
-        folder.mkdir(parents=True, exist_ok=True)
+        shared.make(folder)
         for step in reversed([folder, *folder.parents]):
             if step == self._root or self._root in step.parents:
                 self._enable(step)

@@ -9,7 +9,7 @@ import resource
 from pathlib import Path
 
 from faas.errors import FaasError
-from worker.drivers.linux import mounts
+from worker.drivers.linux import mounts, shared
 from worker.drivers.linux.cgroups import Cgroups
 from worker.drivers.oci import runtime
 from worker.network import programs
@@ -42,7 +42,7 @@ def prepare(run: Path, cgroups: Cgroups) -> None:
     cgroups.open()
     leave_nothing(run, cgroups)
     cgroups.open()
-    run.mkdir(mode=0o711, parents=True)
+    shared.make(run, 0o711)
     # A file system of its own that passes no mount on: other mount namespaces never hold an instance's root.
     mounts.mount("faas", run, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0711")
     mounts.mount("", run, "", mounts.MS_PRIVATE)
