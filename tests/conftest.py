@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import templates
 from tests.support.queue import Queue
@@ -45,6 +46,10 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
 }
 _found: dict[str, bool] = {}
 
+
+if not IN_CI:  # where hypothesis has a profile of its own, as this one
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
 
 SOAK = bool(os.environ.get("FAAS_SOAK"))  # set by ./tests/run soak
 

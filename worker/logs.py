@@ -227,7 +227,8 @@ class LogStore:
             except asyncio.CancelledError:  # the lines that it took along are written all the same
                 snapshot.add_done_callback(_close_files)
                 raise
-            for record in await asyncio.to_thread(_newest, files, query):
+            reading = asyncio.create_task(asyncio.to_thread(_newest, files, query))
+            for record in await asyncio.shield(reading):  # who goes leaves files that are read and closed all the same
                 yield record
             while follower is not None and (line := await follower.get()) is not None:
                 if matches(line, query):

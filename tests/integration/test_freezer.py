@@ -148,7 +148,7 @@ class World:
 
     async def frozen(self, of: Revision) -> Instance:
         instance = self.one(of)
-        await eventually(lambda: instance.is_frozen)
+        await eventually(lambda: instance.is_frozen, 15)
         return instance
 
     def cpu_seconds(self, instance: Instance) -> float:
@@ -170,15 +170,21 @@ async def world(bench: Bench, tmp_path: Path) -> AsyncIterator[World]:
 
 async def test_a_thread_of_a_function_stands_still_between_invocations_and_goes_on_in_the_next(world: World) -> None:
     still = world.revision()
+    await world.invoke(still)  # its start is over
+    clock = asyncio.get_running_loop().time
+    began = clock()
     _, counted = await world.invoke(still, mode="count")
     assert counted > 10
     instance = await world.frozen(still)
+    awake = clock() - began
     await asyncio.sleep(0.02 * patience.FACTOR)  # the last one counts as frozen just before it leaves its CPU
     used = world.cpu_seconds(instance)
     await asyncio.sleep(1)
     assert world.cpu_seconds(instance) == used
+    began = clock()
     before, after = await world.invoke(still, mode="go on")
-    assert counted <= before < counted + 300, "a second of work was done unbilled"
+    awake += clock() - began
+    assert counted <= before <= counted + 1000 * awake + 50, "a second of work was done unbilled"  # 1 ms each, at least
     assert after > before
     await world.frozen(still)
 
@@ -194,14 +200,17 @@ async def test_a_thread_of_an_http_function_goes_on(world: World) -> None:
             return int(b"".join([piece async for piece in response.body]))
 
     await world.pool.scale(served, 1)
-    first = await counted()
-    await asyncio.sleep(0.5 * patience.FACTOR)
-    assert not world.one(served).is_frozen
-    assert await counted() > first + 50
+    for _ in range(20):  # pauses, of which one in which this machine lets it run must do
+        first = await counted()
+        await asyncio.sleep(0.5 * patience.FACTOR)
+        assert not world.one(served).is_frozen
+        if goes_on := await counted() > first + 50:
+            break
+    assert goes_on
 
 
 async def test_what_is_idle_for_longer_than_its_time_limit_is_no_timeout_and_its_log_is_whole(world: World) -> None:
-    limit = int(patience.FACTOR)
+    limit = int(3 * patience.FACTOR)
     still = world.revision(timeout=limit)
     await world.invoke(still, mode="print", lines=500)
     await world.frozen(still)
@@ -237,8 +246,7 @@ async def test_a_family_of_frozen_processes_dies_at_once_none_of_which_runs_agai
     used = world.cpu_seconds(instance)
     assert len(sandboxed(world.bench.server_id)) > 60
     await world.pool.scale(still, 0)
-    async with asyncio.timeout(3 * patience.FACTOR):
-        await eventually(lambda: not sandboxed(world.bench.server_id))
+    await eventually(lambda: not sandboxed(world.bench.server_id), 15)
     assert world.cpu_seconds(instance) <= used + 0.5 * patience.FACTOR  # to die takes some, too
     await eventually(lambda: world.pool.stats(still.key).instances == 0)
 
@@ -306,11 +314,17 @@ async def test_one_that_stands_still_by_the_end_of_a_pause_of_the_whole_machine_
     monkeypatch.setattr(sandbox_groups, "STILL_SECONDS", 0.2)
     looks, freeze = 0, world.driver._cgroups.freeze
 
+    def pause(name: str) -> None:
+        time.sleep(0.4)
+        until = time.monotonic() + 10
+        while not freeze(name) and time.monotonic() < until:
+            time.sleep(0.01)
+
     def at_the_second_look(name: str) -> bool:
         nonlocal looks
         looks += 1
         if looks == 1:
-            asyncio.get_running_loop().call_soon(time.sleep, 0.4)
+            asyncio.get_running_loop().call_soon(pause, name)
         return freeze(name) and looks > 1
 
     monkeypatch.setattr(world.driver._cgroups, "freeze", at_the_second_look)
@@ -332,7 +346,7 @@ async def test_one_that_cannot_be_thawed_is_replaced(world: World, monkeypatch: 
 
     monkeypatch.setattr(world.driver, "thaw", refuse)
     assert await world.invoke(still) == [0, 0]
-    assert world.one(still) is not broken or len(world.pool._pools[still.key].every_instance) > 1
+    assert {*world.pool._pools[still.key].every_instance} - {broken}
 
 
 async def test_the_server_that_comes_after_a_crash_ends_what_stands_still(bench: Bench, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from worker.layers.unpacker import UnpackLimits
 
 pytestmark = pytest.mark.root
 
-LIMITS = UnpackLimits(bytes=32 << 20, entries=20_000, depth=100, ratio=100, seconds=10)
+LIMITS = UnpackLimits(bytes=32 << 20, entries=5_000, depth=100, ratio=100, seconds=10)
 INTERPRETER_BYTES = 48 << 20  # what the child and who starts it have anyway
 MEMORY_BYTES = 64 << 20  # beyond that
 Entry = tuple[tarfile.TarInfo, bytes]

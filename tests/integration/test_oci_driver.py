@@ -26,12 +26,14 @@ from tests.support.leftovers import none_left, on_this_machine, sandboxed
 from tests.support.sandboxes import MB, Workbench, probe, workbench
 from worker.drivers.base import DriverPaths, SandboxState
 from worker.drivers.linux import mounts
+from worker.drivers.oci import identities
 from worker.drivers.oci.driver import OciDriver
 from worker.drivers.oci.runtime import Runtime, outdated
 from worker.drivers.oci.sandbox import OciSandbox
 from worker.drivers.oci.scratch import READY
 from worker.janitor import Janitor
 from worker.layers.store import UnpackedImage
+from worker.network import pool
 
 pytestmark = [pytest.mark.root, pytest.mark.oci]
 
@@ -165,10 +167,12 @@ async def test_a_caller_does_not_wait_for_a_thread_that_hangs(
         return original(*args)
 
     monkeypatch.setattr(holder, hanging, hang)
-    spec, began = bench.spec(*words), time.monotonic()
+    spec = bench.spec(*words)
+    made = await driver.create(spec) if words else None  # else it is this that hangs
+    began = time.monotonic()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await driver.start(await driver.create(spec))
+            await driver.start(made or await driver.create(spec))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await driver.delete(spec.id)
@@ -406,13 +410,25 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+async def full_again(bench: Workbench) -> None:
+    """What is made ahead is all there."""
+    supplies = oci(bench)._supplies
+    async with asyncio.timeout(20):
+        while (  # noqa: ASYNC110
+            any(len(ready) < pool.READY for ready in supplies.namespaces._ready.values())
+            or len(supplies.identities._ready) < identities.READY
+            or any(len(ready) < READY for ready in supplies.scratch._ready.values())
+        ):
+            await asyncio.sleep(0.02)
+
+
 async def test_no_descriptor_is_left_open(bench: Workbench) -> None:
     await bench.run("ids")
-    await asyncio.sleep(0.5)  # the pools are full again
+    await full_again(bench)
     before = open_descriptors()
     for _ in range(4):
         await bench.run("ids")
-    await asyncio.sleep(0.5)
+    await full_again(bench)
     assert open_descriptors() <= before + 1
 
 

@@ -69,6 +69,9 @@ async def test_no_account_of_this_machine_comes_to_the_gate_of_one_that_waits(be
         await bench.driver.create(sandbox.spec)
         await bench.driver.start(sandbox)
         assert (await output(sandbox))[0].code == 7
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                await process.wait()
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -369,7 +369,12 @@ async def test_a_form_with_blank_joined_scopes_is_answered_and_another_grant_ref
     assert login.json()["expires_in"] >= 60
 
 
-async def test_after_five_wrong_logins_the_address_waits_but_a_right_token_opens(door: Door) -> None:
+async def test_after_five_wrong_logins_the_address_waits_but_a_right_token_opens(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(door.registry.access.attempts, "_clock", lambda: now)
+
     async def guess(path: str, form: bool = False) -> tuple[int, str]:
         pair = base64.b64encode(b"deployer:wrong").decode()
         fields = {"grant_type": "password", "username": "deployer", "password": "wrong"}
@@ -390,8 +395,10 @@ async def test_after_five_wrong_logins_the_address_waits_but_a_right_token_opens
     assert (await door.call("GET", "/v2/")).status == 401  # nobody's login is no failed one
 
 
-async def test_a_token_that_is_over_is_no_failed_login(door: Door) -> None:
+async def test_a_token_that_is_over_is_no_failed_login(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients hear of it by a 401, several at once, and of a restart as well."""
+    now = time.monotonic()
+    monkeypatch.setattr(door.registry.access.attempts, "_clock", lambda: now)
     scopes = frozenset({("team/app", "pull")})
     caller = Caller(Principal("deployer", Role.DEPLOYER), scopes)
     over = door.registry.access.signer.issue(caller, scopes, now=time.time() - TOKEN_SECONDS - 1)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import ClientSession
@@ -295,9 +296,17 @@ async def test_one_namespaces_collections_have_a_part_of_the_time(monkeypatch: p
             pass
     monkeypatch.setattr(gc, "SHORT_SECONDS", 0.0)
     monkeypatch.setattr(gc, "NAMESPACE_SECONDS", 0.05)
+    now = 100.0
+    monkeypatch.setattr(gc, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+
+    async def too_long() -> None:
+        nonlocal now
+        now += 0.05
+        await asyncio.sleep(5)
+
     with pytest.raises(Unavailable):
         async with turn.of("a"):
-            await asyncio.sleep(5)
+            await too_long()
     with pytest.raises(Throttled) as refused:
         async with turn.of("b"):
             pytest.fail("right after a long one")

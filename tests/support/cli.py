@@ -37,6 +37,8 @@ class CommandLine:
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for module in ("options", "image_reference"):  # what is completed, and not how fast
+            self.monkeypatch.setattr(f"faas.cli.{module}.COMPLETION_SECONDS", 30.0)
         self.env = {
             "FAAS_URL": self.api.url,
             "FAAS_TOKEN": TOKEN,

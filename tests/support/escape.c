@@ -338,9 +338,12 @@ static void reach(const char *address, int count, char **ports) {
         int error = 0;
         socklen_t size = sizeof error;
         getsockopt(tries[i].fd, SOL_SOCKET, SO_ERROR, &error, &size);
-        struct sockaddr_in peer;
-        socklen_t length = sizeof peer;
-        if (getpeername(tries[i].fd, (struct sockaddr *)&peer, &length) == 0) {
+        struct sockaddr_in peer, own;
+        socklen_t length = sizeof peer, other = sizeof own;
+        getsockname(tries[i].fd, (struct sockaddr *)&own, &other);
+        /* A port may have been given to the very try that asks for it, which is then connected to itself. */
+        if (getpeername(tries[i].fd, (struct sockaddr *)&peer, &length) == 0
+            && (own.sin_port != peer.sin_port || own.sin_addr.s_addr != peer.sin_addr.s_addr)) {
             found++;
             snprintf(detail, sizeof detail, "port_%d", ntohs(peer.sin_port));
         }

@@ -1,10 +1,11 @@
-"""What the decisions about memory look at, as plain values."""
+"""What the decisions about memory look at, as plain values; and a pool in which no time passes for them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from faas.protocol import Kind
+from worker.pool import Pool
 
 
 @dataclass(eq=False)
@@ -35,3 +36,9 @@ class Wanted:
     since: float = 0.0
     owner: AnOwner | None = field(default_factory=AnOwner)
     grows: Resting | None = None
+
+
+def nobodys_patience_ends(pool: Pool) -> None:
+    """However long the machine stands still, nobody has waited for memory for longer than until now."""
+    now = pool._ledger.clock()
+    pool._ledger.clock = lambda: now

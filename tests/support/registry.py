@@ -90,7 +90,7 @@ class RegistryProcess:
         **options: Any,
     ) -> Reply:
         """One request; the path goes out as it is written. `chunked=True` sends the body without a length."""
-        connection = http.client.HTTPConnection(self.host, timeout=20)
+        connection = http.client.HTTPConnection(self.host, timeout=100)
         sent = dict(headers or {})
         if self.auth != "none" and options.pop("login", True):
             sent["Authorization"] = "Basic " + base64.b64encode(f"admin:{self.token}".encode()).decode()

@@ -37,7 +37,7 @@ class TwoWays:
     aiohttp: Way
     lane: Way
 
-    async def ask(self, *pieces: bytes, seconds: float = 1.0) -> tuple[bytes, bytes]:
+    async def ask(self, *pieces: bytes, seconds: float = 15.0) -> tuple[bytes, bytes]:
         """Both answers, without what differs from one request to the next; fields in the order of their names."""
         answers = await asyncio.gather(
             *(talk(way.port, *pieces, seconds=seconds, pause=0.02) for way in (self.aiohttp, self.lane))

@@ -16,6 +16,7 @@ from faas.metrics import Metrics
 from faas.protocol import LogQuery, Revision, RevisionKey
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, OutOfMemoryKill, Program, eventually, lambda_program
+from tests.support.patience import at_rest
 from worker.claim import PoolClaim
 from worker.drivers.base import Exit
 from worker.instance import Instance
@@ -393,11 +394,7 @@ async def test_who_pauses_an_answer_stops_the_function(tmp_path: Path) -> None:
     async with World(tmp_path, handle=handle) as world:
         claim, answer = world.send()
         claim.pause()
-        looks = stopped_at = 0
-        while looks < 20:  # one after another in which nothing was written
-            await asyncio.sleep(0.01)
-            looks, stopped_at = (looks + 1 if written == stopped_at else 0), written
-        assert 0 < stopped_at < 30 << 20
+        assert await at_rest(lambda: written) < 30 << 20
         claim.resume()
         assert len((await answer.over()).body) == 40 << 20
 

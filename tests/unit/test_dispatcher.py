@@ -162,7 +162,7 @@ async def test_a_request_answers_202_and_runs_as_it_was_sent(tmp_path: Path) -> 
         metrics = server.gateway.metrics
         labels = {"function": "hello", "qualifier": "live", "trigger": "async", "status": "success"}
         assert sample(metrics, "faas_invocations_total", **labels) == 1
-        assert sample(metrics, "faas_async_backlog", function="hello") == 0
+        await until(lambda: sample(metrics, "faas_async_backlog", function="hello") == 0)
         assert sample(metrics, "faas_async_event_age_seconds_count") == 1
 
 
@@ -313,7 +313,7 @@ async def test_whatever_is_raised_the_event_ends_in_a_stored_state(
         status = await ended(server, await send(server))
         assert (status["status"], status["error_type"]) == ("error", "ZeroDivisionError")
         assert [letter["id"] for letter in await letters(server)] == [status["id"]]
-        assert sample(server.gateway.metrics, "faas_async_backlog", function="hello") == 0
+        await until(lambda: sample(server.gateway.metrics, "faas_async_backlog", function="hello") == 0)
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -409,6 +409,7 @@ async def test_a_client_that_leaves_during_the_commit_leaves_no_trace_in_the_bac
             go_on.wait(10)
         add(tx, events)
 
+    monkeypatch.setattr(dispatcher, "POLL_SECONDS", 3600.0)  # only being woken makes it go on
     async with control(tmp_path, FakeWorker(functions)) as server:
         await server.deploy()
         monkeypatch.setattr(invocations, "add", slow)
@@ -417,11 +418,9 @@ async def test_a_client_that_leaves_during_the_commit_leaves_no_trace_in_the_bac
         accept.cancel()
         await asyncio.gather(accept, return_exceptions=True)
         go_on.set()
-        began = time.monotonic()
         monkeypatch.setattr(dispatcher, "expired", lambda *_: False)
         assert (await ended(server, "id"))["status"] == "success"
-        assert time.monotonic() - began < dispatcher.POLL_SECONDS / 2
-        assert sample(server.gateway.metrics, "faas_async_backlog", function="hello") == 0
+        await until(lambda: sample(server.gateway.metrics, "faas_async_backlog", function="hello") == 0)
 
 
 async def test_a_name_is_resolved_when_it_runs(tmp_path: Path) -> None:
@@ -458,7 +457,7 @@ async def test_what_was_accepted_but_not_answered_runs_after_a_restart(tmp_path:
         for call in calls:
             assert (await ended(server, call))["status"] == "success"
         assert functions.count("hello") == 5
-        assert sample(server.gateway.metrics, "faas_async_backlog", function="hello") == 0
+        await until(lambda: sample(server.gateway.metrics, "faas_async_backlog", function="hello") == 0)
 
 
 async def test_many_accepts_at_once_share_transactions_and_lose_none(tmp_path: Path) -> None:

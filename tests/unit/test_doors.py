@@ -100,7 +100,7 @@ async def test_before_a_successor_takes_over_the_next_answer_on_a_kept_connectio
             writer.write(request)
             assert b"connection: close" not in (await reader.readuntil(b"hello")).lower()
             refusing = asyncio.create_task(doors.refuse(hand_over=True))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)  # it has told all connections, and waits
             assert not refusing.done()
             writer.write(request)
             async with asyncio.timeout(5):
@@ -113,7 +113,10 @@ async def test_before_a_successor_takes_over_the_next_answer_on_a_kept_connectio
             await doors.close()
 
 
-async def test_who_had_connected_when_the_end_came_is_answered_and_never_reset() -> None:
+async def test_who_had_connected_when_the_end_came_is_answered_and_never_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("faas.doors.SETTLE_SECONDS", 2.0)
     app = web.Application()
     app.router.add_get("/", hello)
     doors = Doors({"public": app}, None)

@@ -113,6 +113,7 @@ async def test_files_that_came_during_downtime_are_caught_up_each_once(tmp_path:
         await deployed(server, watched)
         (watched / "a.jpg").write_bytes(b"aaaaaa")
         await until((watched / "a.thumb.jpg").exists)
+        await until(lambda: not server.gateway.dispatcher.running)  # its outcome is stored
     (watched / "b.jpg").write_bytes(b"bbbbbb")
     second = Photos()
     async with control(data, FakeWorker(second)):
@@ -432,7 +433,8 @@ async def test_many_files_are_few_statements(tmp_path: Path) -> None:
             if "trigger_files" in statement and not statement.startswith("SELECT"):
                 statements.append(statement)
 
-        listen(server.gateway.database._writer.sync_engine, "before_cursor_execute", count)
+        for engine in (server.gateway.database._writer.sync_engine, server.gateway.database._changer):
+            listen(engine, "before_cursor_execute", count)
         await deployed(server, watched)
         assert len(statements) == 1
         for number in range(1100):

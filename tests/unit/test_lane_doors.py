@@ -173,7 +173,7 @@ async def test_who_connected_before_the_server_was_there_is_served_by_the_lane(t
         assert (await answer(reader))[0] == 200
         assert lane.worker.claimed == 2
         refusing = asyncio.create_task(lane.doors.refuse(hand_over=True))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # it has told all connections, and waits
         writer.write(plain(b"/function/hello"))
         async with asyncio.timeout(5):
             last = await reader.read()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.lane import head
+from tests.support.fake_driver import eventually
 from tests.support.mutations import SEEDS, mark_of, mutated
 from tests.support.two_ways import TwoWays, two_ways
 
@@ -84,7 +85,7 @@ async def run(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         for begin in range(0, count, AT_ONCE):
             await asyncio.gather(*(compare(ways, asked(chance, n)) for n in range(begin, begin + AT_ONCE)))
         assert ways.claimed > count / 20
-        await asyncio.sleep(0.1)
+        await eventually(lambda: not any(way.path.invoker.running for way in (ways.aiohttp, ways.lane)))
 
 
 async def test_mutated_requests_are_answered_alike_and_harm_nobody(

@@ -196,7 +196,7 @@ async def test_on_the_last_call_no_connection_comes_back() -> None:
         reader, writer = await entrance.opened(CHUNKED)
         assert (await answer(reader))[0] == 200
         refusing = asyncio.create_task(entrance.doors.refuse(hand_over=True))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # it has told all connections, and waits
         writer.write(GET)
         async with asyncio.timeout(5):
             assert b"\r\nConnection: close\r\n" in await reader.read()

@@ -97,7 +97,7 @@ class Lender:
             await asyncio.Event().wait()
 
         self.pool = LendingPool(FakeDriver({"it": serve}), folder / "logs", Metrics("test"))
-        spec = parse({"name": "it", "entrypoint": ["it"], "concurrency": SLOTS, "timeout": 1})
+        spec = parse({"name": "it", "entrypoint": ["it"], "concurrency": SLOTS, "timeout": 3})
         self.revision = Revision(RevisionKey("default", "it", 1), spec, "it@sha256:" + "0" * 64, Interface.HTTP)
         self._reports: list[Report] = []
         self.pool.report_to(lambda key, reports: self._reports.extend(reports))
@@ -530,13 +530,17 @@ async def test_what_is_known_and_has_room_is_served_here_and_asked_for_once() ->
     assert (len(main.asked), main.taken) == (1, [])
 
 
-async def test_those_who_wait_for_the_answer_share_it_and_what_they_send_meanwhile_is_kept() -> None:
+async def test_those_who_wait_for_the_answer_share_it_and_what_they_send_meanwhile_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.lanes.outpost.ASK_SECONDS", 60.0)  # the answer comes when this test says so
     main = Main()
     main.answer.clear()
     async with outpost(FakeWorker(echo), main, [0]) as (lane, port):
         clients = [await connected(port, REQUEST, b"and more") for _ in range(3)]
         await eventually(lambda: len(lane.parked) == 3)
         clients.pop()[1].close()  # one of them does not wait
+        await eventually(lambda: any(one._is_gone for one in lane.parked))
         main.answer.set()
         await eventually(lambda: len(main.taken) >= 2 and not lane.parked)
         assert [data for _, data in main.taken] == [REQUEST + b"and more"] * 2

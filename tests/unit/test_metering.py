@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
 from faas.leases import Report
 from faas.metrics import Metrics
 from tests.support.data_path import revision
+from tests.support.fake_driver import eventually
 from worker.marks import MEGABYTE
-from worker.metering import Consumption, RecentPeak, Reporting, Sampler, billed, report_line
+from worker.metering import SAMPLE_SECONDS, Consumption, RecentPeak, Reporting, Sampler, billed, report_line
 
 
 @pytest.mark.parametrize(
@@ -69,12 +71,17 @@ def test_the_recent_peak_forgets() -> None:
 
 class Busy:
     def __init__(self, *, is_busy: bool = True) -> None:
-        self.samples = 0
+        self.times: list[float] = []
         self.is_busy = is_busy
 
     def sample_busy(self, now: float) -> bool:
-        self.samples += self.is_busy
+        if self.is_busy:
+            self.times.append(now)
         return self.is_busy
+
+    @property
+    def samples(self) -> int:
+        return len(self.times)
 
 
 async def test_only_what_is_busy_is_sampled_every_50_ms() -> None:
@@ -82,15 +89,15 @@ async def test_only_what_is_busy_is_sampled_every_50_ms() -> None:
     sampler.open()
     sampler.add(busy)
     sampler.add(idle)
-    await asyncio.sleep(0.28)
+    await eventually(lambda: busy.samples >= 6)
+    gaps = [after - before for before, after in itertools.pairwise(busy.times)]
+    assert SAMPLE_SECONDS - 0.001 <= min(gaps) < 2 * SAMPLE_SECONDS  # where the machine lets it
     seen, busy.is_busy, idle.is_busy = busy.samples, False, True
-    assert 3 <= seen <= 6
     await asyncio.sleep(0.12)
     assert (busy.samples, idle.samples) == (seen, 0), "what was not busy is none of these any more"
     busy.is_busy = True
     sampler.add(busy)
-    await asyncio.sleep(0.12)
-    assert busy.samples > seen
+    await eventually(lambda: busy.samples > seen)
     await sampler.close()
 
 

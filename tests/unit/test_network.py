@@ -34,6 +34,17 @@ def test_no_free_range_is_said() -> None:
         choose_subnet("aaaaaaaa", [SHARED_SPACE])
 
 
+def test_servers_that_open_at_once_have_a_range_each_though_none_has_an_address_yet() -> None:
+    first, second, third = Egress("one"), Egress("two"), Egress("three")
+    wanted = choose_subnet("aaaaaaaa", [], first._claims)
+    other = choose_subnet("aaaaaaaa", [], second._claims)
+    assert not wanted.overlaps(other)
+    first.close()
+    assert choose_subnet("aaaaaaaa", [], third._claims) == wanted, "it is free again"
+    for one in (second, third):
+        one.close()
+
+
 def test_addresses_rest_before_they_are_used_again() -> None:
     egress = Egress("aaaaaaaa")
     egress.subnet = ipaddress.IPv4Network("100.64.0.0/28")

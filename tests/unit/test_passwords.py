@@ -11,6 +11,7 @@ import pytest
 from faas import passwords
 from faas.errors import InvalidInput, Throttled
 from faas.passwords import AT_ONCE, MOST, REMEMBERED_SECONDS, Passwords, check_password
+from tests.support.fake_driver import eventually
 
 
 class Watched(Passwords):
@@ -115,7 +116,7 @@ async def test_layers_pulled_in_parallel_with_one_password_cost_one_hash(quick: 
 async def test_hashes_run_beside_the_loop_few_at_once_and_a_long_queue_is_refused(quick: Watched) -> None:
     quick.go.clear()
     waiting = [asyncio.create_task(quick.verify(str(n), "hash of 1")) for n in range(MOST)]
-    await asyncio.sleep(0.1)  # the loop goes on
+    await eventually(lambda: quick.busy == AT_ONCE)  # and the loop goes on
     with pytest.raises(Throttled):
         await quick.verify("one more", "hash of 1")
     quick.go.set()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -333,7 +334,9 @@ async def test_the_time_limit_kills_the_instance_and_the_next_invocation_works(m
     assert messages[0] == "START RequestId: late Version: 7"
     assert messages[1].endswith("Z late Task timed out after 1.00 seconds")
     assert messages[2] == "END RequestId: late"
-    assert messages[3].startswith("REPORT RequestId: late\tDuration: 10")
+    told = re.match(r"REPORT RequestId: late\tDuration: ([\d.]+) ms", messages[3])
+    assert told
+    assert 1000 <= float(told[1]) < 10_000
     assert messages[3].endswith("\tStatus: timeout")
 
 
@@ -552,18 +555,21 @@ async def test_a_retired_revision_finishes_what_runs_and_takes_nothing_new(make:
 
 
 async def test_close_lets_what_runs_finish_and_refuses_what_waits(make: Callable[..., Pool]) -> None:
+    gate = asyncio.Event()
+
     async def handler(sandbox: FakeSandbox, event: Any) -> Any:
-        await asyncio.sleep(event)
+        await gate.wait()
         return "done"
 
     pool, hello = make(held=lambda_program(handler)), revision("held")
     await pool.open()
     await pool.scale(hello, 1)
-    running = asyncio.create_task(invoke(pool, hello, 0.2))
+    running = asyncio.create_task(invoke(pool, hello))
     await eventually(lambda: pool.stats(hello.key).busy == 1)
-    waiting = asyncio.create_task(invoke(pool, hello, 0))
+    waiting = asyncio.create_task(invoke(pool, hello))
     await eventually(lambda: pool.stats(hello.key).waiting == 1)
-    await pool.close(2)
+    asyncio.get_running_loop().call_later(0.2, gate.set)
+    await pool.close(30)
     assert await running == "done"
     with pytest.raises(ShuttingDown):
         await waiting

@@ -23,6 +23,7 @@ from faas.protocol import (
 from faas.spec import Interface, parse
 from tests.conftest import SOAK
 from tests.support.fake_driver import FakeDriver, FakeRuntime, FakeSandbox, eventually, lambda_program
+from tests.support.memory_requests import nobodys_patience_ends
 from worker.instance import Instance
 from worker.memory.charge import Charge
 from worker.pool import Pool
@@ -170,10 +171,10 @@ async def test_a_runtime_that_is_slow_to_ask_for_the_next_event_is_waited_for_a_
     assert not instance.is_frozen
     asks.set()
     await asked.wait()
-    await eventually(lambda: instance.is_frozen, 0.5)
+    await eventually(lambda: instance.is_frozen)
     asks.clear()
     await world.invoke(A)
-    await eventually(lambda: instance.is_frozen, 0.5)  # not for ever: it was given its time
+    await eventually(lambda: instance.is_frozen)  # not for ever: it was given its time
     asks.set()
     assert await world.invoke(A, 1) == 1
 
@@ -207,6 +208,7 @@ async def test_a_burst_on_more_than_can_run_at_once_is_answered_and_the_budget_h
     many = revision("many", 128)
     await world.still(many, instances=40)
     assert world.charged == 40 * STILL
+    nobodys_patience_ends(world.pool)
     answers = await asyncio.gather(*(world.invoke(many, 0.02) for _ in range(40)))
     assert answers == [0.02] * 40
     assert len(world.instances(many)) == 40  # so short a queue is worth nobody's instance
@@ -265,7 +267,8 @@ async def test_when_all_that_is_there_stands_still_and_fills_the_budget_each_fun
     assert world.charged == 16 * STILL
     for sandbox in world.driver.created:
         sandbox.memory_bytes = 25 * MB
-    async with asyncio.timeout(0.9):  # nobody's patience had to end for it
+    nobodys_patience_ends(world.pool)
+    async with asyncio.timeout(30):
         for of in functions:
             assert await world.invoke(of) == "done"
     assert world.evictions
@@ -282,6 +285,7 @@ async def test_one_whose_memory_is_in_use_waits_and_is_refused_with_the_reason(m
     assert refused.value.reason == "memory"
     assert world.pool._ledger.waiting == 0
     assert world.charge(C).size == STILL * MB
+    nobodys_patience_ends(world.pool)
     waiting = asyncio.create_task(world.invoke(C))
     await asyncio.sleep(0.05)
     assert world.pool.stats(C.key).waiting == 1

@@ -24,6 +24,7 @@ from faas.protocol import (
 )
 from faas.spec import Interface, parse
 from tests.support.fake_driver import FakeDriver, FakeSandbox, eventually, lambda_program
+from tests.support.memory_requests import nobodys_patience_ends
 from worker import usage
 from worker.pool import Pool
 
@@ -139,25 +140,32 @@ async def test_a_busy_one_is_never_evicted_and_what_is_idle_goes_though_it_was_u
     assert set(await asyncio.gather(busy, waiting)) == {"done"}
 
 
-async def test_where_all_are_busy_it_waits_and_comes_when_one_has_ended(parts: Parts) -> None:
+async def test_where_all_are_busy_it_waits_and_comes_when_one_has_ended(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.memory.charge.LOOK_SECONDS", 3600.0)  # at once, not when something looks again
     first, second = await parts.busy(A), await parts.busy(B)
     third = asyncio.create_task(parts.invoke(C))
     await asyncio.sleep(0.1)
     assert (parts.pool.stats(C.key).waiting, parts.charged, len(parts.driver.created)) == (1, 512, 2)
     parts.gate.set()
-    async with asyncio.timeout(0.5):  # at once, not when something looks again
+    async with asyncio.timeout(30):
         assert set(await asyncio.gather(first, second, third)) == {"done"}
     assert parts.evictions == 1
 
 
-async def test_one_that_nobody_waits_for_any_more_when_it_is_ready_makes_room_at_once(parts: Parts) -> None:
+async def test_one_that_nobody_waits_for_any_more_when_it_is_ready_makes_room_at_once(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.memory.charge.LOOK_SECONDS", 3600.0)  # nothing looks again
+    nobodys_patience_ends(parts.pool)
     busy = await parts.busy(A)
     parts.driver.create_seconds = 0.3
     leaving = asyncio.create_task(parts.invoke(B))
     await eventually(lambda: parts.pool.stats(B.key).starting == 1 and parts.charged == 512)
     leaving.cancel()
     waiting = asyncio.create_task(parts.invoke(C))
-    await eventually(lambda: parts.pool.stats(C.key).executing == 1, 0.9)
+    await eventually(lambda: parts.pool.stats(C.key).executing == 1)
     assert parts.instances(B) == 0
     parts.gate.set()
     await asyncio.gather(busy, waiting)
@@ -165,8 +173,8 @@ async def test_one_that_nobody_waits_for_any_more_when_it_is_ready_makes_room_at
 
 async def test_more_calls_than_launches_at_once_are_all_refused_in_time(parts: Parts) -> None:
     calls = [await parts.busy(A), await parts.busy(B)]
-    async with asyncio.timeout(1):
-        refused = await asyncio.gather(*(parts.invoke(C, wait=0.1) for _ in range(20)), return_exceptions=True)
+    async with asyncio.timeout(3):  # in turns of as many as launch at once they would take 4 s
+        refused = await asyncio.gather(*(parts.invoke(C, wait=1) for _ in range(20)), return_exceptions=True)
     assert {error.reason for error in refused if isinstance(error, Throttled)} == {"memory"}
     assert all(isinstance(error, Throttled) for error in refused)
     parts.gate.set()

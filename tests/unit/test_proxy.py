@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from faas.web import RUNNER_OPTIONS
 from tests.support.both_ways import both_ways as both_ways
 from tests.support.data_path import TOKEN, application, data_path, put, revision, sample
 from tests.support.fake_worker import FakeWorker, OnRequest, stream
+from tests.support.patience import at_rest
 from tests.support.raw_http import serving, talk
 from tests.support.websocket_client import masked
 
@@ -163,10 +165,7 @@ async def test_a_client_that_does_not_read_holds_the_function_back() -> None:
     async with Served(on_request) as served:
         _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1000)
         writer.write(served.request("GET /function/hello HTTP/1.1\nHost: a"))
-        await asyncio.sleep(0.3)
-        stopped = produced
-        await asyncio.sleep(0.2)
-        assert produced == stopped < 30 * LARGE
+        assert await at_rest(lambda: produced) < 30 * LARGE
         writer.close()
 
 
@@ -229,8 +228,8 @@ async def test_an_error_after_the_head_cuts_the_connection(error: FaasError) -> 
 
         async with Served(on_request) as served:
             began = asyncio.get_running_loop().time()
-            answer = await talk(served.port, served.request(f"GET /function/hello HTTP/{version}\nHost: a"), seconds=3)
-            assert asyncio.get_running_loop().time() - began < 2, "the connection stayed open"
+            answer = await talk(served.port, served.request(f"GET /function/hello HTTP/{version}\nHost: a"), seconds=10)
+            assert asyncio.get_running_loop().time() - began < 9, "the connection stayed open"
             assert b"0\r\n\r\n" not in answer.partition(b"\r\n\r\n")[2]
             assert answer.count(b"HTTP/1.") <= 1
             assert served.counted("error") == 1
@@ -428,22 +427,28 @@ async def tunnelled(revision: Revision, request: HttpRequest) -> HttpResponse:
 @pytest.mark.parametrize("limit", ["idle", "lifetime"])
 async def test_an_upgraded_connection_ends_when_nothing_came_for_long_or_it_lasted_long(limit: str) -> None:
     async with Served(tunnelled, websocket={limit: "1s"}) as served:
+        clock = asyncio.get_running_loop().time
+        last = clock()  # before the server's own clock begins
         reader, writer, _ = await opened(served)
 
         def connected() -> float:
             return sample(served.metrics, "faas_websocket_connections", function="hello")
 
         pieces = 0
-        while pieces < 3 or limit == "lifetime":
-            writer.write(b"piece")
-            if await reader.read(5) == b"":
-                break
-            assert connected() == 1
-            pieces += 1
-            await asyncio.sleep(0.1)
-        async with asyncio.timeout(5):
-            assert await reader.read() == b""
-        assert pieces > 1, "it ended at once"
+        with suppress(ConnectionResetError):  # a piece came as it ended
+            while pieces < 3 or limit == "lifetime":
+                sent = clock()
+                writer.write(b"piece")
+                if await reader.read(5) == b"":
+                    break
+                assert pieces or connected() == 1
+                pieces += 1
+                if limit == "idle":
+                    last = sent
+                await asyncio.sleep(0.1)
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
+        assert clock() - last >= 1, "it ended before its time"
         writer.close()
         for _ in range(100):
             if not connected() and not served.path.invoker.running:

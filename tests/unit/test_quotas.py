@@ -170,7 +170,10 @@ async def test_counts_and_plans_are_there_again_after_a_stop(database: Database)
     await again.stop()
 
 
-async def test_what_was_written_is_there_after_an_end_without_a_stop(database: Database) -> None:
+async def test_what_was_written_is_there_after_an_end_without_a_stop(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.writing.WRITE_SECONDS", 3600.0)
     clock = Clock()
     plans = await book(database, clock, DAILY)
     take(plans)

@@ -13,6 +13,7 @@ from faas.leases import InvocationResult
 from faas.protocol import Revision
 from faas.web import RUNNER_OPTIONS
 from tests.support.data_path import application
+from tests.support.fake_driver import eventually
 from tests.support.fake_worker import FakeWorker
 from tests.support.raw_http import LANE, serving
 from tests.support.smuggling import GET
@@ -93,6 +94,11 @@ async def test_a_body_that_comes_byte_by_byte_is_408_and_holds_nothing_afterward
     assert before == BODIES.held
 
 
+def read_to_its_end(client: socket.socket) -> None:
+    while client.recv(65_536):
+        pass
+
+
 async def test_a_client_that_hardly_reads_its_answer_is_cut_and_one_that_reads_slowly_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -100,9 +106,9 @@ async def test_a_client_that_hardly_reads_its_answer_is_cut_and_one_that_reads_s
         return InvocationResult(b'"' + b"x" * 5_900_000 + b'"')
 
     monkeypatch.setattr("tests.support.data_path.BY_THE_LANE", True)
-    monkeypatch.setattr("faas.pace.PROGRESS_SECONDS", 1.0)
+    monkeypatch.setattr("faas.pace.PROGRESS_SECONDS", 4.0)
     app = application(hello(FakeWorker(large)))
-    async with serving(app, **{**RUNNER_OPTIONS, "keepalive_timeout": 1.0}) as port:
+    async with serving(app, **RUNNER_OPTIONS) as port:
         clients = []
         for held in (4096, 262_144):
             client = socket.create_connection(("127.0.0.1", port), 5)
@@ -112,12 +118,16 @@ async def test_a_client_that_hardly_reads_its_answer_is_cut_and_one_that_reads_s
         stuck, slow = clients
         slow.setblocking(False)
         read, connections = 0, app[LANE].connections
-        for _ in range(60):
-            await asyncio.sleep(0.05)
-            with contextlib.suppress(BlockingIOError):
-                read += len(slow.recv(65_536))
+        await eventually(lambda: len(connections) == 2)
+        async with asyncio.timeout(60):
+            while len(connections) == 2:
+                await asyncio.sleep(0.05)
+                with contextlib.suppress(BlockingIOError):
+                    read += len(slow.recv(32_768))
         assert read > 200_000
         assert len(connections) == 1
+        with pytest.raises(ConnectionResetError):  # it was the other one
+            read_to_its_end(stuck)
         for client in (stuck, slow):
             client.close()
 

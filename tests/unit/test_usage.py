@@ -88,7 +88,7 @@ async def test_the_loop_writes_within_seconds_and_a_stop_writes_the_rest(databas
     ledger = Ledger(database)
     await ledger.start()
     ledger.add(HELLO, [report()])
-    await until(lambda: rows(database), 5)
+    await until(lambda: rows(database), 20)
     ledger.add(HELLO, [report()])
     await ledger.stop()
     ledger.add(HELLO, [report()])  # what the worker's end has ended

@@ -14,12 +14,16 @@ from faas.spec import Interface
 from faas.web import RUNNER_OPTIONS
 from gateway.edge.witness import Witness
 from tests.support.both_ways import both_ways  # noqa: F401 - a fixture
+from tests.support.control import until
 from tests.support.data_path import application, data_path, put, revision
 from tests.support.fake_worker import FakeWorker, stream
 from tests.support.raw_http import serving, talk
 
 AGENT = b"User-Agent: test/1\r\nReferer: http://a/b\r\n"
 TRACE = b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+
+
+SLEEPS: list[bytes] = []  # events that are slept over
 
 
 class Recorder(Witness):
@@ -40,6 +44,7 @@ async def by_event(revision: Revision, event: bytes) -> InvocationResult:
     if b"/raise" in event:
         raise FunctionError("no")
     if b"/sleep" in event:
+        SLEEPS.append(event)
         await asyncio.sleep(30)
     return InvocationResult(b'{"some": "thing"}')
 
@@ -111,8 +116,9 @@ async def test_answers_of_either_contract_and_errors_are_told(world: tuple[int, 
 async def test_who_leaves_before_the_answer_is_told_once(world: tuple[int, Recorder]) -> None:
     port, recorder = world
     _, writer = await asyncio.open_connection("127.0.0.1", port)
+    SLEEPS.clear()
     writer.write(request("hello/sleep"))
-    await asyncio.sleep(0.1)
+    await until(lambda: SLEEPS)
     writer.close()
     assert await seen(recorder, 1) == [expected("hello", "hello/sleep", 499, 0, trace="made")]
     await asyncio.sleep(0.05)

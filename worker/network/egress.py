@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faas.errors import Unavailable
@@ -43,14 +43,16 @@ FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
-def choose_subnet(server_id: str, taken: list[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
-    """A /20 of the shared address space, by the server's id, that overlaps nothing in `taken`."""
+def choose_subnet(
+    server_id: str, taken: list[ipaddress.IPv4Network], claim: Callable[[ipaddress.IPv4Network], bool] = lambda _: True
+) -> ipaddress.IPv4Network:
+    """A /20 of the shared address space, by the server's id, that overlaps nothing in `taken`, and that `claim` got."""
     ranges = 1 << (PREFIX - SHARED_SPACE.prefixlen)
     start = int.from_bytes(hashlib.sha256(server_id.encode()).digest()[:4], "big") % ranges
     for offset in range(ranges):
         base = int(SHARED_SPACE.network_address) + ((start + offset) % ranges << (32 - PREFIX))
         candidate = ipaddress.IPv4Network((base, PREFIX))
-        if not any(candidate.overlaps(other) for other in taken):
+        if not any(candidate.overlaps(other) for other in taken) and claim(candidate):
             return candidate
     raise Unavailable("no free range in 100.64.0.0/10", hint="set subnet to a free IPv4 range")
 
@@ -117,6 +119,7 @@ class Egress:
         self._links = itertools.count(1)
         self._checked = 0.0
         self._host_namespace = -1
+        self._claim: socket.socket | None = None
         self.subnet = SHARED_SPACE
 
     @property
@@ -133,17 +136,31 @@ class Egress:
             except ValueError as error:
                 raise Unavailable(f"subnet: {error}", hint="an IPv4 range such as 100.64.16.0/20") from None
         else:
-            self.subnet = choose_subnet(self._server_id, host_networks())
+            self.subnet = choose_subnet(self._server_id, host_networks(), self._claims)
         self._apart = self._interfaces_apart()
         self._install()  # before forwarding is on
         FORWARDING.write_text("1")
         self._pass_foreign_firewall()
+
+    def _claims(self, subnet: ipaddress.IPv4Network) -> bool:
+        """By a name that goes with this process however it ends: a server that opens beside us has no address yet."""
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(f"\0faas-subnet-{subnet}")
+        except OSError:
+            claim.close()
+            return False
+        self._claim = claim
+        return True
 
     def close(self) -> None:
         """Blocking. Take the table, the rules and left-over links away; nothing there is no error."""
         if self._host_namespace >= 0:
             os.close(self._host_namespace)
             self._host_namespace = -1
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
         for rule in self._foreign_rules():
             for chain in ("DOCKER-USER", "FORWARD"):
                 attempt(["iptables", "-w", "-D", chain, *rule])
