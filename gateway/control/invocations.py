@@ -44,7 +44,7 @@ TYPE_HEADER, LOG_TYPE_HEADER = "X-Faas-Invocation-Type", "X-Faas-Log-Type"
 LOG_RESULT_HEADER, ERROR_TYPE_HEADER = "X-Faas-Log-Result", "X-Error-Type"
 TYPES = ("RequestResponse", "Event", "DryRun")
 TAIL_BYTES = 4096
-TAIL_SECONDS = 1.0  # for the last lines of an invocation that has just ended to be written
+TAIL_SECONDS = 5.0  # for an invocation's last lines: of one that was killed they come when all has died
 INLINE_BYTES = 65_536  # JSON beyond this is checked in a thread
 
 

@@ -28,7 +28,7 @@ from tests.support.server import RunningServer
 pytestmark = [pytest.mark.root, pytest.mark.oci]
 
 CODE = "def handler(event, context):\n    return {'statusCode': 200, 'body': 'kept %s'}\n"
-SCHEDULE = '[[schedule]]\nname = "nightly"\ncron = "0 3 * * *"\n'
+SCHEDULE = '[[schedule]]\nname = "nightly"\ncron = "0 3 29 2 *"\n'
 
 
 @pytest.fixture(scope="module")

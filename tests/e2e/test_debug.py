@@ -31,10 +31,10 @@ class Person:
         self._master, slave = pty.openpty()
         self.resize(90, 30)
         env = {**os.environ, "FAAS_URL": server.api, "FAAS_TOKEN": server.token, "TERM": "vt100"}
+        self.modes = termios.tcgetattr(slave)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "faas.cli", *args], stdin=slave, stdout=slave, stderr=slave, env=env
         )
-        self.modes = termios.tcgetattr(slave)
         self._slave = slave
         self.seen = ""
 

@@ -74,6 +74,10 @@ def executed(server: RunningServer) -> Counter[str]:
     return Counter(re.findall(r"RAN (n\d+-\d+)\b", lines))
 
 
+def acknowledged(ledgers: list[Path]) -> int:
+    return sum(ledger.read_text().count("\n") for ledger in ledgers if ledger.exists())
+
+
 @pytest.mark.timeout(3600 if SOAK else 180)
 def test_no_accepted_asynchronous_invocation_is_lost_to_kill_9(tmp_path: Path) -> None:
     """Several clients are in the middle of requests whenever the kill comes."""
@@ -91,7 +95,12 @@ def test_no_accepted_asynchronous_invocation_is_lost_to_kill_9(tmp_path: Path) -
             for client in clients:
                 client.start()
             for _ in range(KILLS):
+                before = acknowledged(ledgers)
                 time.sleep(dice.uniform(0.2, LONGEST_SECONDS))
+                deadline = time.monotonic() + 30
+                while acknowledged(ledgers) <= before + 5 * CLIENTS:
+                    assert time.monotonic() < deadline, "nothing is accepted"
+                    time.sleep(0.02)
                 server.kill()
                 server.start()
             time.sleep(0.5)

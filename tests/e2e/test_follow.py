@@ -144,7 +144,7 @@ def test_a_push_changes_the_answer_under_load_and_a_rollback_stays_until_the_nex
     repository = Repository(server, "followed")
     first, second = repository.manifest("latest"), pushed(server, tmp_path, "followed", answering("two"))
     with called(server, "/function/followed") as answers:
-        time.sleep(0.3)
+        until(lambda: len(answers) > 1, "an answer")
         moment = repository.tag("prod", second)
         until(lambda: answers[-1][1].text == "two", "the new answer")
         time.sleep(0.3)

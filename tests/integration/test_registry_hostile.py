@@ -296,7 +296,7 @@ async def test_one_namespaces_collections_have_a_part_of_the_time(monkeypatch: p
             pass
     monkeypatch.setattr(gc, "SHORT_SECONDS", 0.0)
     monkeypatch.setattr(gc, "NAMESPACE_SECONDS", 0.05)
-    now = 100.0
+    now = time.monotonic()
     monkeypatch.setattr(gc, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
 
     async def too_long() -> None:

@@ -12,15 +12,15 @@ KEPT = 64  # of those without an owner: the last ones
 _kept: deque[int] = deque()
 
 
-def free_port(owner: object = None) -> int:
-    """A port of loopback that nobody else is given while `owner` lives: it stays bound, without listening.
+def free_port(owner: object = None, host: str = "127.0.0.1") -> int:
+    """A port of `host` that nobody else is given while `owner` lives: it stays bound, without listening.
 
     Who reuses addresses may listen there all the same, as servers do. The kernel neither gives it to port 0 nor
     connects from it, and refuses whoever connects to it.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
+        held.bind((host, 0))
         port = int(held.getsockname()[1])
         descriptor = held.detach()
     if owner is not None:

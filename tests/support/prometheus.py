@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from faas.listener import bound, listen
-from faas.settings import Address
+from tests.support.ports import free_port
 from tests.support.server import RunningServer
 
 READY_SECONDS = 20.0
@@ -102,8 +101,7 @@ def scraping(server: RunningServer, folder: Path) -> Iterator[Prometheus]:
     """A Prometheus that has seen `server`."""
     etc = folder / "etc"
     as_documented(server, etc)
-    with listen(Address("127.0.0.1", 0)) as free:
-        address = bound(free)
+    address = f"127.0.0.1:{free_port()}"
     command = ["prometheus", f"--config.file={etc}/prometheus/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
     with open(folder / "prometheus.log", "wb") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)

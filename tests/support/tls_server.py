@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from faas.certificate import fingerprint
 from faas.tls_folder import TlsFolder
 from tests.support.commands import run
 from tests.support.machines import Machine, another_machine
+from tests.support.ports import free_port
 from tests.support.server import RunningServer
 
 NAME = "functions.example.com"
@@ -50,10 +50,7 @@ def tls_server(folder: Path, *names: str, before: Callable[[TlsFolder], None] = 
     """`names`: further ones of this machine; `before` is called between the making of the CA and the server's start."""
     data = folder / "data"
     data.mkdir()
-    sockets = [socket.create_server(("0.0.0.0", 0)) for _ in LISTENERS]
-    ports = {listener: int(found.getsockname()[1]) for listener, found in zip(LISTENERS, sockets, strict=True)}
-    for found in sockets:
-        found.close()
+    ports = {listener: free_port(host="0.0.0.0") for listener in LISTENERS}
     (data / "config.toml").write_text("".join(f'{name} = "127.0.0.1:{port}"\n' for name, port in ports.items()))
     run(*FAAS.split(), "tls", "set", NAME, "--data", data)
     before(TlsFolder(data / "tls"))
