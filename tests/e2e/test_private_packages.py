@@ -52,7 +52,9 @@ FIRST = "import ours\n\ndef handler(event, context):\n    return ours.SAID\n"
 
 
 def with_text(folder: Path, text: bytes) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()]
+    """Files that hold it, of a server that makes and removes some meanwhile."""
+    found = subprocess.run(["grep", "-rlaF", "-e", text, folder], capture_output=True, timeout=120)
+    return [Path(row) for row in found.stdout.decode().splitlines()]
 
 
 def blocks(page: Path) -> list[str]:
