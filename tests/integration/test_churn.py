@@ -33,6 +33,7 @@ WARM_STARTS = 40  # until caches, pools and the interpreter have what they keep
 STEM_STARTS = STARTS // 4  # each waits until there is one
 FUNCTIONS = 6  # at once; from stems one after the other
 VIEWS_AHEAD = 8
+OWNERS = 32  # those that run, those that are made ahead, and those that wait for their end on a busy machine
 QUIET_SECONDS = 30.0
 KB_PER_START = 2.0  # of memory that may stay: what is below is noise of the allocator
 NOISE_KB = 16_384
@@ -131,6 +132,7 @@ async def test_starts_and_stops_leave_nothing_behind(bases: Bases, image: str, t
     assert ways == {"stem" if stems else "cold": starts}
     assert after.resident_kb - before.resident_kb < NOISE_KB + starts * KB_PER_START
     assert after.views <= VIEWS_AHEAD
+    assert after.owners <= OWNERS
     assert list((own.data / "scratch").iterdir()) == []
 
 

@@ -19,7 +19,8 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class Standing:
     """`resident_kb` is the processes' memory; `machine` counts what carries one of the server's marks.
 
-    `views` of the layers are mounts too: those that are made ahead, and those of stems.
+    `views` of the layers are mounts too: those that are made ahead, and those of stems. `owners` are files too: of each
+    range of ids that was ever in use beside others its user namespace is kept.
     """
 
     files: int
@@ -27,10 +28,11 @@ class Standing:
     threads: int
     resident_kb: int
     views: int
+    owners: int
     machine: Mapping[str, int]
 
     def beyond(self, before: Standing, slack: int = 2) -> dict[str, str]:
-        """What there is more of than `before`, by more than `slack`; memory and views are another matter."""
+        """What there is more of than `before`, by more than `slack`; memory, views and owners are another matter."""
         now, then = self._counts(), before._counts()
         return {name: f"{then[name]} → {now[name]}" for name in now if now[name] > then[name] + slack}
 
@@ -50,12 +52,14 @@ def standing(pids: Sequence[int], *marks: str) -> Standing:
         kind: [row for row in rows if any(mark in row for mark in marks)] for kind, rows in on_this_machine().items()
     }
     views = [row for row in found["mounts"] if "/ids/" in row]
+    owners = sum(link.startswith("user:") for link in links)
     return Standing(
-        len(links),
+        len(links) - owners,
         sum(link.startswith("net:") for link in links),
         sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids),
         resident_kb(pids),
         len(views),
+        owners,
         {kind: len(rows) - len(views) * (kind == "mounts") for kind, rows in found.items()},
     )
 
