@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -70,6 +71,11 @@ def machine(request: pytest.FixtureRequest, hand: Path, tmp_path_factory: pytest
             made.run(f"apt-get remove -y -qq {' '.join(MISSING)} && rm -rf /opt/faas /usr/local/bin/faas")
         yield made
         made.run("cd faas-*/ && ./deploy/up --down")
+    for path in hand.iterdir():  # the next machine's person begins anew
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "faas.tar":
+            path.unlink()
 
 
 @pytest.fixture(scope="module")
