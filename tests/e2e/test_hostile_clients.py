@@ -25,7 +25,6 @@ pytestmark = [pytest.mark.root, pytest.mark.oci, pytest.mark.timeout(3600 if SOA
 
 COUNT = 100_000 if SOAK else 1500
 AT_ONCE = 100
-WARM = COUNT // 10  # until caches have what they keep
 QUIET_SECONDS = 0.3  # without another byte; then we end our side
 CLOSE_SECONDS = 15.0  # for the server to end its side then
 GOOD_SECONDS = 30.0  # for what must be answered
@@ -169,15 +168,15 @@ def added(server: RunningServer, since: int) -> bytes:
         return file.read()
 
 
-async def flood(server: RunningServer, chance: random.Random) -> tuple[Seen, int, int]:
-    """What was seen; kB of memory after the warm-up, and at the end."""
-    crowd = Crowd(server, chance)
-    await crowd.run(WARM)
-    warm = resident_kb(family(server.pid))
-    await crowd.run(COUNT - WARM)
+async def flood(server: RunningServer, chance: random.Random) -> tuple[Seen, list[int]]:
+    """What was seen; kB of memory after each tenth, and at the end."""
+    crowd, memory = Crowd(server, chance), []
+    for _ in range(10):
+        await crowd.run(COUNT // 10)
+        memory.append(resident_kb(family(server.pid)))
     await crowd.finish()
     await asyncio.sleep(1)
-    return crowd.seen, warm, resident_kb(family(server.pid))
+    return crowd.seen, [*memory, resident_kb(family(server.pid))]
 
 
 def test_mutated_requests_are_answered_or_closed_and_leave_the_server_as_it_was(
@@ -195,7 +194,7 @@ def test_mutated_requests_are_answered_or_closed_and_leave_the_server_as_it_was(
     since = server.log_file.stat().st_size
     began = time.monotonic()
     try:
-        seen, warm, last = asyncio.run(flood(server, random.Random(seed)))
+        seen, memory = asyncio.run(flood(server, random.Random(seed)))
     finally:
         seconds = time.monotonic() - began
         for name in ("hello", "web"):
@@ -205,9 +204,10 @@ def test_mutated_requests_are_answered_or_closed_and_leave_the_server_as_it_was(
     print(
         f"{COUNT} requests in {seconds:.0f} s, {seen.good} good ones: {dict(sorted(seen.statuses.items()))};", end=" "
     )
-    print(f"resident memory {warm} → {last} kB; {lines} lines of log for {bad} bad ones")
+    print(f"resident memory {memory} kB; {lines} lines of log for {bad} bad ones")
     assert seen.wrong == []
     assert seen.good == COUNT // 10
     assert b"Traceback" not in log
     assert lines <= bad + OTHER_LINES
+    warm, last = max(memory[:3]), min(memory[-3:])  # caches are full by then; some of it only waits to be freed
     assert last - warm <= warm * GROWTH + (0 if SOAK else NOISE_KB)
