@@ -47,7 +47,7 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
 _found: dict[str, bool] = {}
 
 
-if not IN_CI:  # where hypothesis has a profile of its own, as this one
+if not IN_CI:  # there hypothesis takes its own profile, which has no deadline either
     settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("patient")
 

@@ -135,6 +135,7 @@ def test_figures_stay_flat_over_many_calls_with_churn(tmp_path: Path) -> None:
     assert wrong == []
     assert {kind: figure for s in last for kind, figure in s.beyond(samples[WARM_PHASES - 1]).items()} == {}
     assert max(s.views for s in last) <= FUNCTIONS * MOST * 2
+    assert max(s.owners for s in last) <= FUNCTIONS * MOST * 2  # one for each that may be there at once
     assert grown < NOISE_KB + CALLS * KB_PER_CALL
 
 

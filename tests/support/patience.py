@@ -7,9 +7,7 @@ import os
 from collections.abc import Callable
 
 FACTOR = float(os.environ.get("FAAS_TEST_PATIENCE") or 1)
-LOOKS = (
-    20  # of 10 ms each, in which nothing comes: turns of the loop, so that a machine that stands still is one of them
-)
+LOOKS = 20  # of 10 ms, in which nothing comes; a machine that stands still takes but one of them
 
 
 async def at_rest(value: Callable[[], int], seconds: float = 30) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -51,14 +52,11 @@ async def _in_front(lane: Lane, runner: Runner) -> AsyncIterator[int]:
 
 async def _more(reader: asyncio.StreamReader, seconds: float) -> bytes:
     """Raises TimeoutError after so much silence. It has parts, of which a machine that stands still takes but one."""
-    for part in range(SILENCES):
-        try:
+    for _ in range(SILENCES):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds / SILENCES):
                 return await reader.read(65_536)
-        except TimeoutError:
-            if part == SILENCES - 1:
-                raise
-    raise AssertionError
+    raise TimeoutError
 
 
 async def talk(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 5.0, end: bool = False) -> bytes:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faas.errors import Unavailable
+from worker import shared
 from worker.network import netlink
 from worker.network.namespace import own_namespace
 from worker.network.programs import attempt, run
@@ -143,15 +144,9 @@ class Egress:
         self._pass_foreign_firewall()
 
     def _claims(self, subnet: ipaddress.IPv4Network) -> bool:
-        """By a name that goes with this process however it ends: a server that opens beside us has no address yet."""
-        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            claim.bind(f"\0faas-subnet-{subnet}")
-        except OSError:
-            claim.close()
-            return False
-        self._claim = claim
-        return True
+        """A server that opens beside us has no address yet."""
+        self._claim = shared.claim(f"subnet-{subnet}")
+        return self._claim is not None
 
     def close(self) -> None:
         """Blocking. Take the table, the rules and left-over links away; nothing there is no error."""

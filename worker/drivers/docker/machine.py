@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from worker import shared
 from worker.drivers.base import SandboxSpec
 from worker.drivers.docker.engine import Engine
 from worker.drivers.docker.groups import container_groups
 from worker.drivers.docker.image import pause_image
-from worker.drivers.linux import mounts, seccomp, secret_files, shared
+from worker.drivers.linux import mounts, seccomp, secret_files
 from worker.network.firewall import BridgeFirewall
 
 RUN = Path("/run/faas")

@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from worker import shared
 from worker.drivers.base import SandboxStats
-from worker.drivers.linux import groups, shared
+from worker.drivers.linux import groups
 from worker.drivers.linux.counters import Counters, parse_v1, parse_v2
 
 ROOT = Path("/sys/fs/cgroup")

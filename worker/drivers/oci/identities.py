@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from faas.errors import FaasError, Unavailable
-from worker import sandbox_spec
+from worker import sandbox_spec, shared
 from worker.drivers.base import NOBODY
 from worker.drivers.linux import mounts
 from worker.drivers.oci import id_maps as ownership
@@ -114,17 +114,12 @@ class Identities:
             log.warning("instances have no user namespaces, but an id each: %s", self.missing)
 
     def _claim_section(self) -> None:
-        """One that no other server has, by a name that goes with this process however it ends."""
+        """One that no other server has."""
         first = section_of(self._server_id)
         for section in ((first + n) % SECTIONS for n in range(SECTIONS)):
-            claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                claim.bind(f"\0faas-ids-{section}")
-            except OSError:
-                claim.close()
-                continue
-            self._claim, self._section = claim, section
-            return
+            if (claim := shared.claim(f"ids-{section}")) is not None:
+                self._claim, self._section = claim, section
+                return
         log.warning("more than %d servers run here: instances of two of them may have the same ids", SECTIONS)
         self._section = first
 

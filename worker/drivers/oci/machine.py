@@ -9,7 +9,8 @@ import resource
 from pathlib import Path
 
 from faas.errors import FaasError
-from worker.drivers.linux import mounts, shared
+from worker import shared
+from worker.drivers.linux import mounts
 from worker.drivers.linux.cgroups import Cgroups
 from worker.drivers.oci import runtime
 from worker.network import programs

@@ -1,4 +1,4 @@
-"""Folders above those of several servers."""
+"""What the servers of one machine share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.drivers.linux import shared
+from worker import shared
 
 
 @pytest.mark.parametrize("times", [0, 3])
@@ -36,3 +36,14 @@ def test_what_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     for above in ("file", "file/more"):
         with pytest.raises(OSError, match="file"):
             shared.make(tmp_path / above / "mine")
+
+
+def test_a_name_is_one_servers_until_it_gives_it_back() -> None:
+    name = f"test-{os.getpid()}"
+    held = shared.claim(name)
+    assert held is not None
+    assert shared.claim(name) is None
+    held.close()
+    again = shared.claim(name)
+    assert again is not None
+    again.close()
